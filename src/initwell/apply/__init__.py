@@ -1,0 +1,1 @@
+"""Plan, write, receipt: what each parameter gets and why, then the one place that writes it."""

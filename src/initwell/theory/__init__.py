@@ -1,0 +1,1 @@
+"""Gaussian moment theory of activations: moments, maps, gains and the layer chain; NumPy and SciPy only."""
