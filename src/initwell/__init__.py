@@ -4,27 +4,24 @@ The public names are loaded on first use, so that ``import initwell`` costs next
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from initwell._version import __version__
 
-# name -> (module, attribute); an empty attribute stands for the module itself.
-_PUBLIC: dict[str, tuple[str, str]] = {}
-
-__all__ = ["__version__", *_PUBLIC]
+# name -> the module that defines it; a module that has the name's own spelling at its end is handed out itself.
+_PUBLIC: dict[str, str] = {}
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name on first use."""
     if name not in _PUBLIC:
         raise AttributeError(f"module 'initwell' has no attribute {name!r}")
-    module, attribute = _PUBLIC[name]
-    value = import_module(module)
-    value = getattr(value, attribute) if attribute else value
+    module = import_module(_PUBLIC[name])
+    value = getattr(module, name, module)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
-    return sorted(__all__)
+    return sorted(["__version__", *_PUBLIC])
