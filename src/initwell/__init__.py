@@ -6,7 +6,7 @@ The public names are loaded on first use, so that ``import initwell`` costs next
 from importlib import import_module
 from typing import Any
 
-from initwell._version import __version__
+from initwell._version import __version__ as __version__
 
 # name -> the module that defines it; a module that has the name's own spelling at its end is handed out itself.
 _PUBLIC: dict[str, str] = {}
