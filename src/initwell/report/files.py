@@ -1,0 +1,51 @@
+"""Writing results so that a reader never meets half a file."""
+
+import os
+import re
+from pathlib import Path
+
+from initwell.errors import ArgumentError
+
+
+def write(path: Path, content: bytes | str, argument: str = "out") -> Path:
+    """Write a file whole or not at all: into a neighbour first, then renamed over the old one.
+
+    Args:
+        path: the file; its folder is made when it is not there.
+        content: bytes, or text that is written as UTF-8.
+        argument: the argument that named the place, for the error.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArgumentError: when the place cannot be written (a full disk, no permission, a file where a folder should be).
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with neighbour.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            neighbour.replace(path)
+        finally:
+            neighbour.unlink(missing_ok=True)
+    except OSError as error:
+        raise ArgumentError(
+            argument,
+            str(path),
+            f"It cannot be written ({error.strerror or error}). Name a folder you may write to with space left on it.",
+        ) from error
+    return path
+
+
+def safe_name(name: str) -> str:
+    """Turn any name into one that is safe as a file name and as an HTML id.
+
+    >>> safe_name("cifar-mlp loss"), safe_name("../a/b"), safe_name("初始化")
+    ('cifar-mlp-loss', 'a-b', 'unnamed')
+    """
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "unnamed"
