@@ -1,0 +1,117 @@
+"""Context managers that leave a model, the random number generators and the backends exactly as they were."""
+
+import random
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_CONTAINERS = (dict, OrderedDict, list, set)
+
+
+@contextmanager
+def model_kept(model: nn.Module) -> Iterator[None]:
+    """Restore a model on leaving: attributes, mode, hooks, ``.grad`` fields, requires_grad flags, buffer values.
+
+    Weights that the forward itself writes into are the recorder's business, which sees each write. While inside,
+    every ``.grad`` is None. Attributes are restored two levels deep: a list or dict that a module owns gets its
+    members back; what those members hold is not looked at.
+    """
+    attributes = [(m, dict(m.__dict__), _contents(m.__dict__)) for m in model.modules()]
+    grads = [(p, p.grad, p.requires_grad) for p in model.parameters()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
+    for p, _, _ in grads:
+        p.grad = None
+    try:
+        yield
+    finally:
+        for module, saved, contents in attributes:
+            _refill(module.__dict__, saved)
+            for container, members in contents:
+                _refill(container, members)
+        for b, value in buffers:
+            _write_back(b, value)
+        for p, grad, flag in grads:
+            p.requires_grad_(flag)
+            p.grad = grad
+
+
+def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
+    return [(v, v.copy()) for v in attributes.values() if type(v) in _CONTAINERS]
+
+
+def _refill(container: Any, members: Any) -> None:
+    if _same(container, members):
+        return
+    container.clear()
+    container.extend(members) if isinstance(container, list) else container.update(members)
+
+
+def _same(a: Any, b: Any) -> bool:
+    # By identity: comparing tensors with == would not give a truth value.
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(a[k] is b[k] for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+    return {id(x) for x in a} == {id(x) for x in b}
+
+
+def _write_back(tensor: Tensor, value: Tensor) -> None:
+    now = tensor.detach()
+    if not torch.equal(now, value):
+        now.copy_(value)
+
+
+@contextmanager
+def written_back(saved: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Write saved values back on leaving, last first; ``saved`` is filled while inside with (tensor, copy)."""
+    try:
+        yield
+    finally:
+        for tensor, value in reversed(saved):
+            tensor.detach().copy_(value)
+
+
+@contextmanager
+def random_kept(seed: int) -> Iterator[None]:
+    """Seed PyTorch's generators for the walk, and put those, NumPy's and Python's back where they were on leaving."""
+    cpu, python, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if initialized else []
+    try:
+        # Not torch.manual_seed: it would also leave a seed behind for devices that are not initialized yet.
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed_all(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        random.setstate(python)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def same_route(model: nn.Module) -> Iterator[None]:
+    """Take the route that meta and real tensors share: attention unfused, no fused encoder or recurrent kernels."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
+    mkldnn = torch._C._get_mkldnn_enabled()
+    cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+    torch.backends.mha.set_fastpath_enabled(False)
+    # Not torch.backends.mkldnn.flags: it also touches TF32 and warns where that does not exist.
+    torch._C._set_mkldnn_enabled(mkldnn and not recurrent)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), cudnn, torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(mkldnn)

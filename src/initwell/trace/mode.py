@@ -1,0 +1,246 @@
+"""Runs a model's own forward and backward under a dispatch mode, and writes down every op as it passes by."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from initwell.trace.failure import NeedsValuesError
+from initwell.trace.ledger import Ledger
+from initwell.trace.schema import Signature, signature
+from initwell.trace.scope import Place, Scope
+from initwell.trace.trace import Op, Phase, Value, ValueRef
+
+
+class Observer(Protocol):
+    """Sees the tensors of a walk as they pass by; must not keep or change them."""
+
+    def value(self, value: Value, op: Op, tensor: Tensor) -> None:
+        """See an output of a forward op, right after it ran."""
+
+    def gradient(self, value: int, tensor: Tensor) -> None:
+        """See the whole gradient of a value, after every use of it has added its part."""
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes every op down; the ledger gives its tensors ids, the scope its module.
+
+    Autograd sits above the mode: an output has its ``grad_fn`` only after the op has returned. So what needs it, the
+    gradient hook and the node's sequence number, is done for each output when the next op arrives, and, since that is
+    before the next op runs, a later in-place op does not change whose gradient the hook sees.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, ledger: Ledger, scope: Scope, *, meta: bool, observer: Observer | None = None) -> None:
+        """Record into ``ledger``; ``meta`` says that real tensors met on the way are to be replaced by meta ones."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ledger, self.scope, self.meta, self.observer = ledger, scope, meta, observer
+        self.ops: list[Op] = []
+        self.gradients: dict[int, int] = {}
+        self.written: list[tuple[Tensor, Tensor]] = []
+        self.twins: Any = WeakTensorKeyDictionary()
+        self.phase: Phase = "forward"
+        self._paused = False
+        self._pending: list[tuple[Tensor, int, int]] = []
+        self._signatures: dict[Any, Signature] = {}
+        self._op_of_node: dict[int, int] = {}
+        self._first_node: list[int] = []
+
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """Let ops pass unrecorded while inside."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one op and write it down."""
+        kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        self.flush()
+        if self.meta:
+            args, kwargs = self._moved(args, kwargs)
+        if func not in self._signatures:
+            self._signatures[func] = signature(func)
+        known = self._signatures[func]
+        bound = known.bind(args, kwargs)
+        inputs: dict[int, None] = {}
+        arguments = {name: self._described(a, inputs) for name, a in bound.items()}
+        targets = [t for name in known.written for t in _tensors(bound.get(name))]
+        for target in targets:
+            self._save(target)
+        out = self._run(func, args, kwargs)
+        self._write_down(str(func), tuple(inputs), arguments, known, bound, targets, out)
+        return out
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if not self.meta or not any(t.is_meta for t in _tensors((args, kwargs))):
+            return func(*args, **kwargs)
+        try:
+            return func(*args, **kwargs)
+        except (NotImplementedError, RuntimeError) as error:
+            # Ops whose result depends on the numbers have no meta kernel, or say that they cannot be called on one.
+            if isinstance(error, NotImplementedError) or "meta tensor" in str(error):
+                raise NeedsValuesError(f"{func} has no result on meta tensors") from error
+            raise
+
+    def _moved(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        found = _tensors((args, kwargs))
+        if all(t.is_meta for t in found) or not any(t.is_meta for t in found):
+            return args, kwargs
+        return _mapped(args, self._twin), _mapped(kwargs, self._twin)
+
+    def _twin(self, tensor: Tensor) -> Tensor:
+        if tensor.is_meta:
+            return tensor
+        twin: Tensor | None = self.twins.get(tensor)
+        if twin is None:
+            twin = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+            self.twins[tensor] = twin
+            if self.ledger.find(tensor) is not None:
+                self.ledger.same(twin, tensor)
+        return twin
+
+    def _described(self, argument: Any, inputs: dict[int, None]) -> Any:
+        if isinstance(argument, Tensor):
+            id = self.ledger.find(argument)
+            if id is None:
+                id = self.ledger.add(argument, "constant")
+            inputs[id] = None
+            return ValueRef(id)
+        if isinstance(argument, (list, tuple)):
+            return tuple(self._described(a, inputs) for a in argument)
+        if argument is None or isinstance(argument, (bool, int, float, complex, str)):
+            return argument
+        return str(argument)
+
+    def _save(self, tensor: Tensor) -> None:
+        # What the caller owns is copied before its first and every further write, and written back at the end.
+        memory = self.ledger.memory(tensor)
+        owned = memory is None or memory.kind in ("parameter", "constant")
+        if owned and not tensor.is_meta:
+            self.written.append((tensor, tensor.detach().clone()))
+
+    def _write_down(
+        self,
+        name: str,
+        inputs: tuple[int, ...],
+        arguments: Mapping[str, Any],
+        known: Signature,
+        bound: Mapping[str, Any],
+        targets: list[Tensor],
+        out: Any,
+    ) -> None:
+        index = len(self.ops)
+        outputs: dict[int, None] = {}
+        made: list[tuple[Tensor, int]] = [(t, self.ledger.write(t, index)) for t in targets]
+        of_target = {id(t): value for t, value in made}
+        returned = out if isinstance(out, tuple) and len(known.sources) > 1 else (out,)
+        for place, group in enumerate(returned):
+            source = bound.get(known.sources[place] or "") if place < len(known.sources) else None
+            for tensor in _tensors(group):
+                value = of_target.get(id(tensor))
+                if value is None:
+                    value = self._add_output(tensor, index, source)
+                    made.append((tensor, value))
+                outputs[value] = None
+        outputs |= dict.fromkeys(of_target.values())
+        (path, kind, call), of = self._place()
+        op = Op(index, name, inputs, tuple(outputs), arguments, path, kind, call, self.phase, of)
+        self.ops.append(op)
+        if self.phase == "forward":
+            self._first_node.append(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
+            self._pending = [(t, v, index) for t, v in made]
+            self._observe(op, made)
+
+    def _add_output(self, tensor: Tensor, index: int, source: Any) -> int:
+        shown = source if isinstance(source, Tensor) else next(iter(_tensors(source)), None)
+        return self.ledger.add(tensor, "op", producer=index, source=shown)
+
+    def _observe(self, op: Op, made: list[tuple[Tensor, int]]) -> None:
+        if self.observer is not None:
+            for tensor, value in made:
+                self.observer.value(self.ledger.values[value], op, tensor)
+
+    def _place(self) -> tuple[Place, int | None]:
+        here = self.scope.here
+        if self.phase == "forward":
+            return here, None
+        node = torch._C._current_autograd_node()
+        of = None if node is None else self._forward_op(node._sequence_nr())
+        if self.scope.inside or of is None:
+            # A checkpointed module runs its forward again within the backward: the scope knows its name.
+            return here, of
+        return Place(self.ops[of].path, self.ops[of].module_type, self.ops[of].call), of
+
+    def _forward_op(self, node: int) -> int | None:
+        """Return the forward op whose autograd node has this sequence number.
+
+        Numbers grow along the forward, so a node that is not an output's own lies between those of its neighbours.
+        """
+        if node in self._op_of_node:
+            return self._op_of_node[node]
+        if not self._first_node or not 0 <= node < self._first_node[-1]:
+            return None
+        return bisect_right(self._first_node, node)
+
+    def flush(self) -> None:
+        """Finish the outputs of the last forward op, whose autograd metadata is set by now."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        with self.unrecorded():
+            for tensor, value, op in pending:
+                self._finish(tensor, value, op)
+                whole = tensor._base if tensor._is_view() else None
+                memory = self.ledger.memory(tensor)
+                if whole is not None and memory is not None and memory.writer == op:
+                    self._finish(whole, memory.root, op)
+
+    def _finish(self, tensor: Tensor, value: int, op: int) -> None:
+        if not tensor.requires_grad or tensor.grad_fn is None:
+            return
+        self._op_of_node.setdefault(tensor.grad_fn._sequence_nr(), op)
+        self.watch(tensor, value)
+
+    def watch(self, tensor: Tensor, value: int) -> None:
+        """Have the gradient of a tensor, as it is now, recorded as that of a value."""
+
+        def arrived(gradient: Tensor) -> None:
+            self.record_gradient(value, gradient)
+
+        tensor.register_hook(arrived)  # type: ignore[no-untyped-call]
+
+    def record_gradient(self, value: int, gradient: Tensor) -> None:
+        """Tie a gradient to the value it is the gradient of, and show it to the observer."""
+        with self.unrecorded(), torch.no_grad():
+            id = self.ledger.find(gradient)
+            if id is None:
+                id = self.ledger.add(gradient, "constant")
+            self.gradients[value] = id
+            if self.observer is not None:
+                self.observer.gradient(value, gradient)
+
+    def finished_ops(self) -> tuple[Op, ...]:
+        """Return the ops, each with the values that it replaced."""
+        replaced = self.ledger.replaced
+        return tuple(replace(op, mutates=tuple(replaced.get(op.index, ()))) for op in self.ops)
+
+
+def _tensors(structure: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(structure) if isinstance(leaf, Tensor)]
+
+
+def _mapped(structure: Any, change: Any) -> Any:
+    return tree_map_only(Tensor, change, structure)

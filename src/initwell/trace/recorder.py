@@ -1,0 +1,219 @@
+"""``record``: one walk over a model, forward and backward, that leaves no trace in the model itself."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from initwell.errors import ArgumentError, ModelError
+from initwell.trace.batch import as_arguments, check_batch, map_tensors, tensors
+from initwell.trace.failure import NeedsValuesError, forward_failure, where
+from initwell.trace.keep import model_kept, random_kept, same_route, written_back
+from initwell.trace.ledger import Ledger
+from initwell.trace.mode import Observer, Recorder
+from initwell.trace.scope import Scope
+from initwell.trace.start import on_meta, unit_gradient
+from initwell.trace.trace import Trace
+
+Loss = Callable[[Any], Tensor]
+
+
+def record(
+    model: nn.Module,
+    batch: Any,
+    *,
+    loss: Loss | None = None,
+    device: Literal["meta", "real"] = "meta",
+    observer: Observer | None = None,
+    backward: bool = True,
+    seed: int = 0,
+) -> Trace:
+    """Run a model's own forward and backward once, and return every op of both.
+
+    Afterwards the model is as it was: weights, mode, hooks, ``.grad``, buffers; so are the random number generators.
+
+    Args:
+        model: any module.
+        batch: a tensor, a tuple of positional arguments, a dict of keyword arguments, or the one argument.
+        loss: output → scalar tensor; without it the backward starts from an independent gradient of unit variance on
+            every floating output.
+        device: "meta" computes shapes only and allocates no weights; "real" runs on the caller's tensors.
+        observer: sees the tensors as they pass by.
+        backward: False stops after the forward.
+        seed: of dropout masks and of the starting gradient.
+
+    Returns:
+        The Trace.
+
+    Raises:
+        ModelError: the model's forward or backward failed; names the module path, from the original error.
+            Its subclass NeedsValuesError: the forward looks at numbers, which meta tensors do not have.
+        ArgumentError: an empty batch, an unknown device, a loss that is no differentiable scalar.
+
+    >>> trace = record(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.zeros(4, 3))
+    >>> [(op.path, op.name) for op in trace.forward_ops if op.packet != "aten.detach"]
+    [('0', 'aten.t.default'), ('0', 'aten.addmm.default'), ('1', 'aten.relu.default')]
+    """
+    if device not in ("meta", "real"):
+        raise ArgumentError("device", repr(device), "Use 'meta' or 'real'.")
+    check_batch(batch, values=False)
+    _check_model(model, real=device == "real")
+    walk = _Walk(model, meta=device == "meta", observer=observer, seed=seed)
+    with ExitStack() as stack:
+        for context in (model_kept(model), written_back(walk.recorder.written), random_kept(seed), same_route(model)):
+            stack.enter_context(context)
+        if walk.meta:
+            stack.enter_context(on_meta(model, walk.recorder.twins))
+        walk.forward(batch, loss)
+        if backward:
+            walk.backward()
+        return walk.trace()
+
+
+def _check_model(model: nn.Module, *, real: bool) -> None:
+    for name, p in model.named_parameters():
+        if torch.nn.parameter.is_lazy(p):
+            raise ModelError(f"Parameter {name!r} has no shape yet (lazy module). Call the model on a batch once.")
+        if real and p.is_meta:
+            raise ModelError(
+                f"Parameter {name!r} is on the meta device, so it has no numbers. Materialize the model first "
+                "(model.to_empty(device=...) and an initialization), or use device='meta'."
+            )
+
+
+class _Walk:
+    """The state of one call of ``record``."""
+
+    def __init__(self, model: nn.Module, *, meta: bool, observer: Observer | None, seed: int) -> None:
+        self.model, self.meta, self.seed = model, meta, seed
+        self.scope = Scope(model)
+        self.recorder = Recorder(Ledger(), self.scope, meta=meta, observer=observer)
+        self.inputs: dict[str, int] = {}
+        self.outputs: dict[str, int] = {}
+        self.parameters: dict[str, int] = {}
+        self.leaves: list[Tensor] = []
+        self.starts: list[tuple[Tensor, Tensor]] = []
+        self.loss: int | None = None
+        self.notes: list[str] = []
+
+    def _add_state(self) -> None:
+        ledger = self.recorder.ledger
+        for name, p in self.model.named_parameters(remove_duplicate=False):
+            known = ledger.find(p)
+            self.parameters[name] = ledger.add(p, "parameter", name=name) if known is None else known
+        for name, b in self.model.named_buffers():
+            ledger.add(b, "buffer", name=name)
+
+    def _own(self, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the model's arguments as copies: a model may write into its input, and its gradient is wanted."""
+        args, kwargs = as_arguments(self.model, batch)
+        args, kwargs = map_tensors(args, self._copy), map_tensors(kwargs, self._copy)
+        for name, tensor in [*tensors(args, "input"), *tensors(kwargs, "input")]:
+            self.inputs[name] = value = self.recorder.ledger.add(tensor, "input", name=name)
+            if tensor.requires_grad:
+                self.recorder.watch(tensor, value)
+        return args, kwargs
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        leaf = torch.empty_like(tensor, device="meta") if self.meta else tensor.detach()
+        if leaf.is_floating_point():
+            leaf.requires_grad_()
+            self.leaves.append(leaf)
+        return leaf.clone()
+
+    def forward(self, batch: Any, loss: Loss | None) -> None:
+        self._add_state()
+        args, kwargs = self._own(batch)
+        try:
+            with self.scope.watching(), self.recorder:
+                output = self.model(*args, **kwargs)
+                self.recorder.flush()
+        except Exception as error:
+            raise forward_failure(error, self.scope.paths, type(self.model).__name__) from error
+        found = [(f"output.{i}", t) for i, (_, t) in enumerate(tensors(output, "output"))]
+        self.outputs = {name: self._id(t) for name, t in found}
+        if not found:
+            self.notes.append(f"The model returned no tensor that could be found in a {type(output).__name__}.")
+        if loss is not None:
+            self._start_from(loss, output)
+        else:
+            for name, tensor in found:
+                self._start_at(name, tensor)
+
+    def _id(self, tensor: Tensor) -> int:
+        value = self.recorder.ledger.find(tensor)
+        return self.recorder.ledger.add(tensor, "constant") if value is None else value
+
+    def _start_at(self, name: str, tensor: Tensor) -> None:
+        if not tensor.is_floating_point() or not tensor.requires_grad:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            self.notes.append(f"{name} ({kind}) is not differentiable: no gradient starts there.")
+            return
+        gradient = unit_gradient(tensor, seed=self.seed, name=name)
+        self.recorder.ledger.add(gradient, "cotangent", name=name)
+        self.starts.append((tensor, gradient))
+
+    def _start_from(self, loss: Loss, output: Any) -> None:
+        try:
+            with self.scope.watching(), self.scope.loss(), self.recorder:
+                value = loss(output)
+                self.recorder.flush()
+        except Exception as error:
+            if isinstance(error.__cause__, NeedsValuesError) or isinstance(error, NeedsValuesError):
+                raise forward_failure(error, self.scope.paths, "the loss") from error
+            raise ModelError(f"The loss failed on the model's output: {type(error).__name__}: {error}") from error
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise ArgumentError("loss", f"a function that returns {got}", "Return a differentiable scalar tensor.")
+        start = torch.ones_like(value)
+        self.loss = self._id(value)
+        self.recorder.ledger.add(start, "cotangent", name="loss")
+        self.starts.append((value, start))
+
+    def backward(self) -> None:
+        parameters = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        wanted = [*(p for _, p in parameters), *self.leaves]
+        if not self.starts or not wanted:
+            self.notes.append("No backward: no output depends on a parameter or input that takes a gradient.")
+            return
+        self.recorder.phase = "backward"
+        heads, gradients = zip(*self.starts, strict=True)
+        try:
+            with self.scope.watching(), self.recorder:
+                found = torch.autograd.grad(heads, wanted, gradients, allow_unused=True)
+        except Exception as error:
+            path = self.recorder.ops[-1].path if self.recorder.ops else None
+            raise ModelError(f"The backward failed after {where(path)}: {type(error).__name__}: {error}") from error
+        unused = []
+        found_or_none: Sequence[Tensor | None] = found
+        for (name, p), gradient in zip(parameters, found_or_none, strict=False):
+            if gradient is None:
+                unused.append(name)
+            else:
+                self.recorder.record_gradient(self._id(p), gradient)
+        if unused:
+            self.notes.append(f"No gradient reached (unused in this forward?): {', '.join(unused)}.")
+        frozen = [n for n, p in self.model.named_parameters() if not p.requires_grad]
+        if frozen:
+            self.notes.append(f"Frozen, so without a gradient: {', '.join(frozen)}.")
+
+    def trace(self) -> Trace:
+        names: dict[int, list[str]] = {}
+        for name, value in self.parameters.items():
+            names.setdefault(value, []).append(name)
+        return Trace(
+            ops=self.recorder.finished_ops(),
+            values=tuple(self.recorder.ledger.values),
+            inputs=self.inputs,
+            outputs=self.outputs,
+            parameters=self.parameters,
+            gradients=self.recorder.gradients,
+            tied={n: tuple(o for o in group if o != n) for group in names.values() if len(group) > 1 for n in group},
+            modules=self.scope.types,
+            training=self.model.training,
+            device="meta" if self.meta else "real",
+            loss=self.loss,
+            notes=tuple(self.notes),
+        )

@@ -1,0 +1,48 @@
+"""What a walk starts from: meta twins of a model's state, and the gradient at its outputs."""
+
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def on_meta(model: nn.Module, twins: MutableMapping[Tensor, Tensor]) -> Iterator[None]:
+    """Put meta twins in the place of a model's parameters and buffers while inside; nothing is allocated or moved.
+
+    Args:
+        model: any module.
+        twins: is filled with tensor → its twin, so that a reference kept elsewhere is met by the same twin.
+    """
+    stores: list[dict[str, Any]] = [s for m in model.modules() for s in (m._parameters, m._buffers)]
+    saved = [(store, name, tensor) for store in stores for name, tensor in store.items() if tensor is not None]
+    try:
+        for store, name, tensor in saved:
+            if tensor not in twins:
+                twins[tensor] = _twin(tensor)
+            store[name] = twins[tensor]
+        yield
+    finally:
+        for store, name, tensor in saved:
+            store[name] = tensor
+
+
+def _twin(tensor: Tensor) -> Tensor:
+    twin = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+    return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+
+
+def unit_gradient(tensor: Tensor, *, seed: int, name: str) -> Tensor:
+    """Draw an independent N(0, 1) gradient for an output from initwell's own generator.
+
+    Args:
+        tensor: the output; the gradient has its shape, dtype and device.
+        seed: of the draw.
+        name: of the output, "output.0"; two outputs get independent gradients.
+    """
+    if tensor.is_meta:
+        return torch.empty_like(tensor, requires_grad=False)
+    generator = torch.Generator().manual_seed(seed + sum(name.encode()))
+    return torch.randn(tensor.shape, generator=generator).to(tensor)
