@@ -38,7 +38,8 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if isinstance(value, Iterable):
         return [plain(v) for v in value]
-    return str(value)
+    # A function goes by its name; its address would differ from run to run.
+    return getattr(value, "__qualname__", None) or str(value)
 
 
 def _finite(value: Any) -> Any:
