@@ -1,0 +1,127 @@
+"""The activation that follows each layer: from the trace where there is one, from the modules where they tell."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from initwell.apply.following import Found, activation_of, follow, inside, paths_of
+from initwell.apply.sites import Site
+from initwell.errors import InitwellError
+from initwell.theory.activation import Activation
+from initwell.theory.activations import activation
+from initwell.trace.failure import NeedsValuesError
+from initwell.trace.follow import Following, followings
+from initwell.trace.ops import ACTIVATIONS, VIEWS
+from initwell.trace.recorder import record
+from initwell.trace.trace import Trace
+
+# An op's argument → the catalogue's parameter.
+_ARGUMENTS: Mapping[str, Mapping[str, str]] = {
+    "leaky_relu": {"negative_slope": "slope"},
+    "rrelu": {"lower": "lower", "upper": "upper"},
+    "elu": {"alpha": "alpha"},
+    "celu": {"alpha": "alpha"},
+    "hardtanh": {"min_val": "low", "max_val": "high"},
+    "softplus": {"beta": "beta"},
+    "softshrink": {"lambd": "threshold"},
+    "hardshrink": {"lambd": "threshold"},
+    "threshold": {"threshold": "threshold", "value": "value"},
+}
+
+
+class Finder:
+    """Answers what follows each weight of one model, by the surest of the ways that are open."""
+
+    def __init__(self, model: nn.Module, sites: tuple[Site, ...], *, example: Any = None, given: object = None) -> None:
+        """Look through a model.
+
+        Args:
+            model: the model; it is left as it was.
+            sites: from ``sites_of``.
+            example: a batch; with it the model's forward is traced on meta tensors, nothing is computed.
+            given: what the caller says follows every layer; None to find out.
+        """
+        self._given = None if given is None else activation(given)
+        self._paths = paths_of(model)
+        self._modules = dict(model.named_modules())
+        self._trace = None
+        if example is not None and self._given is None:
+            self._trace = _record(model, example)
+        self._names = {id(p): name for name, p in model.named_parameters(remove_duplicate=False)}
+        self._default = self._sole(model)
+
+    def __call__(self, site: Site) -> Found:
+        """Return what follows one weight."""
+        if self._given is not None:
+            return Found(self._given, "given as activation=")
+        if self._trace is not None:
+            return inside(site) or self._traced(site, self._trace)
+        return follow(site, self._paths) or self._default
+
+    def _sole(self, model: nn.Module) -> Found:
+        found = {str(a): a for a in map(activation_of, model.modules()) if a is not None and a.name != "identity"}
+        if len(found) == 1:
+            (only,) = found.values()
+            return Found(only, "the only activation among the model's modules; give example= to have it followed")
+        several = f"the model has {', '.join(found)}" if found else "the model has no activation module"
+        return Found(activation("relu"), f"assumed: {several}; give example= to have it followed")
+
+    def _traced(self, site: Site, trace: Trace) -> Found:
+        found = followings(trace, self._names[id(site.tensor)])
+        if not found:
+            return Found(None, "not used in the forward of the example")
+        bent = [f for f in found if f.kind in ("activation", "module")]
+        if not bent:
+            return Found(None, _without(found[0]))
+        first = self._recognized(bent[0])
+        if first is None:
+            return Found(
+                None, f"{bent[0].op_name} at {bent[0].path or 'the top'} follows, which initwell has no gain for"
+            )
+        others = len({(f.kind, f.op_name, f.path) for f in found}) - 1
+        several = f"; its other uses end in {others} other places" if others else ""
+        return Found(first, _through(bent[0]) + several)
+
+    def _recognized(self, found: Following) -> Activation | None:
+        module = self._modules.get(found.path)
+        known = activation_of(module) if module is not None else None
+        if known is not None:
+            return known
+        try:
+            return _from_op(found) if found.op_name in ACTIVATIONS else activation(module)
+        except InitwellError:
+            return None
+
+
+def _record(model: nn.Module, example: Any) -> Trace:
+    try:
+        return record(model, example, backward=False)
+    except NeedsValuesError:
+        # The route depends on the numbers: run them, unless there are none.
+        if any(p.is_meta for p in model.parameters()):
+            raise
+        return record(model, example, backward=False, device="real")
+
+
+def _from_op(found: Following) -> Activation:
+    name = ACTIVATIONS[found.op_name]
+    if name == "gelu" and found.arguments.get("approximate") == "tanh":
+        return activation("gelu_tanh")
+    renamed = _ARGUMENTS.get(name, {})
+    options = {renamed[k]: float(v) for k, v in found.arguments.items() if k in renamed}
+    if name == "hardtanh" and options == {"low": 0.0, "high": 6.0}:
+        return activation("relu6")
+    return activation(name, **options)
+
+
+def _through(found: Following) -> str:
+    passed = [op.removeprefix("aten.") for op in found.through if op not in VIEWS]
+    place = f" at {found.path}" if found.path else ""
+    return f"traced{place}, through {', '.join(passed)}" if passed else f"traced{place}"
+
+
+def _without(found: Following) -> str:
+    if found.kind == "output":
+        return "no activation follows: it is the output"
+    return f"no activation follows before {found.op_name.removeprefix('aten.')} at {found.path or 'the top'}"
