@@ -1,0 +1,147 @@
+"""Independent jobs, one spawned process a core with one torch thread each; results come as they end."""
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from initwell.errors import ArgumentError, UnknownNameError
+from initwell.experiments.ended import Ended, call
+from initwell.experiments.pool import Pool
+
+Result = TypeVar("Result")
+BACKENDS = ("local", "ray")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_jobs(
+    function: Callable[..., Any],
+    items: Iterable[Any],
+    *,
+    shared: Any = None,
+    workers: int | None = None,
+    backend: str = "local",
+    pool: Pool | None = None,
+) -> Iterator[Ended]:
+    """Run a function on every item and yield each as it ends, in no fixed order.
+
+    Args:
+        function: called as ``function(item)``, or ``function(shared, item)`` if something is shared. One that cannot
+            be sent to another process (a lambda, a closure) runs in this one, and ``Ended.note`` says so.
+        items: taken one by one, when a process is free for it.
+        shared: sent to every process once; None for nothing.
+        workers: processes; None for one a core, 1 to stay in this process.
+        backend: ``local`` or ``ray``.
+        pool: running workers to use instead of starting some.
+
+    Returns:
+        An iterator of ``Ended``; a job that raised, or whose process died, has its ``error``, and the others go on.
+
+    Raises:
+        UnknownNameError: no such backend.
+        ArgumentError: ``workers`` below 1, or Ray is not installed.
+
+    >>> import math
+    >>> sorted(ended.result for ended in run_jobs(math.sqrt, [4.0, 9.0], workers=1))
+    [2.0, 3.0]
+    """
+    if backend not in BACKENDS:
+        raise UnknownNameError.among("backend", backend, BACKENDS)
+    if workers is not None and workers < 1:
+        raise ArgumentError("workers", workers, "Give a whole number from 1.")
+    if backend == "ray":
+        from initwell.experiments.ray_backend import run_on_ray
+
+        return run_on_ray(function, items, shared=shared, workers=workers)
+    if pool is None and (workers or cores()) == 1:
+        return run_here(function, items, shared=shared, note="")
+    if trouble := _unsendable(function, shared):
+        note = f"ran in one process, one after another: {trouble}. Define it at the top of a module."
+        return run_here(function, items, shared=shared, note=note)
+    return _run_on(pool, workers or cores(), function, items, shared)
+
+
+def run_all(
+    function: Callable[..., Result],
+    items: Iterable[Any],
+    *,
+    shared: Any = None,
+    workers: int | None = None,
+    pool: Pool | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Result]:
+    """Run a function on every item and return the results in the items' order; the first failure is raised.
+
+    Args:
+        function: as for ``run_jobs``.
+        items: as for ``run_jobs``.
+        shared: as for ``run_jobs``.
+        workers: as for ``run_jobs``.
+        pool: as for ``run_jobs``.
+        progress: told how many are done, and of how many.
+
+    >>> import math
+    >>> run_all(math.sqrt, [4.0, 9.0], workers=1)
+    [2.0, 3.0]
+    """
+    work = list(items)
+    results: dict[int, Result] = {}
+    for ended in run_jobs(function, work, shared=shared, workers=min(workers or cores(), len(work) or 1), pool=pool):
+        if ended.error is not None:
+            raise ended.error
+        results[ended.index] = ended.result
+        if progress:
+            progress(len(results), len(work))
+    return [results[index] for index in range(len(work))]
+
+
+def run_here(function: Callable[..., Any], items: Iterable[Any], *, shared: Any, note: str) -> Iterator[Ended]:
+    """Run every item in this process, with one torch thread as the workers have."""
+    for index, item in enumerate(items):
+        with _one_thread():
+            ended = call(function, index, item, shared, note)
+        yield ended
+
+
+def _run_on(
+    pool: Pool | None, workers: int, function: Callable[..., Any], items: Iterable[Any], shared: Any
+) -> Iterator[Ended]:
+    if pool is not None:
+        yield from pool.run(function, items, shared)
+        return
+    with Pool(workers) as fresh:
+        yield from fresh.run(function, items, shared)
+
+
+def _unsendable(function: Callable[..., Any], shared: Any) -> str:
+    for what, value in (("the function", function), ("what is shared", shared)):
+        try:
+            if what == "the function" or not _is_data(value):
+                pickle.dumps(value)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            return f"{what} cannot be sent to another process ({error})"
+    return ""
+
+
+def _is_data(value: Any) -> bool:
+    # Tensors and arrays always can be sent; trying would cost a copy of the whole data set.
+    from initwell.experiments.preparation import Prepared
+
+    return value is None or isinstance(value, Prepared)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
