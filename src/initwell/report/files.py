@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from initwell.errors import ArgumentError
@@ -22,14 +23,23 @@ def write(path: Path, content: bytes | str, argument: str = "out") -> Path:
         ArgumentError: when the place cannot be written (a full disk, no permission, a file where a folder should be).
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
+
+    def put(neighbour: Path) -> None:
+        with neighbour.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    return write_with(path, put, argument)
+
+
+def write_with(path: Path, put: Callable[[Path], object], argument: str = "out") -> Path:
+    """Have ``put`` write a neighbour of the file, then rename that over it; the rest as ``write`` does."""
     neighbour = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with neighbour.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            put(neighbour)
             neighbour.replace(path)
         finally:
             neighbour.unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""The batch that a model is looked at with: random of a given shape, or real images."""
+
+import argparse
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from initwell.cli.naming import count
+from initwell.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHAPE = "a shape such as 8x3x32x32 (normal numbers) or 2x16:int100 (whole numbers below 100); commas between several"
+
+
+@dataclass(frozen=True)
+class Example:
+    """What goes into the model.
+
+    Attributes:
+        batch: a tensor, or a tuple of them for several inputs.
+        targets: class numbers, (N,), where the data has them.
+        shape: of one sample, (C, H, W); what a zoo net is built for.
+        classes: how many the data has; 0 when unknown.
+        words: where it came from.
+    """
+
+    batch: Any
+    targets: "Tensor | None"
+    shape: tuple[int, ...]
+    classes: int
+    words: str
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a batch."""
+    parser.add_argument("--input", metavar="SHAPE", help=SHAPE)
+    parser.add_argument(
+        "--data", metavar="NAME_OR_DIR", help="real images instead: mnist-5k, or a folder of idx or CIFAR-10 files"
+    )
+    parser.add_argument(
+        "--batch-size", type=count, default=64, metavar="N", help="images taken from --data (default 64)"
+    )
+
+
+def example(options: argparse.Namespace, *, required: bool) -> Example | None:
+    """Make the batch that was asked for; None when none was and none is ``required``.
+
+    Raises:
+        ArgumentError: for both or neither of --input and --data, or a shape that cannot be read.
+    """
+    if options.input and options.data:
+        raise ArgumentError("input", options.input, "--data gives the input already; leave one of the two out.")
+    if options.data:
+        return _images(options.data, options.batch_size)
+    if options.input:
+        return _random(options.input, options.seed)
+    if required:
+        raise ArgumentError("input", "nothing", f"Give --input, {SHAPE}; or --data mnist-5k for real images.")
+    return None
+
+
+def _images(place: str, size: int) -> Example:
+    from initwell.experiments.data import load
+    from initwell.experiments.preparation import prepared
+
+    ready = prepared(load(place), "standardize")
+    words = f"{min(size, len(ready.train_x))} images of {ready.name}, standardized"
+    return Example(ready.train_x[:size], ready.train_y[:size], ready.shape, ready.classes, words)
+
+
+def _random(text: str, seed: int) -> Example:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    tensors = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+(?:x\d+)*)(?::int(\d+))?", part.strip())
+        shape = tuple(int(n) for n in found[1].split("x")) if found else ()
+        if found is None or 0 in shape or found[2] == "0":
+            raise ArgumentError("input", repr(text), f"Write {SHAPE}.")
+        if found[2]:
+            tensors.append(torch.randint(int(found[2]), shape, generator=generator))
+        else:
+            tensors.append(torch.randn(shape, generator=generator))
+    batch = tensors[0] if len(tensors) == 1 else tuple(tensors)
+    return Example(batch, None, tuple(tensors[0].shape[1:]), 0, f"random input {text}, seed {seed}")

@@ -1,0 +1,58 @@
+"""The ``initwell`` command: its subcommands, and what becomes of an error."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from initwell._version import __version__
+from initwell.cli import gain, models, reproduce
+from initwell.cli.output import Output
+from initwell.errors import InitwellError
+
+EPILOG = "exit codes: 0 done, 1 findings at or above --fail-on, 2 unusable input, 130 interrupted"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="initwell",
+        description="Give every layer of a deep network a healthy start: derive, initialize, measure, prove.",
+        epilog=EPILOG,
+    )
+    top.add_argument("--version", action="version", version=f"initwell {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (gain, models, reproduce):
+        module.add(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after ``initwell``; those of the process by default.
+
+    Returns:
+        The exit code: 0 done, 2 unusable input (said on stderr, never a traceback), 130 interrupted.
+    """
+    try:
+        options = parser().parse_args(arguments)
+    except SystemExit as stop:
+        # argparse has said it already: 0 after --help, 2 after an argument that it cannot read.
+        return stop.code if isinstance(stop.code, int) else 2
+    output = Output(json=bool(getattr(options, "json", False)))
+    try:
+        code: int = options.run(options, output)
+        sys.stdout.flush()
+    except InitwellError as error:
+        output.error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        output.error(f"Interrupted: {getattr(options, 'interrupted', 'nothing was written.')}")
+        return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has had enough; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code

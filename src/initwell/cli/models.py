@@ -1,0 +1,227 @@
+"""``initwell plan``, ``init`` and ``measure``: what is done to, and seen of, one model."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from initwell.cli import batches
+from initwell.cli.batches import Example
+from initwell.cli.naming import HOW, count
+from initwell.cli.nets import Builder
+from initwell.cli.output import Output
+from initwell.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from initwell.apply.plan import Plan
+    from initwell.measurement.measurement import Measurement
+    from initwell.report.tables import Table
+
+# What a narrow terminal shows before the rest.
+PLAN_FIRST = ("parameter", "std", "initializer", "reason")
+MEASURED_FIRST = ("path", "op", "forward_rms", "gradient_rms", "shape", "dead_units", "zeros", "overlap")
+
+
+def add(commands: Any) -> None:
+    """Add the three commands to the parser."""
+    plan = commands.add_parser(
+        "plan", help="which weights a model would get, and why; touches nothing", description="Plan an initialization."
+    )
+    _model_arguments(plan, scheme_needed=True)
+    plan.add_argument("--out", type=Path, metavar="FILE.json", help="save the plan, for init --plan")
+    plan.set_defaults(run=run_plan)
+
+    init = commands.add_parser(
+        "init", help="initialize a model and print the receipt", description="Initialize a model; print the receipt."
+    )
+    _model_arguments(init, scheme_needed=True)
+    init.add_argument("--plan", type=Path, metavar="FILE.json", help="replay a saved plan instead of --scheme")
+    init.add_argument("--out", type=Path, metavar="FILE.safetensors", help="save the initialized weights")
+    init.set_defaults(run=run_init)
+
+    measure = commands.add_parser(
+        "measure",
+        help="signal and gradient sizes through a model",
+        description="Send one batch forward and backward; print the size of signal and gradient at every layer.",
+    )
+    _model_arguments(measure, scheme_needed=False)
+    measure.add_argument(
+        "--loss",
+        choices=["none", "cross-entropy"],
+        default="none",
+        help="where the backward starts (default: a random gradient)",
+    )
+    measure.add_argument(
+        "--format", choices=["table", "caffe"], default="table", help="caffe: Caffe's debug_info lines"
+    )
+    measure.add_argument("--parameters", action="store_true", help="the table of weights and their gradients instead")
+    measure.add_argument("--out", type=Path, metavar="DIR", help="write a page with pictures there")
+    measure.set_defaults(run=run_measure)
+
+
+def _model_arguments(parser: argparse.ArgumentParser, *, scheme_needed: bool) -> None:
+    parser.add_argument("model", help=HOW)
+    default = "required unless --plan" if scheme_needed else "as the model was built"
+    parser.add_argument("--scheme", metavar="NAME", help=f"initialize with this scheme ({default})")
+    batches.add(parser)
+    parser.add_argument(
+        "--classes", type=count, default=0, metavar="N", help="classes of a zoo net (default: the data's, or 10)"
+    )
+    parser.add_argument(
+        "--activation", metavar="NAME", help="take this activation to follow every layer; 'linear' for none"
+    )
+    parser.add_argument(
+        "--rule", action="append", default=[], metavar="PATTERN=SCHEME", help="another scheme for some modules"
+    )
+    parser.add_argument("--only", metavar="PATTERN", help="leave every other module as it is")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and random input (default 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON to stdout and nothing else")
+
+
+def _model(options: argparse.Namespace, example: Example | None) -> "nn.Module":
+    import torch
+
+    shape = example.shape if example else ()
+    classes = options.classes or (example.classes if example else 0)
+    # A model's own constructor draws its weights from the global generator: --seed decides them too.
+    torch.manual_seed(options.seed)
+    return Builder(options.model)(shape, classes)
+
+
+def _rules(texts: list[str]) -> dict[str | type, object] | None:
+    rules: dict[str | type, object] = {}
+    for text in texts:
+        pattern, equals, scheme = text.rpartition("=")
+        if not (pattern and equals and scheme):
+            raise ArgumentError("rule", repr(text), "Write PATTERN=SCHEME, such as 'head*=zeros'.")
+        rules[pattern] = scheme
+    return rules or None
+
+
+def _plan(options: argparse.Namespace, model: "nn.Module", example: Example | None) -> "Plan":
+    from initwell.apply.plan import plan
+
+    if not options.scheme:
+        from initwell.apply.schemes.registry import scheme_names
+
+        raise ArgumentError("scheme", "nothing", f"Give --scheme with one of: {', '.join(scheme_names())}.")
+    return plan(
+        model,
+        options.scheme,
+        example=example.batch if example else None,
+        seed=options.seed,
+        activation=options.activation,
+        rules=_rules(options.rule),
+        only=options.only,
+    )
+
+
+def run_plan(options: argparse.Namespace, output: Output) -> int:
+    """Print a plan, and save it where that was asked for."""
+    example = batches.example(options, required=False)
+    found = _plan(options, _model(options, example), example)
+    output.show(found, PLAN_FIRST)
+    if options.out:
+        found.save(options.out)
+        output.path("Saved:", options.out)
+    return 0
+
+
+def run_init(options: argparse.Namespace, output: Output) -> int:
+    """Initialize a model, print the receipt, and save the weights where that was asked for."""
+    if options.plan and options.scheme:
+        raise ArgumentError("scheme", options.scheme, "--plan says already what is drawn; leave one of the two out.")
+    save = _saver() if options.out else None
+    from initwell.apply.plan import Plan
+    from initwell.apply.write import init_
+
+    example = batches.example(options, required=False)
+    model = _model(options, example)
+    chosen = Plan.load(options.plan) if options.plan else _plan(options, model, example)
+    output.show(init_(model, chosen), PLAN_FIRST)
+    if save:
+        save(model, options.out)
+        output.path("Saved:", options.out)
+    return 0
+
+
+def _saver() -> Any:
+    """Return what saves weights; found before any work is done, so that no work is lost for the want of it."""
+    try:
+        from safetensors.torch import save_model
+    except ModuleNotFoundError as error:
+        cure = "safetensors is not installed: pip install 'initwell[safetensors]'"
+        raise ArgumentError("out", "a file for weights", cure) from error
+
+    def save(model: "nn.Module", path: Path) -> None:
+        from initwell.report.files import write_with
+
+        # save_model knows tied weights, which a plain state_dict would refuse.
+        write_with(path, lambda neighbour: save_model(model, str(neighbour)))
+
+    return save
+
+
+def _loss(options: argparse.Namespace, example: Example) -> Any:
+    if options.loss == "none":
+        return None
+    if example.targets is None:
+        raise ArgumentError("loss", options.loss, "It needs labels: give --data mnist-5k instead of --input.")
+    import torch
+
+    targets = example.targets
+    return lambda out: torch.nn.functional.cross_entropy(out, targets)
+
+
+def run_measure(options: argparse.Namespace, output: Output) -> int:
+    """Print what was measured, and write the page where that was asked for."""
+    from initwell.apply.write import init_
+
+    if options.format == "caffe" and options.json:
+        raise ArgumentError("format", "caffe", "Caffe's lines are no JSON; leave --json out.")
+    example = batches.example(options, required=True)
+    assert example is not None
+    loss = _loss(options, example)
+    model = _model(options, example)
+    if options.scheme:
+        init_(model, _plan(options, model, example))
+    if options.format == "caffe":
+        from initwell.measurement.debug_info import caffe_debug_info
+
+        print(caffe_debug_info(model, example.batch, loss=loss), end="")
+        return 0
+    from initwell.measurement.probe import measure
+
+    found = measure(model, example.batch, loss=loss, seed=options.seed)
+    output.show(_parameters(found) if options.parameters and not options.json else found, MEASURED_FIRST)
+    if options.out:
+        output.path("Page:", _page(options, example, found))
+    return 0
+
+
+def _parameters(found: "Measurement") -> "Table":
+    from initwell.report.tables import Table
+
+    columns = ("parameter", "shape", "weight_rms", "gradient_rms", "weight_abs_mean", "gradient_abs_mean")
+    return Table("Parameters and their gradients", columns, tuple(found.parameters))
+
+
+def _page(options: argparse.Namespace, example: Example, found: "Measurement") -> Path:
+    from initwell.report.conditions import conditions
+    from initwell.report.depth import depth_chart, depth_words
+    from initwell.report.html import Page, Section, save
+    from initwell.report.plots import draw
+
+    chart = depth_chart({"measured": found.rows}, "signal-by-depth", f"{options.model}: signal and gradient by depth")
+    scheme = options.scheme or "as built"
+    page = Page(
+        title=f"{options.model} measured",
+        lead=f"Initialization: {scheme}. One batch forward and backward: {example.words}.",
+        verdict=depth_words(found.rows),
+        sections=(Section("Signal and gradient by depth", charts=(chart,), tables=(found, _parameters(found))),),
+        conditions={"input": example.words, "initialization": scheme, "seed": options.seed, **conditions()},
+        commands=(f"initwell {' '.join(options.words)}",) if hasattr(options, "words") else (),
+    )
+    draw(chart, options.out / f"{chart.name}.png")
+    return save(page, options.out / "index.html")
