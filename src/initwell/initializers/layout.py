@@ -32,8 +32,8 @@ class Layout(Record):
         ShapeError: the axes, groups, stride or parts do not fit the shape.
         UnknownNameError: an unknown kind.
 
-    Source: He et al. 2015, eqs. 6 to 14, count the terms of one response and of one gradient. With groups g, stride s and
-        kernel area k² these are (in/g)·k² and (out/g)·k²/s²; transposed, (in/g)·k²/s² and (out/g)·k².
+    Source: He et al. 2015, eqs. 6 to 14, count the terms of one response and of one gradient. With groups g, stride s
+        and kernel area k² these are (in/g)·k² and (out/g)·k²/s²; transposed, (in/g)·k²/s² and (out/g)·k².
 
     >>> layout = Layout((16, 4, 3, 3), "conv", groups=2, stride=(2, 2))
     >>> layout.fan_in, layout.fan_out
@@ -111,12 +111,15 @@ class Layout(Record):
         """Rebuild a layout from what ``to_dict`` gave.
 
         Raises:
-            ArgumentError: a key is missing or unknown.
+            ArgumentError: a key is missing or unknown, or a value is of another type.
         """
-        known = {f.name for f in fields(cls)}
-        if set(data) != known:
+        known = {f.name: f.type for f in fields(cls)}
+        if set(data) != set(known):
             raise ArgumentError("layout", sorted(data), f"It must have exactly the keys {', '.join(sorted(known))}.")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        for name, value in data.items():
+            if not _fits(value, known[name]):
+                raise ArgumentError(f"layout.{name}", value, "Give a layout as to_dict() wrote it.")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in data.items()}
         return cls(**values)
 
     @property
@@ -205,3 +208,11 @@ class Layout(Record):
             return np.moveaxis(tensor, (0, 1), (self.in_axis, self.out_axis))
         tensor = blocks.reshape(count * rows, self.shape[self.in_axis], *self.kernel)
         return np.moveaxis(tensor, (0, 1), (self.out_axis, self.in_axis))
+
+
+def _fits(value: object, kind: object) -> bool:
+    if kind is str:
+        return isinstance(value, str)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, (list, tuple)) and all(_fits(item, int) for item in value)

@@ -10,7 +10,7 @@ from initwell.initializers.distributions import Distribution
 from initwell.sampling.stream import PhiloxStream
 
 # Entries drawn at a time: the dozen float64 arrays in use then stay in a core's cache, and memory small.
-CHUNK = 1 << 14
+CHUNK = 1 << 15
 
 
 def fill(

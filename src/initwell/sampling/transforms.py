@@ -1,7 +1,7 @@
 """Random bits to uniform, normal and truncated normal numbers, with +, −, ×, ÷ and √ of IEEE 754 only.
 
-Those five are rounded correctly on every machine, so equal bits in give equal bits out everywhere; a C library's log, sin
-and erf are not. NumPy runs each as a pass of its own, so that no compiler can fuse a product into a sum.
+Those five are rounded correctly on every machine, so equal bits in give equal bits out everywhere; a C library's log,
+sin and erf are not. NumPy runs each as a pass of its own, so that no compiler can fuse a product into a sum.
 """
 
 from decimal import Decimal
