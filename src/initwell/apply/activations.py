@@ -69,6 +69,8 @@ class Finder:
 
     def _traced(self, site: Site, trace: Trace) -> Found:
         found = followings(trace, self._names[id(site.tensor)])
+        # A table that is also multiplied, as a tied head is, asks for what follows the product.
+        found = tuple(f for f in found if "embedding" not in f.start) or found
         if not found:
             return Found(None, "not used in the forward of the example")
         bent = [f for f in found if f.kind in ("activation", "module")]
@@ -115,13 +117,17 @@ def _from_op(found: Following) -> Activation:
     return activation(name, **options)
 
 
+def _op(found: Following) -> str:
+    place = f"at {found.path}" if found.path else "in the model's own forward"
+    return f"{found.op_name.removeprefix('aten.')} {place}"
+
+
 def _through(found: Following) -> str:
     passed = [op.removeprefix("aten.") for op in found.through if op not in VIEWS]
-    place = f" at {found.path}" if found.path else ""
-    return f"traced{place}, through {', '.join(passed)}" if passed else f"traced{place}"
+    return f"traced to {_op(found)}" + (f", through {', '.join(passed)}" if passed else "")
 
 
 def _without(found: Following) -> str:
     if found.kind == "output":
         return "no activation follows: it is the output"
-    return f"no activation follows before {found.op_name.removeprefix('aten.')} at {found.path or 'the top'}"
+    return f"no activation follows before {_op(found)}"

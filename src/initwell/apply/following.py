@@ -118,6 +118,8 @@ def follow(site: Site, paths: Mapping[int, str]) -> Found | None:
     own = inside(site)
     if own is not None:
         return own
+    if len(site.chain) == 1 and not isinstance(site.module, _WEIGHTED):
+        return None
     passed: list[str] = []
     for module in _after(site.chain):
         if module is None:

@@ -123,9 +123,8 @@ def from_initializer(initializer: Initializer, site: Site, why: str = "") -> Cho
     try:
         recipe = initializer.recipe(site.layout)
     except ShapeError as error:
-        raise ShapeError(
-            "scheme", f"{initializer.describe()} for {site.parameter!r} {site.shape}", f"{error} {cure}"
-        ) from error
+        got = f"{initializer.describe()} for {site.parameter!r}, shape {error.got}"
+        raise ShapeError("scheme", got, f"{error.cure} {cure}") from error
     terms = [initializer.describe()]
     if recipe.fan is not None:
         # "lecun normal, fan in" already names the fan; what lacks is the number.
