@@ -34,7 +34,7 @@ class Activation(Record):
             "growth" q·dE[φ²]/dq as functions of q; "overlap" E[φ(u)φ(v)] and "derivative_overlap" E[φ′(u)φ′(v)] as
             functions of (q, c). One answers NaN where cancellation would leave fewer than twelve digits.
         closed_forms_take_mean: whether those of one variable also take the mean of u, as (q, mu).
-        torch: how PyTorch spells it: module types, functions and ATen overload packets.
+        torch: how PyTorch spells it: module types, bare names of functions, and ATen overload packets.
         citation: where it was introduced.
         odd: whether φ(−x) = −φ(x).
         bounded: whether |φ| has an upper bound, so that it can saturate.

@@ -163,6 +163,15 @@ def _check_pointwise(fn: Function, name: str, probe: Array) -> float:
     return max(resolution, float(np.finfo(np.float64).eps))
 
 
+def _copied(module: Any) -> Any:
+    try:
+        return copy.deepcopy(module).to("cpu").double()
+    except Exception as failure:  # parameters on meta, or a module that refuses to be copied
+        name = type(module).__name__
+        cure = "Its parameters need values to be evaluated; pass the activation by name or as a function."
+        raise ArgumentError("activation", f"{name}, which cannot be copied to the CPU ({failure})", cure) from failure
+
+
 def _quiet(fn: Function) -> Function:
     def evaluate(x: Array) -> Array:
         with np.errstate(all="ignore"), _generators_kept():
@@ -192,7 +201,7 @@ def from_callable(fn: Callable[..., Any]) -> Activation:
     """
     torch: Any = sys.modules.get("torch")
     if torch is not None and isinstance(fn, torch.nn.Module):
-        fn = copy.deepcopy(fn).double()
+        fn = _copied(fn)
     name = getattr(fn, "__name__", type(fn).__name__)
     # No two alike and none at 0, in two axes so that a softmax over either is caught.
     probe = np.linspace(-DENSE, DENSE, 16 * 24).reshape(16, 24) + 0.0031

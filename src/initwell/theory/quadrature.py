@@ -54,7 +54,8 @@ def _integrate(integrand: Callable[[Array], Array], low: Array, high: Array, ord
     half = (high - low) / 2
     z = ((high + low) / 2)[:, None] + half[:, None] * nodes
     density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    values = integrand(z.ravel()).reshape(-1, *z.shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by name below
+        values = integrand(z.ravel()).reshape(-1, *z.shape)
     if not np.all(np.isfinite(values)):
         where = z[~np.isfinite(values).all(axis=0)]
         cure = f"A moment needs finite values; it is not finite {np.min(np.abs(where)):.3g} standard deviations out."
@@ -124,12 +125,16 @@ def _inner_nodes(kinks: Array, panels: int, order: int) -> tuple[Array, Array]:
     return y.reshape(len(kinks), -1), w.reshape(len(kinks), -1)
 
 
-def _pair(fn: Function, q: float, c: float, mu: float, breaks: Array, panels: int, orders: tuple[int, int]) -> float:
+def _pair(
+    fn: Function, law: tuple[float, float, float], kinks: Array, breaks: Array, panels: int, orders: tuple[int, int]
+) -> float:
+    # One product rule. ``law`` is (q, c, mu); ``breaks`` are the kinks and whatever else the panels are split at.
+    q, c, mu = law
     s, scale = math.sqrt((1 - c) * (1 + c)), math.sqrt(q)
     base = np.linspace(-REACH_2D, REACH_2D, panels + 1)
     # Seen from the outer variable, a kink of φ(v) is blurred over s/c about break/c: steps of that width resolve it.
     ladder = np.concatenate([[0.0], 2.0 ** np.arange(-2, 5), -(2.0 ** np.arange(-2, 5))])
-    blurred = (breaks[:, None] / c + (s / abs(c)) * ladder).ravel() if abs(c) > 0.05 else np.empty(0)
+    blurred = (kinks[:, None] / c + (s / abs(c)) * ladder).ravel() if abs(c) > 0.05 else np.empty(0)
     edges = np.concatenate([base, breaks, blurred])
     edges = np.unique(edges[np.abs(edges) <= REACH_2D])
     nodes, weights = legendre(orders[0])
@@ -155,6 +160,7 @@ def pair_expectation(fn: Function, points: Sequence[float], q: float, c: float, 
     Returns:
         The value and an estimate of its absolute error.
     """
+    kinks = (np.asarray(points, dtype=np.float64) - mu) / math.sqrt(q)
     breaks = standard_breaks(points, q, mu)
     if abs(c) == 1.0:
 
@@ -164,10 +170,11 @@ def pair_expectation(fn: Function, points: Sequence[float], q: float, c: float, 
 
         value, error = expectation(product, np.concatenate([breaks, c * breaks]))
         return float(value[0]), float(error[0])
-    kinks = breaks if q > 4 else (np.asarray(points, dtype=np.float64) - mu) / math.sqrt(q)
+    # Panels of 1.25 standard deviations see what happens about u = 0 by themselves unless q is large.
+    breaks = breaks if q > 9 else kinks
     for panels in (16, 32, 64):
-        coarse = _pair(fn, q, c, mu, kinks, panels, (10, 8))
-        value_ = _pair(fn, q, c, mu, kinks, panels, (16, 14))
+        coarse = _pair(fn, (q, c, mu), kinks, breaks, panels, (10, 8))
+        value_ = _pair(fn, (q, c, mu), kinks, breaks, panels, (16, 14))
         error_ = abs(value_ - coarse)
         if error_ <= 1e-13 * max(abs(value_), 1e-3):
             break

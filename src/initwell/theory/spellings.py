@@ -16,7 +16,8 @@ class Spelling:
         modules: qualified names of module types.
         functions: names of functions of torch, torch.nn.functional, torch.special and torch.Tensor, and of ATen's
             overload packets; the trailing underscore of an in-place version is left out.
-        attributes: pairs (attribute of the module, parameter of the catalogue entry).
+        attributes: pairs (attribute of the module, parameter of the catalogue entry); of two for one parameter the
+            later counts, unless it is a tensor without values.
         when: (attribute, value) that a module must have for this spelling; empty for none.
         aliases: other names a user may write.
     """
@@ -29,9 +30,8 @@ class Spelling:
     aliases: tuple[str, ...] = ()
 
     def all(self) -> tuple[str, ...]:
-        """List every PyTorch spelling: module types, then functions, then ATen packets."""
-        aten = tuple(f"aten.{f}" for f in self.functions)
-        return self.modules + tuple(f"torch.{f}" for f in self.functions) + aten
+        """List every PyTorch spelling: module types, then bare names of functions, then ATen packets."""
+        return self.modules + self.functions + tuple(f"aten.{f}" for f in self.functions)
 
 
 # A spelling with a condition comes before the one without.
@@ -39,7 +39,9 @@ SPELLINGS = (
     Spelling("identity", ("torch.nn.modules.linear.Identity",), aliases=("linear", "none", "id")),
     Spelling("relu", (_NN + "ReLU",), ("relu",)),
     Spelling("leaky_relu", (_NN + "LeakyReLU",), ("leaky_relu",), (("negative_slope", "slope"),), aliases=("lrelu",)),
-    Spelling("prelu", (_NN + "PReLU", _TIMM + "PReLU"), ("prelu", "_prelu_kernel"), (("weight", "slope"),)),
+    Spelling(
+        "prelu", (_NN + "PReLU", _TIMM + "PReLU"), ("prelu", "_prelu_kernel"), (("init", "slope"), ("weight", "slope"))
+    ),
     Spelling("rrelu", (_NN + "RReLU",), ("rrelu", "rrelu_with_noise"), (("lower", "lower"), ("upper", "upper"))),
     Spelling("relu6", (_NN + "ReLU6",), ("relu6",)),
     Spelling("relu2", (_HF + "ReLUSquaredActivation",), aliases=("relu^2", "relu²", "squared_relu", "relu_squared")),
