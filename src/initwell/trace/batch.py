@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from initwell.errors import ArgumentError
 
@@ -20,6 +21,9 @@ def map_tensors(structure: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """
     if isinstance(structure, Tensor):
         return change(structure)
+    if isinstance(structure, PackedSequence):
+        # Its other tensors are lengths and order, which PyTorch reads on the CPU.
+        return structure._replace(data=change(structure.data))
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
         return type(structure)(*(map_tensors(v, change) for v in structure))
     if type(structure) in (tuple, list):

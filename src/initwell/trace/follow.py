@@ -54,7 +54,7 @@ def uses(trace: Trace, parameter: str) -> tuple[Op, ...]:
     """
     if parameter not in trace.parameters:
         raise UnknownNameError.among("parameter", parameter, trace.parameters)
-    moving = _data_dependent(trace)
+    moving = trace.dependents(trace.inputs.values())
     found: dict[int, Op] = {}
     waiting, seen = [trace.parameters[parameter]], set()
     while waiting:
@@ -70,15 +70,6 @@ def uses(trace: Trace, parameter: str) -> tuple[Op, ...]:
             else:
                 waiting.extend(op.outputs)
     return tuple(found[i] for i in sorted(found))
-
-
-def _data_dependent(trace: Trace) -> set[int]:
-    moving = set(trace.inputs.values())
-    for op in trace.forward_ops:
-        if op.functional not in FROM_SHAPE and any(value in moving for value in op.inputs):
-            moving.update(op.outputs)
-            moving.update(new for _, new in op.mutates)
-    return moving
 
 
 def followings(trace: Trace, parameter: str) -> tuple[Following, ...]:

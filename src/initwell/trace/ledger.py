@@ -1,5 +1,6 @@
 """SSA over tensors that are written in place: which value a tensor holds right now."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,8 +45,9 @@ def dtype_name(tensor: Tensor) -> str:
 class Ledger:
     """Gives every tensor that passes by a value id; tensors are held weakly, so nothing is kept alive."""
 
-    def __init__(self) -> None:
-        """Start with no values."""
+    def __init__(self, on_replace: Callable[[int, int], None] | None = None) -> None:
+        """Start with no values; ``on_replace`` is told (old id, new id) whenever a write makes a new version."""
+        self._on_replace = on_replace
         self.values: list[Value] = []
         self.replaced: dict[int, list[tuple[int, int]]] = {}
         self._held: Any = WeakTensorKeyDictionary()
@@ -98,6 +100,8 @@ class Ledger:
     def _note(self, writer: int | None, old: int, new: int) -> None:
         if writer is not None:
             self.replaced.setdefault(writer, []).append((old, new))
+            if self._on_replace is not None:
+                self._on_replace(old, new)
 
     def write(self, tensor: Tensor, op: int) -> int:
         """Record that an op wrote into a tensor; return the id of the tensor's new value."""
@@ -113,5 +117,6 @@ class Ledger:
             memory.root = self._append(whole.shape, whole.dtype, "op", producer=op)
             self._note(op, whole.id, memory.root)
             held.value = self._shown(tensor, memory)
-        self._note(op, -1 if old is None else old, held.value)
+        if old is not None:
+            self._note(op, old, held.value)
         return int(held.value)

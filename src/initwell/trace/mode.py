@@ -22,6 +22,12 @@ from initwell.trace.trace import Op, Phase, Value, ValueRef
 class Observer(Protocol):
     """Sees the tensors of a walk as they pass by; must not keep or change them."""
 
+    def given(self, value: Value, tensor: Tensor) -> None:
+        """See an input of the batch, before the forward."""
+
+    def replaced(self, old: int, new: int) -> None:
+        """Learn that a write made a new version of a value; ``new`` is not shown to ``value`` if it is another view."""
+
     def value(self, value: Value, op: Op, tensor: Tensor) -> None:
         """See an output of a forward op, right after it ran."""
 
@@ -202,17 +208,29 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         with self.unrecorded():
             for tensor, value, op in pending:
-                self._finish(tensor, value, op)
                 whole = tensor._base if tensor._is_view() else None
                 memory = self.ledger.memory(tensor)
-                if whole is not None and memory is not None and memory.writer == op:
-                    self._finish(whole, memory.root, op)
+                if whole is not None and memory is not None and memory.writer == op and whole.requires_grad:
+                    self._finish_written(tensor, value, whole, memory.root, op)
+                elif tensor.requires_grad and tensor.grad_fn is not None:
+                    self._op_of_node.setdefault(tensor.grad_fn._sequence_nr(), op)
+                    self.watch(tensor, value)
 
-    def _finish(self, tensor: Tensor, value: int, op: int) -> None:
-        if not tensor.requires_grad or tensor.grad_fn is None:
-            return
-        self._op_of_node.setdefault(tensor.grad_fn._sequence_nr(), op)
-        self.watch(tensor, value)
+    def _finish_written(self, view: Tensor, value: int, whole: Tensor, root: int, op: int) -> None:
+        """Finish a write through a view: autograd carries its gradient by the whole tensor, of which it is a part."""
+        for tensor in (view, whole):
+            if tensor.grad_fn is not None:
+                self._op_of_node.setdefault(tensor.grad_fn._sequence_nr(), op)
+        sizes, strides, offset = view.size(), view.stride(), view.storage_offset() - whole.storage_offset()
+        layout = torch.empty_strided(whole.size(), whole.stride(), device="meta")
+
+        def arrived(gradient: Tensor) -> None:
+            with self.unrecorded(), torch.no_grad():
+                self.record_gradient(root, gradient)
+                placed = gradient.new_empty_strided(layout.size(), layout.stride()).copy_(gradient)
+                self.record_gradient(value, placed.as_strided(sizes, strides, offset))
+
+        whole.register_hook(arrived)  # type: ignore[no-untyped-call]
 
     def watch(self, tensor: Tensor, value: int) -> None:
         """Have the gradient of a tensor, as it is now, recorded as that of a value."""

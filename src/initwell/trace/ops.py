@@ -12,7 +12,6 @@ ACTIVATIONS: Mapping[str, str] = {
     "aten._prelu_kernel": "prelu",
     "aten.prelu": "prelu",
     "aten.rrelu_with_noise": "rrelu",
-    "aten.rrelu_with_noise_functional": "rrelu",
     "aten.elu": "elu",
     "aten.celu": "celu",
     "aten.selu": "selu",

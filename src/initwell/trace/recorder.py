@@ -89,7 +89,9 @@ class _Walk:
     def __init__(self, model: nn.Module, *, meta: bool, observer: Observer | None, seed: int) -> None:
         self.model, self.meta, self.seed = model, meta, seed
         self.scope = Scope(model)
-        self.recorder = Recorder(Ledger(), self.scope, meta=meta, observer=observer)
+        self.recorder = Recorder(
+            Ledger(None if observer is None else observer.replaced), self.scope, meta=meta, observer=observer
+        )
         self.inputs: dict[str, int] = {}
         self.outputs: dict[str, int] = {}
         self.parameters: dict[str, int] = {}
@@ -112,6 +114,8 @@ class _Walk:
         args, kwargs = map_tensors(args, self._copy), map_tensors(kwargs, self._copy)
         for name, tensor in [*tensors(args, "input"), *tensors(kwargs, "input")]:
             self.inputs[name] = value = self.recorder.ledger.add(tensor, "input", name=name)
+            if self.recorder.observer is not None:
+                self.recorder.observer.given(self.recorder.ledger.values[value], tensor)
             if tensor.requires_grad:
                 self.recorder.watch(tensor, value)
         return args, kwargs

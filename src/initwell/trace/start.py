@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from initwell.initializers.distributions import Normal
+from initwell.sampling.fill import fill
+
 
 @contextmanager
 def on_meta(model: nn.Module, twins: MutableMapping[Tensor, Tensor]) -> Iterator[None]:
@@ -42,7 +45,9 @@ def unit_gradient(tensor: Tensor, *, seed: int, name: str) -> Tensor:
         seed: of the draw.
         name: of the output, "output.0"; two outputs get independent gradients.
     """
+    # As the output lies in memory, transposed or not: the backward's copies then are the same on meta and real tensors.
+    gradient = torch.empty_like(tensor, requires_grad=False)
     if tensor.is_meta:
-        return torch.empty_like(tensor, requires_grad=False)
-    generator = torch.Generator().manual_seed(seed + sum(name.encode()))
-    return torch.randn(tensor.shape, generator=generator).to(tensor)
+        return gradient
+    drawn = fill(Normal(0.0, 1.0), tuple(tensor.shape), seed=seed, name=name)
+    return gradient.copy_(torch.from_numpy(drawn))

@@ -1,11 +1,12 @@
 """The immutable record of one walk: ops in order, and SSA value ids for every tensor that passed by."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from initwell.records import Record, Row, TableRecord, plain
+from initwell.trace.ops import FROM_SHAPE
 
 Kind = Literal["op", "input", "parameter", "buffer", "constant", "cotangent"]
 Phase = Literal["forward", "backward"]
@@ -167,6 +168,17 @@ class Trace(TableRecord):
     def consumers(self, value: int) -> tuple[Op, ...]:
         """Return the ops, forward and backward, that read a value, in order."""
         return tuple(self.ops[i] for i in self._consumers.get(value, ()))
+
+    def dependents(self, sources: Iterable[int]) -> set[int]:
+        """Return the forward values whose entries depend on those of ``sources``, these included.
+
+        An op that reads only the shape of its input, such as the start of a dropout mask, passes nothing on.
+        """
+        found = set(sources)
+        for op in self.forward_ops:
+            if op.functional not in FROM_SHAPE and any(value in found for value in op.inputs):
+                found.update(op.outputs, (new for _, new in op.mutates))
+        return found
 
     @cached_property
     def _consumers(self) -> dict[int, list[int]]:
