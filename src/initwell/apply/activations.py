@@ -1,5 +1,6 @@
 """The activation that follows each layer: from the trace where there is one, from the modules where they tell."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch import nn
 
 from initwell.apply.following import Found, activation_of, follow, inside, paths_of
 from initwell.apply.sites import Site
-from initwell.errors import InitwellError
+from initwell.errors import ArgumentError, InitwellError
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
 from initwell.trace.failure import NeedsValuesError
@@ -20,8 +21,6 @@ from initwell.trace.trace import Trace
 _ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     "leaky_relu": {"negative_slope": "slope"},
     "rrelu": {"lower": "lower", "upper": "upper"},
-    "elu": {"alpha": "alpha"},
-    "celu": {"alpha": "alpha"},
     "hardtanh": {"min_val": "low", "max_val": "high"},
     "softplus": {"beta": "beta"},
     "softshrink": {"lambd": "threshold"},
@@ -110,11 +109,25 @@ def _from_op(found: Following) -> Activation:
     name = ACTIVATIONS[found.op_name]
     if name == "gelu" and found.arguments.get("approximate") == "tanh":
         return activation("gelu_tanh")
+    if name == "elu":
+        return _from_elu(found.arguments)
     renamed = _ARGUMENTS.get(name, {})
     options = {renamed[k]: float(v) for k, v in found.arguments.items() if k in renamed}
     if name == "hardtanh" and options == {"low": 0.0, "high": 6.0}:
         return activation("relu6")
     return activation(name, **options)
+
+
+def _from_elu(arguments: Mapping[str, Any]) -> Activation:
+    """Tell apart what ATen writes as elu: scale·(x above 0, alpha·(exp(input_scale·x) − 1) below)."""
+    alpha, scale, rate = (float(arguments.get(k, 1.0)) for k in ("alpha", "scale", "input_scale"))
+    if scale == rate == 1:
+        return activation("elu", alpha=alpha)
+    if scale == 1 and math.isclose(alpha * rate, 1):
+        return activation("celu", alpha=alpha)
+    if rate == 1 and math.isclose(alpha, 1.6732632423543772) and math.isclose(scale, 1.0507009873554805):
+        return activation("selu")
+    raise ArgumentError("activation", f"elu with {dict(arguments)}", "Give activation= what it is.")
 
 
 def _op(found: Following) -> str:
