@@ -34,9 +34,10 @@ class Kinks:
 @cache
 def _stencil() -> tuple[Array, Array]:
     # Points of a cell on [−1, 1] that a polynomial is put through, then points it is checked at; and the map between.
+    # The last two lie outside, so that cells overlap and no kink hides on the edge between two.
     nodes = np.cos(np.pi * (np.arange(_ORDER) + 0.5) / _ORDER)
     tests = np.cos(np.pi * np.arange(1, _ORDER) / _ORDER)
-    tests = np.concatenate([tests, [-1.0, 1.0]])
+    tests = np.concatenate([tests, [-1.03, 1.03]])
     vandermonde = np.polynomial.chebyshev.chebvander(nodes, _ORDER - 1)
     to_tests = np.polynomial.chebyshev.chebvander(tests, _ORDER - 1) @ np.linalg.inv(vandermonde)
     return np.concatenate([nodes, tests]), to_tests
@@ -75,7 +76,7 @@ def _listed(low: Array, high: Array) -> list[tuple[float, float]]:
 
 
 def _brackets(fn: Function, scale: float, tolerance: float) -> list[tuple[float, float]]:
-    # Finest rough cells, neighbours merged, of every feature that stays rough below the width _SHARP.
+    # Finest rough cells, one for each run of neighbours, of every feature that stays rough below the width _SHARP.
     low, high = _base_cells()
     found: list[tuple[float, float]] = []
     rough = _rough(fn, low, high, scale, tolerance)
@@ -95,9 +96,10 @@ def _brackets(fn: Function, scale: float, tolerance: float) -> list[tuple[float,
         low, high = halves[0][more], halves[1][more]
     found.sort()
     merged: list[tuple[float, float]] = []
-    for a, b in found:
+    for a, b in ((a - 0.05 * (b - a), b + 0.05 * (b - a)) for a, b in found):
         if merged and a <= merged[-1][1] + 1e-9 * max(1.0, abs(a)):
-            merged[-1] = (merged[-1][0], max(b, merged[-1][1]))
+            # Of cells that touch, all rough for the same reason, the narrowest knows the place best.
+            merged[-1] = min(merged[-1], (a, b), key=lambda cell: cell[1] - cell[0])
         else:
             merged.append((a, b))
     return merged
