@@ -145,6 +145,22 @@ def _written(layer: ChainLayer, q: float, before: float, after: float, slope: fl
     return f"forward {forward}, backward {backward}"
 
 
+def _row(k: int, layer: ChainLayer, phi: Activation, moments: tuple[float, float, float, float]) -> dict[str, Any]:
+    q, before, after, slope = moments
+    return {
+        "layer": k,
+        "activation": str(phi),
+        "fan_in": float(layer.fan_in),
+        "fan_out": float(layer.fan_out),
+        "weight_variance": float(layer.weight_variance),
+        "forward_second_moment": q,
+        "activation_second_moment": after,
+        "forward_factor": after / before if before else math.nan,
+        "backward_factor": slope * layer.fan_out * layer.weight_variance,
+        "product": _written(layer, q, before, after, slope),
+    }
+
+
 def chain(layers: Sequence[ChainLayer], *, q0: float = 1.0, g0: float = 1.0) -> Chain:
     """Follow the second moments of signal and gradient through a chain of layers.
 
@@ -178,25 +194,9 @@ def chain(layers: Sequence[ChainLayer], *, q0: float = 1.0, g0: float = 1.0) -> 
     rows: list[Mapping[str, Any]] = []
     gradient = _positive("g0", g0, zero=True)
     for k in range(len(pairs), 0, -1):
-        layer, phi = pairs[k - 1]
-        q, source, after, slope = moments[k - 1]
-        backward = slope * layer.fan_out * layer.weight_variance
-        gradient *= backward
-        rows.append(
-            {
-                "layer": k,
-                "activation": str(phi),
-                "fan_in": float(layer.fan_in),
-                "fan_out": float(layer.fan_out),
-                "weight_variance": float(layer.weight_variance),
-                "forward_second_moment": q,
-                "activation_second_moment": after,
-                "gradient_second_moment": gradient,
-                "forward_factor": after / source if source else math.nan,
-                "backward_factor": backward,
-                "product": _written(layer, q, source, after, slope),
-            }
-        )
+        row = _row(k, *pairs[k - 1], moments[k - 1])
+        gradient *= row["backward_factor"]
+        rows.append(row | {"gradient_second_moment": gradient})
     return Chain(tuple(reversed(rows)), float(q0), float(g0))
 
 

@@ -110,6 +110,17 @@ def _growth(p: Array) -> Array:
     return np.convolve(np.convolve(p, p), [-0.5, 0.0, 0.5])
 
 
+def _moments(
+    knots: Sequence[float], pieces: Sequence[Polynomial], slopes: Sequence[Polynomial]
+) -> dict[str, ClosedForm]:
+    return {
+        "mean": _moment(knots, pieces, lambda p: p),
+        "second_moment": _moment(knots, pieces, lambda p: np.convolve(p, p)),
+        "derivative_second_moment": _moment(knots, slopes, lambda p: np.convolve(p, p)),
+        "growth": _moment(knots, pieces, _growth),
+    }
+
+
 def piecewise(
     name: str,
     knots: Sequence[float],
@@ -138,12 +149,6 @@ def piecewise(
     pieces = tuple(tuple(float(c) for c in p) for p in pieces)
     slopes = differentiate(pieces)
     fn = evaluate_pieces(knots, pieces)
-    moments: dict[str, ClosedForm] = {
-        "mean": _moment(knots, pieces, lambda p: p),
-        "second_moment": _moment(knots, pieces, lambda p: np.convolve(p, p)),
-        "derivative_second_moment": _moment(knots, slopes, lambda p: np.convolve(p, p)),
-        "growth": _moment(knots, pieces, _growth),
-    }
     values = [
         (np.polyval(a[::-1], k), np.polyval(b[::-1], k)) for k, a, b in zip(knots, pieces, pieces[1:], strict=False)
     ]
@@ -155,7 +160,7 @@ def piecewise(
         kinks=tuple(float(k) for k in knots),
         jumps=tuple(float(k) for k, (a, b) in zip(knots, values, strict=True) if abs(a - b) > 1e-12),
         parameters=dict(parameters or {}),
-        closed_forms=moments | dict(closed_forms or {}),
+        closed_forms=_moments(knots, pieces, slopes) | dict(closed_forms or {}),
         closed_forms_take_mean=True,
         citation=citation,
         odd=bool(np.array_equal(fn(-probe), -fn(probe))),
