@@ -1,7 +1,8 @@
 """Caffe's weight fillers, exactly as Caffe computes them: from the blob's raw shape, whatever its layer.
 
-Caffe's fan_in is count / shape(0) and its fan_out count / shape(1). They ignore groups and stride, and since the blob
-of a Deconvolution, or of an InnerProduct with ``transpose: true``, is (in, out, …), they are swapped there. PyTorch stores those weights in the same order, so that the shape alone decides.
+Caffe's fan_in is count / shape(0) and its fan_out count / shape(1). They ignore groups and stride, and they are swapped
+for a Deconvolution, and for an InnerProduct with ``transpose: true``, whose blobs are (in, out, …). PyTorch stores
+those weights in the same order, so that the shape alone decides.
 
 Source: BVLC/caffe, include/caffe/filler.hpp and src/caffe/proto/caffe.proto (FillerParameter).
 """
@@ -125,7 +126,7 @@ class PositiveUnitball(Initializer):
 
 @dataclass(frozen=True)
 class Xavier(Initializer):
-    """Caffe's xavier filler: U(±√(3/n)), n = fan_in by default, which is LeCun's rule and not the paper's 2/(in+out)."""
+    """Caffe's xavier filler: U(±√(3/n)); its default n = fan_in is LeCun's rule, not the paper's 2/(in+out)."""
 
     variance_norm: str = "FAN_IN"
     name: str = field(default="caffe.xavier", init=False, repr=False)

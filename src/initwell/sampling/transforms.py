@@ -117,7 +117,8 @@ def normal_quantile(u: Array) -> Array:
 
 def _quantile(lower: Array, upper: Array) -> Array:
     """Return the quantile of ``lower``, given its complement ``upper`` too, which may be known more exactly."""
-    centred = lower - 0.5
+    # Their difference, not lower - 0.5: mirrored arguments then give exactly the mirrored number.
+    centred = 0.5 * (lower - upper)
     r = _SPLIT_SQUARED - centred * centred
     # A tail element passes through the middle's formula as well: dividing it all at once is faster than picking it out.
     np.maximum(r, 0.0, out=r)
