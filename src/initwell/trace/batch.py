@@ -75,10 +75,17 @@ def _takes(model: nn.Module, batch: Mapping[Any, Any]) -> bool:
     return set(batch) <= named
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the module that ``torch.compile`` wrapped, or the model itself: a compiled graph hides its ops."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
 def call_model(model: nn.Module, batch: Any) -> Any:
     """Call a model with a batch: a tensor, a tuple, a dict, or anything that its forward takes."""
-    args, kwargs = as_arguments(model, batch)
-    return model(*args, **kwargs)
+    inner = uncompiled(model)
+    args, kwargs = as_arguments(inner, batch)
+    return inner(*args, **kwargs)
 
 
 def check_batch(batch: Any, *, values: bool) -> None:

@@ -1,6 +1,7 @@
 """Context managers that leave a model, the random number generators and the backends exactly as they were."""
 
 import random
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -101,16 +102,17 @@ def random_kept(seed: int) -> Iterator[None]:
 
 @contextmanager
 def same_route(model: nn.Module) -> Iterator[None]:
-    """Take the route that meta and real tensors share: attention unfused, no fused encoder or recurrent kernels."""
+    """Take the route that meta and real tensors share: attention unfused, nothing fused or compiled."""
     fast = torch.backends.mha.get_fastpath_enabled()
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
     mkldnn = torch._C._get_mkldnn_enabled()
+    compiled = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
     torch.backends.mha.set_fastpath_enabled(False)
     # Not torch.backends.mkldnn.flags: it also touches TF32 and warns where that does not exist.
     torch._C._set_mkldnn_enabled(mkldnn and not recurrent)
     try:
-        with sdpa_kernel(SDPBackend.MATH), cudnn, torch.inference_mode(False), torch.enable_grad():
+        with sdpa_kernel(SDPBackend.MATH), cudnn, compiled, torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from initwell.errors import ArgumentError, ModelError
-from initwell.trace.batch import as_arguments, check_batch, map_tensors, tensors
+from initwell.trace.batch import as_arguments, check_batch, map_tensors, tensors, uncompiled
 from initwell.trace.failure import NeedsValuesError, forward_failure, where
 from initwell.trace.keep import model_kept, random_kept, same_route, written_back
 from initwell.trace.ledger import Ledger
@@ -83,6 +83,11 @@ def _check_model(model: nn.Module, *, real: bool) -> None:
             )
 
 
+def _normal(tensor: Tensor) -> Tensor:
+    # A tensor made in inference mode cannot take a gradient; its copy made outside can.
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
 class _Walk:
     """The state of one call of ``record``."""
 
@@ -110,7 +115,7 @@ class _Walk:
 
     def _own(self, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the model's arguments as copies: a model may write into its input, and its gradient is wanted."""
-        args, kwargs = as_arguments(self.model, batch)
+        args, kwargs = as_arguments(uncompiled(self.model), batch)
         args, kwargs = map_tensors(args, self._copy), map_tensors(kwargs, self._copy)
         for name, tensor in [*tensors(args, "input"), *tensors(kwargs, "input")]:
             self.inputs[name] = value = self.recorder.ledger.add(tensor, "input", name=name)
@@ -121,7 +126,7 @@ class _Walk:
         return args, kwargs
 
     def _copy(self, tensor: Tensor) -> Tensor:
-        leaf = torch.empty_like(tensor, device="meta") if self.meta else tensor.detach()
+        leaf = torch.empty_like(tensor, device="meta") if self.meta else _normal(tensor.detach())
         if leaf.is_floating_point():
             leaf.requires_grad_()
             self.leaves.append(leaf)
@@ -132,7 +137,7 @@ class _Walk:
         args, kwargs = self._own(batch)
         try:
             with self.scope.watching(), self.recorder:
-                output = self.model(*args, **kwargs)
+                output = uncompiled(self.model)(*args, **kwargs)
                 self.recorder.flush()
         except Exception as error:
             raise forward_failure(error, self.scope.paths, type(self.model).__name__) from error
