@@ -42,7 +42,7 @@ def test_each_packed_part_and_each_group_is_orthogonal_by_itself() -> None:
 
 def test_orthogonal_is_haar_distributed() -> None:
     # 4,000 matrices of O(6), seed 0: tr Q has mean 0 and variance 1, det is ±1 with equal chance. Five standard errors
-    # are 0.08, 0.12 and 0.04; QR without the sign correction has a mean trace of about −1.5 and always the same det.
+    # are 0.08, 0.12 and 0.04; QR without the sign correction has a mean trace of about −1.3 and always the same det.
     count, n = 4000, 6
     layout = Layout((count * n, n, 1), "conv", groups=count)
     q = fill(Orthogonal(layout), layout.shape, seed=0, name="haar").reshape(count, n, n).astype(np.float64)
