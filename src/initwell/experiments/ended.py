@@ -41,6 +41,18 @@ def call(function: Callable[..., Any], index: int, item: Any, shared: Any, note:
     return Ended(index, item, result, note=note)
 
 
+def call_here(function: Callable[..., Any], index: int, item: Any, shared: Any, note: str = "") -> Ended:
+    """Call it in this process with one torch thread, as the workers have, and give the threads back."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return call(function, index, item, shared, note)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def sendable(error: Exception) -> Exception:
     """Return the exception if it survives the trip between processes, else a JobError with its traceback."""
     text = "".join(traceback.format_exception(error))

@@ -1,13 +1,11 @@
 """Independent jobs, one spawned process a core with one torch thread each; results come as they end."""
 
 import os
-import pickle
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from initwell.errors import ArgumentError, UnknownNameError
-from initwell.experiments.ended import Ended, call
+from initwell.experiments.ended import Ended, call_here
 from initwell.experiments.pool import Pool
 
 Result = TypeVar("Result")
@@ -60,9 +58,6 @@ def run_jobs(
         return run_on_ray(function, items, shared=shared, workers=workers)
     if pool is None and (workers or cores()) == 1:
         return run_here(function, items, shared=shared, note="")
-    if trouble := _unsendable(function, shared):
-        note = f"ran in one process, one after another: {trouble}. Define it at the top of a module."
-        return run_here(function, items, shared=shared, note=note)
     return _run_on(pool, workers or cores(), function, items, shared)
 
 
@@ -103,9 +98,7 @@ def run_all(
 def run_here(function: Callable[..., Any], items: Iterable[Any], *, shared: Any, note: str) -> Iterator[Ended]:
     """Run every item in this process, with one torch thread as the workers have."""
     for index, item in enumerate(items):
-        with _one_thread():
-            ended = call(function, index, item, shared, note)
-        yield ended
+        yield call_here(function, index, item, shared, note)
 
 
 def _run_on(
@@ -116,32 +109,3 @@ def _run_on(
         return
     with Pool(workers) as fresh:
         yield from fresh.run(function, items, shared)
-
-
-def _unsendable(function: Callable[..., Any], shared: Any) -> str:
-    for what, value in (("the function", function), ("what is shared", shared)):
-        try:
-            if what == "the function" or not _is_data(value):
-                pickle.dumps(value)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            return f"{what} cannot be sent to another process ({error})"
-    return ""
-
-
-def _is_data(value: Any) -> bool:
-    # Tensors and arrays always can be sent; trying would cost a copy of the whole data set.
-    from initwell.experiments.preparation import Prepared
-
-    return value is None or isinstance(value, Prepared)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -13,10 +13,11 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from initwell.errors import ArgumentError
-from initwell.experiments.ended import Ended, JobError, call, sendable
+from initwell.experiments.ended import Ended, JobError, call, call_here, sendable
 
 _NESTED = 93
 _READY = b"ready"
+_PATIENCE = 10.0
 
 
 @dataclass
@@ -55,18 +56,11 @@ class Pool:
         self.close()
 
     def close(self) -> None:
-        """End the processes: idle ones when they see that nobody writes to them, busy ones at once."""
+        """End the processes; they keep nothing, so at once."""
         for worker in self._workers:
-            if worker.job is not None:
-                worker.process.terminate()
-            worker.connection.close()
-        for worker in self._workers:
-            worker.process.join(5)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-            worker.process.close()
-        self._workers = []
+            worker.process.terminate()
+        for worker in list(self._workers):
+            self._drop(worker)
 
     def run(self, function: Callable[..., Any], items: Iterable[Any], shared: Any = None) -> Iterator[Ended]:
         """Run the function on every item and yield each as it ends; see ``jobs.run_jobs``."""
@@ -86,41 +80,42 @@ class Pool:
         finally:
             # Left early (an interrupt, a caller that stopped listening): what still works on this must not linger.
             for worker in [w for w in self._workers if w.job is not None]:
+                worker.process.terminate()
                 self._drop(worker)
 
     def _assign(
         self, session: "_Session", queue: Iterator[tuple[int, Any]], again: deque[tuple[int, Any]]
     ) -> Iterator[Ended]:
         while True:
-            idle = next((w for w in self._workers if w.job is None), None)
-            if idle is None and len(self._workers) >= self._size and not session.here:
+            full = len(self._workers) == self._size and all(w.job is not None for w in self._workers)
+            if full and not session.here:
                 return
             job = again.popleft() if again else next(queue, None)
             if job is None:
                 return
             payload = None if session.here else session.pack(*job)
             if payload is None:
-                yield call(session.function, *job, session.shared, session.here or session.unsendable)
+                index, item = job
+                yield call_here(session.function, index, item, session.shared, session.here or session.unsendable)
                 continue
-            if idle is None:
-                idle = self._start()
+            while len(self._workers) < self._size:
+                self._start()  # all together: each takes seconds to import torch
+            idle = next(w for w in self._workers if w.job is None)
             self._send(idle, session, job, payload)
 
-    def _start(self) -> _Worker:
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs,), daemon=True)
         process.start()
         theirs.close()
-        worker = _Worker(process, ours)
-        self._workers.append(worker)
-        return worker
+        self._workers.append(_Worker(process, ours))
 
     def _send(self, worker: _Worker, session: "_Session", job: tuple[int, Any], payload: bytes) -> None:
         worker.job = job
         try:
             if worker.holds != session.number:
-                worker.connection.send_bytes(session.packed_shared())
+                worker.connection.send_bytes(session.packed_shared)
                 worker.holds = session.number
             worker.connection.send_bytes(payload)
         except OSError:
@@ -145,7 +140,7 @@ class Pool:
         worker.job = None
         kind, value = pickle.loads(message)  # from our own child process
         if kind == "unloadable":
-            session.here = f"ran in one process, one after another: {value}. Define it in a module of its own."
+            session.here = f"Run in one process, one after another: {value}. Define it in a module of its own."
             again.append((index, item))
             return None
         return Ended(index, item, result=value) if kind == "result" else Ended(index, item, error=value)
@@ -153,9 +148,7 @@ class Pool:
     def _drop(self, worker: _Worker) -> int | None:
         self._workers.remove(worker)
         worker.connection.close()
-        if worker.ready:
-            worker.process.terminate()
-        worker.process.join(5)
+        worker.process.join(_PATIENCE)
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
@@ -171,18 +164,21 @@ class _Session:
         self.function, self.shared, self.number = function, shared, number
         self.here = ""  # why the rest must run in this process
         self.unsendable = ""
-        self._packed: bytes | None = None
-
-    def packed_shared(self) -> bytes:
-        if self._packed is None:
-            self._packed = b"S" + pickle.dumps(self.shared, protocol=5)
-        return self._packed
+        self.packed_shared = b""
+        try:
+            pickle.dumps(function)
+            self.packed_shared = b"S" + pickle.dumps(shared, protocol=5)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            self.here = (
+                f"Run in one process, one after another: it cannot be sent to another ({error}). "
+                "Define functions at the top of a module to use all cores."
+            )
 
     def pack(self, index: int, item: Any) -> bytes | None:
         try:
             return b"J" + pickle.dumps((self.function, index, item), protocol=5)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            self.unsendable = f"ran in this process: it cannot be sent to another ({error})."
+            self.unsendable = f"Run in this process: it cannot be sent to another ({error})."
             return None
 
 
@@ -196,10 +192,10 @@ def _stop_if_nested() -> None:
 def _why_no_start(code: int | None) -> str:
     if code == _NESTED:
         return (
-            "ran in one process, one after another: the script starts work while it is imported. "
+            "Run in one process, one after another: the script starts work while it is imported. "
             'Put its last part under `if __name__ == "__main__":` to use all cores.'
         )
-    return f"ran in one process, one after another: no worker process could be started (exit code {code})."
+    return f"Run in one process, one after another: no worker process could be started (exit code {code})."
 
 
 def _serve(connection: Connection) -> None:
