@@ -109,7 +109,9 @@ class ByValue(Functional):
 
 
 def test_a_forward_that_looks_at_numbers_is_run_once() -> None:
-    assert "for tanh" in row(ByValue(F.relu), "a.weight", example=torch.zeros(2, 6))[1]
+    made = plan(ByValue(F.relu), "kaiming", example=torch.zeros(2, 6))
+    assert "for tanh" in made.rows[0].reason
+    assert any("was run once" in note for note in made.notes)
 
 
 def test_a_residual_branch_is_followed_to_its_own_activation() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from initwell.apply.following import Found, activation_of, follow, inside, paths_of
-from initwell.apply.sites import Site
+from initwell.apply.following import Found, activation_of, follow, inside
+from initwell.apply.sites import Site, modules_of
 from initwell.errors import ArgumentError, InitwellError
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
@@ -21,6 +21,7 @@ from initwell.trace.trace import Trace
 _ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     "leaky_relu": {"negative_slope": "slope"},
     "rrelu": {"lower": "lower", "upper": "upper"},
+    "celu": {"alpha": "alpha"},
     "hardtanh": {"min_val": "low", "max_val": "high"},
     "softplus": {"beta": "beta"},
     "softshrink": {"lambd": "threshold"},
@@ -42,11 +43,12 @@ class Finder:
             given: what the caller says follows every layer; None to find out.
         """
         self._given = None if given is None else activation(given)
-        self._paths = paths_of(model)
         self._modules = dict(model.named_modules())
-        self._trace = None
+        self._paths = {id(module): path for path, (*_, module) in modules_of(model)}
+        self._trace: Trace | None = None
+        self.notes: tuple[str, ...] = ()
         if example is not None and self._given is None:
-            self._trace = _record(model, example)
+            self._trace, self.notes = _record(model, example)
         self._names = {id(p): name for name, p in model.named_parameters(remove_duplicate=False)}
         self._default = self._sole(model)
 
@@ -74,15 +76,13 @@ class Finder:
             return Found(None, "not used in the forward of the example")
         bent = [f for f in found if f.kind in ("activation", "module")]
         if not bent:
-            return Found(None, _without(found[0]))
+            return Found(None, self._without(found[0]))
         first = self._recognized(bent[0])
         if first is None:
-            return Found(
-                None, f"{bent[0].op_name} at {bent[0].path or 'the top'} follows, which initwell has no gain for"
-            )
+            return Found(None, f"{self._op(bent[0])} follows, which initwell has no gain for")
         others = len({(f.kind, f.op_name, f.path) for f in found}) - 1
         several = f"; its other uses end in {others} other places" if others else ""
-        return Found(first, _through(bent[0]) + several)
+        return Found(first, self._through(bent[0]) + several)
 
     def _recognized(self, found: Following) -> Activation | None:
         module = self._modules.get(found.path)
@@ -94,15 +94,29 @@ class Finder:
         except InitwellError:
             return None
 
+    def _op(self, found: Following) -> str:
+        path = self._paths[id(self._modules[found.path])] if found.path in self._modules else found.path
+        return f"{found.op_name.removeprefix('aten.')} {f'at {path}' if path else 'in the forward of the model itself'}"
 
-def _record(model: nn.Module, example: Any) -> Trace:
+    def _through(self, found: Following) -> str:
+        passed = [op.removeprefix("aten.") for op in found.through if op not in VIEWS]
+        return f"traced to {self._op(found)}" + (f", through {', '.join(passed)}" if passed else "")
+
+    def _without(self, found: Following) -> str:
+        if found.kind == "output":
+            return "no activation follows: it is the output"
+        return f"no activation follows before {self._op(found)}"
+
+
+def _record(model: nn.Module, example: Any) -> tuple[Trace, tuple[str, ...]]:
     try:
-        return record(model, example, backward=False)
+        return record(model, example, backward=False), ()
     except NeedsValuesError:
         # The route depends on the numbers: run them, unless there are none.
         if any(p.is_meta for p in model.parameters()):
             raise
-        return record(model, example, backward=False, device="real")
+        note = "The forward looks at numbers, so it was run once on the example to see what follows each layer."
+        return record(model, example, backward=False, device="real"), (note,)
 
 
 def _from_op(found: Following) -> Activation:
@@ -128,19 +142,3 @@ def _from_elu(arguments: Mapping[str, Any]) -> Activation:
     if rate == 1 and math.isclose(alpha, 1.6732632423543772) and math.isclose(scale, 1.0507009873554805):
         return activation("selu")
     raise ArgumentError("activation", f"elu with {dict(arguments)}", "Give activation= what it is.")
-
-
-def _op(found: Following) -> str:
-    place = f"at {found.path}" if found.path else "in the model's own forward"
-    return f"{found.op_name.removeprefix('aten.')} {place}"
-
-
-def _through(found: Following) -> str:
-    passed = [op.removeprefix("aten.") for op in found.through if op not in VIEWS]
-    return f"traced to {_op(found)}" + (f", through {', '.join(passed)}" if passed else "")
-
-
-def _without(found: Following) -> str:
-    if found.kind == "output":
-        return "no activation follows: it is the output"
-    return f"no activation follows before {_op(found)}"

@@ -74,11 +74,6 @@ def activation_of(module: nn.Module) -> Activation | None:
         return None
 
 
-def paths_of(model: nn.Module) -> Mapping[int, str]:
-    """Map the id of each module to its path, for the words of a reason."""
-    return {id(module): path for path, module in model.named_modules()}
-
-
 def inside(site: Site) -> Found | None:
     """Tell what follows within the layer's own module, or within a block of PyTorch's that contains it.
 
@@ -110,7 +105,7 @@ def follow(site: Site, paths: Mapping[int, str]) -> Found | None:
 
     Args:
         site: a weight in its place.
-        paths: from ``paths_of``.
+        paths: id of a module → its path, for the words.
 
     Returns:
         What follows; None where the modules do not tell, since some ``forward`` of its own decides.

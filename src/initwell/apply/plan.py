@@ -35,7 +35,7 @@ def plan(
         scheme: a name, a scheme such as ``Kaiming(slope=0.25)``, or any initializer.
         example: a batch; with it the activation behind each layer is followed through the model's own forward, on
             meta tensors. Without it the modules tell as far as they can.
-        seed: of the weights, 0 or more.
+        seed: of the weights, from 0 to 2**64 - 1.
         activation: what follows every layer, instead of what is found; "linear" for none.
         rules: module-path pattern, parameter-name pattern or module type → another scheme, or None to leave that
             alone; the first that matches holds. A pattern for a module holds for the modules within it.
@@ -71,9 +71,9 @@ def plan(
 
 
 def check_seed(seed: object) -> None:
-    """Refuse a seed that is not a whole number of 0 or more."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ArgumentError("seed", repr(seed), "Give a whole number of 0 or more.")
+    """Refuse a seed that is not a whole number of 64 bits."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise ArgumentError("seed", repr(seed), "Give a whole number from 0 to 2**64 - 1.")
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _norm_row(site: Site) -> PlanRow:
 
 
 def _notes(rows: Sequence[PlanRow], finder: Finder | None, activation: object) -> tuple[str, ...]:
-    notes = []
+    notes = [] if finder is None else list(finder.notes)
     if activation is not None and finder is None:
         notes.append("activation= was not needed: this scheme does not depend on what follows a layer.")
     left = [row.parameter for row in rows if not row.written]

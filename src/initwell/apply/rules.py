@@ -36,7 +36,7 @@ class Rule:
         """Whether it holds for a parameter: its own module, or any module around that, matches."""
         if isinstance(self.pattern, type):
             return any(isinstance(module, self.pattern) for module in site.chain)
-        return self.names(site) or any(fnmatchcase(path, self.pattern) for path in _paths(site))
+        return any(fnmatchcase(name, self.pattern) for name in (*_paths(site), site.parameter, *site.tied_to))
 
     def names(self, site: Site) -> bool:
         """Whether the pattern names the parameter itself, as "*.bias" does and "head.*" does not."""

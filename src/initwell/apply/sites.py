@@ -99,7 +99,7 @@ def sites_of(model: nn.Module) -> tuple[Site, ...]:
     if not isinstance(model, nn.Module):
         raise ArgumentError("model", f"{type(model).__name__}", "Hand in a torch.nn.Module.")
     groups: dict[Any, list[Site]] = {}
-    for path, chain in _modules(model, "", ()):
+    for path, chain in modules_of(model):
         for site in _own(path, chain):
             groups.setdefault(_identity(site.tensor), []).append(site)
     if not groups:
@@ -108,14 +108,26 @@ def sites_of(model: nn.Module) -> tuple[Site, ...]:
     return tuple(_united(group) for group in groups.values())
 
 
-def _modules(module: nn.Module, path: str, above: tuple[nn.Module, ...]) -> Iterator[tuple[str, tuple[nn.Module, ...]]]:
+def modules_of(
+    module: nn.Module, path: str = "", above: tuple[nn.Module, ...] = ()
+) -> Iterator[tuple[str, tuple[nn.Module, ...]]]:
+    """Yield every module with its path, leaving out the segments that wrappers put in.
+
+    Args:
+        module: where to begin.
+        path: the path of that.
+        above: the modules around that, outermost first.
+
+    Yields:
+        The path, and the modules from the outermost down to the one at that path.
+    """
     chain = (*above, module)
     yield path, chain
     for name, child in module._modules.items():
         if child is None or any(child is m for m in chain):
             continue
         wrapped = name in _WRAPPED_AS or (name == "module" and isinstance(module, _WRAPPERS))
-        yield from _modules(child, path if wrapped else _join(path, name), chain)
+        yield from modules_of(child, path if wrapped else _join(path, name), chain)
 
 
 def _join(path: str, name: str) -> str:
