@@ -172,3 +172,21 @@ def test_the_model_is_left_as_it_was_by_tracing() -> None:
     assert model.training and torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+
+
+class Swish(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.7 * x)
+
+
+def test_a_module_of_the_users_own_is_recognized_when_it_is_traced() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), Swish(), nn.Linear(8, 3))
+    found, reason = row(model, "0.weight", example=torch.zeros(2, 6))
+    assert found == pytest.approx(gain(lambda x: x * torch.sigmoid(1.7 * x)).forward)
+    assert "for Swish" in reason and "at 1" in reason
+    assert "assumed" in row(model, "0.weight")[1], "without an example it is not run, so not known"
+
+
+def test_a_gate_counts_by_its_own_gain() -> None:
+    found, reason = row(nn.Sequential(nn.Linear(6, 8), nn.GLU(), nn.Linear(4, 3)), "0.weight")
+    assert found == pytest.approx(gain("glu").forward) and "for glu" in reason
