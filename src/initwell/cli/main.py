@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from initwell._version import __version__
-from initwell.cli import gain, models, reproduce
+from initwell.cli import compare, demo, gain, models, reproduce
 from initwell.cli.output import Output
 from initwell.errors import InitwellError
 
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"initwell {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (gain, models, reproduce):
+    for module in (gain, models, compare, reproduce, demo):
         module.add(commands)
     return top
 

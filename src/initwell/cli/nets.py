@@ -25,6 +25,11 @@ class Builder:
     name: str
     extra: tuple[tuple[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Go by the name of the model wherever a function would go by its own."""
+        options = ",".join(f"{key}={value}" for key, value in self.extra)
+        object.__setattr__(self, "__qualname__", f"{self.name}:{options}" if options else self.name)
+
     def __call__(self, shape: tuple[int, ...] = (), classes: int = 0) -> "nn.Module":
         """Build the model for inputs of ``shape`` (C, H, W) and ``classes`` classes, where it asks for them.
 
@@ -43,8 +48,8 @@ class Builder:
         library, _, rest = self.name.partition(":")
         if library == "zoo":
             return _zoo(rest, shape, classes, dict(self.extra))
-        if library in _LIBRARIES and rest:
-            return _guarded(self.name, lambda: _LIBRARIES[library](rest, **dict(self.extra)))
+        if library in LIBRARIES and rest:
+            return _guarded(self.name, lambda: LIBRARIES[library](rest, **dict(self.extra)))
         if not is_callable_name(self.name):
             raise ArgumentError("model", repr(self.name), HOW)
         made = load_callable(self.name, "model")
@@ -57,7 +62,6 @@ def _wanted(made: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
         parameters = inspect.signature(made).parameters
     except (TypeError, ValueError):
         return {}
-    # An nn.Module that the file built already is used by calling nothing: see _guarded.
     return {k: v for k, v in given.items() if k in parameters and v not in ((), 0)}
 
 
@@ -122,4 +126,4 @@ def _hf(name: str, **extra: Any) -> Any:
     return transformers.AutoModel.from_config(config)
 
 
-_LIBRARIES: dict[str, Callable[..., Any]] = {"timm": _timm, "torchvision": _torchvision, "hf": _hf}
+LIBRARIES: dict[str, Callable[..., Any]] = {"timm": _timm, "torchvision": _torchvision, "hf": _hf}

@@ -6,6 +6,7 @@ chart whose labels differ only in 'theory' and 'measured' share a colour, so a l
 
 import io
 import itertools
+import math
 import re
 import textwrap
 import warnings
@@ -204,12 +205,20 @@ def _draw_bars(
 ) -> Any:
     if len(x) == 1:
         return axes.bar(x, y, width=0.8, color=colour, alpha=0.85)
-    edges = [x[0] - (x[1] - x[0]) / 2, *((a + b) / 2 for a, b in itertools.pairwise(x)), x[-1] + (x[-1] - x[-2]) / 2]
+    edges = _edges(x, log=panel.x_log)
     baseline = axes.get_ylim()[0] if panel.y_log else 0.0
     if not crowded:
         return axes.stairs(y, edges, baseline=baseline, fill=True, color=colour, alpha=0.85)
     axes.stairs(y, edges, baseline=baseline, fill=True, color=colour, alpha=0.12)
     return axes.stairs(y, edges, baseline=None, color=colour, linewidth=1.6)
+
+
+def _edges(centres: Sequence[float], *, log: bool) -> list[float]:
+    """Return the edges of bins between their centres, halfway on the axis as it is drawn."""
+    if log:
+        return [10.0**edge for edge in _edges([math.log10(c) for c in centres], log=False)]
+    inner = [(a + b) / 2 for a, b in itertools.pairwise(centres)]
+    return [2 * centres[0] - inner[0], *inner, 2 * centres[-1] - inner[-1]]
 
 
 def _legend_entries(handles: dict[str, Any]) -> dict[str, Any]:
