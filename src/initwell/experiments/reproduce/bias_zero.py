@@ -1,0 +1,154 @@
+"""Zero bias against small constants, with ReLU."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from initwell.apply.write import init_
+from initwell.charts import Chart, Panel, Series
+from initwell.experiments.data import load
+from initwell.experiments.preparation import Prepared, prepared
+from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.evidence import over_seeds, verdict_of
+from initwell.experiments.statistics import Verdict
+from initwell.experiments.train import TrainConfig, train
+from initwell.experiments.zoo import build
+from initwell.initializers.basic import constant
+
+CONSTANTS = (0.0, 0.01, 0.1)
+NETWORKS: Mapping[str, Mapping[str, Any]] = {
+    "mlp": {"depth": 4, "width": 128, "activation": "relu"},
+    "small_cnn": {"activation": "relu"},
+}
+RATES = (0.02, 0.1)
+# Less than half a point of accuracy is no improvement that anybody would change a default for.
+MATTERS = 0.005
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run."""
+
+    network: str
+    bias: float
+    rate: float
+    seed: int
+    epochs: int
+    data: str | None
+
+
+def network(job: Job, data: Prepared) -> nn.Module:
+    """Build one network with Kaiming weights and every hidden bias at the job's constant."""
+    model = build(job.network, data.shape, data.classes, **NETWORKS[job.network])
+    hidden = [n for n, _ in model.named_parameters() if n.endswith(".bias") and not n.startswith("output")]
+    rules: dict[str | type[nn.Module], object] = {name: constant(job.bias) for name in hidden}
+    init_(model, "kaiming", seed=job.seed, example=data.train_x[:2], rules=rules)
+    return model
+
+
+def accuracy(job: Job) -> float:
+    """Train once and return the test accuracy; a run that diverged counts as guessing."""
+    data = prepared(load(job.data or "mnist-5k"), "standardize")
+    config = TrainConfig(epochs=job.epochs, batch_size=50, learning_rate=job.rate, seed=job.seed)
+    result = train(network(job, data), data, config)
+    return result.test_accuracy[-1] if result.status == "done" else 1.0 / data.classes
+
+
+def evidence(found: Mapping[Job, float]) -> list[dict[str, Any]]:
+    """Make one row a network and constant, at its best rate, and the paired gains over zero."""
+    rows: list[dict[str, Any]] = []
+    for network in dict.fromkeys(j.network for j in found):
+        at_best = {b: _at_best_rate(found, network, b) for b in dict.fromkeys(j.bias for j in found)}
+        for bias, (rate, its) in at_best.items():
+            row = {"what": "test accuracy", "network": network, "bias": bias, "learning_rate": rate}
+            rows.append({**row, **over_seeds(its), "seeds": len(its)})
+        zero = at_best[0.0][1]
+        for bias, (_, its) in at_best.items():
+            if bias:
+                gain = [a - b for a, b in zip(its, zero, strict=True)]
+                row = {"what": "gain over zero", "network": network, "bias": bias}
+                rows.append({**row, **over_seeds(gain), "seeds": len(gain)})
+    return rows
+
+
+def _at_best_rate(found: Mapping[Job, float], network: str, bias: float) -> tuple[float, list[float]]:
+    by_rate: dict[float, list[float]] = {}
+    for job, value in found.items():
+        if (job.network, job.bias) == (network, bias):
+            by_rate.setdefault(job.rate, []).append(value)
+    best = max(by_rate, key=lambda rate: sum(by_rate[rate]) / len(by_rate[rate]))
+    return best, by_rate[best]
+
+
+def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
+    """Give the verdict on "no constant is better than zero": refuted where every one is, by more than ``MATTERS``."""
+    gains = [r for r in rows if r["what"] == "gain over zero"]
+    return verdict_of(["holds" if r["high"] < MATTERS else "fails" if r["low"] > MATTERS else "open" for r in gains])
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in words what the numbers say."""
+    parts = []
+    for network in dict.fromkeys(r["network"] for r in rows):
+        zero = next(r for r in rows if r["network"] == network and r["what"] == "test accuracy" and r["bias"] == 0)
+        gains = "; ".join(
+            f"{r['bias']:g}: {100 * r['value']:+.2f} points (95 % interval {100 * r['low']:+.2f} to "
+            f"{100 * r['high']:+.2f})"
+            for r in rows
+            if r["network"] == network and r["what"] == "gain over zero"
+        )
+        parts.append(f"{network} with zero biases: {zero['value']:.1%} right; with a constant of {gains}.")
+    parts.append(f"A gain counts from {100 * MATTERS:g} points.")
+    return " ".join(parts)
+
+
+def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    panels = []
+    for network in dict.fromkeys(r["network"] for r in rows):
+        its = [r for r in rows if r["network"] == network and r["what"] == "gain over zero"]
+        gain = Series(
+            "gain over zero bias",
+            tuple(r["bias"] for r in its),
+            tuple(100 * r["value"] for r in its),
+            tuple(100 * r["low"] for r in its),
+            tuple(100 * r["high"] for r in its),
+            "points",
+        )
+        nothing = Series("no difference", (min(gain.x), max(gain.x)), (0.0, 0.0), style="dashed")
+        panels.append(Panel(network, "initial bias", "points of test accuracy", (gain, nothing), x_log=True))
+    caption = "Paired by seed, each at its best learning rate; bars are 95 % intervals."
+    return Chart("bias-zero", "What a small constant bias gains", caption, tuple(panels))
+
+
+def run(settings: Settings) -> Outcome:
+    """Train both networks under each constant."""
+    seeds, epochs = range(max(settings.seeds, 5)), 3 if settings.quick else 20
+    jobs = [
+        Job(network, bias, rate, seed, epochs, settings.data)
+        for network in NETWORKS
+        for bias in CONSTANTS
+        for rate in RATES
+        for seed in seeds
+    ]
+    found = dict(zip(jobs, settings.map(accuracy, jobs), strict=True))
+    rows = evidence(found)
+    return Outcome(
+        name=CLAIM.name,
+        claim=CLAIM.claim,
+        verdict=judge(rows),
+        statement=statement(rows),
+        rows=tuple(rows),
+        charts=(_chart(rows),),
+        conditions={"seeds": len(seeds), "epochs": epochs, "rates": ", ".join(f"{r:g}" for r in RATES)},
+    )
+
+
+CLAIM = Claim(
+    name="bias-zero",
+    title="Zero biases do as well as small constants",
+    claim="With ReLU, a small constant bias at the start gives no consistent improvement over zero.",
+    source="Stanford CS231n notes, 'Initializing the biases'",
+    run=run,
+)
