@@ -47,14 +47,17 @@ class Network:
         if isinstance(build, nn.Module) or not callable(build):
             cure = "Give a name of the zoo, or a function that returns a new model whenever it is called."
             raise ArgumentError("build", type(build).__name__, cure)
-        parameters = inspect.signature(build).parameters.values()
+        name = getattr(build, "__qualname__", type(build).__qualname__)
+        try:
+            parameters = inspect.signature(build).parameters.values()
+        except ValueError:  # a built-in that tells nothing of its arguments
+            return cls(name, build, None)
         wide = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         positional = [
             p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY and p.default is p.empty
         ]
         if positional:
             raise ArgumentError("build", f"a function of {positional}", "Let it take its arguments by keyword.")
-        name = getattr(build, "__qualname__", type(build).__qualname__)
         return cls(name, build, None if wide else tuple(p.name for p in parameters))
 
     def check_options(self, options: Sequence[str]) -> None:

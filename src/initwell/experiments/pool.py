@@ -6,7 +6,7 @@ import os
 import pickle
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -62,7 +62,7 @@ class Pool:
         for worker in list(self._workers):
             self._drop(worker)
 
-    def run(self, function: Callable[..., Any], items: Iterable[Any], shared: Any = None) -> Iterator[Ended]:
+    def run(self, function: Callable[..., Any], items: Iterable[Any], shared: Any = None) -> Generator[Ended]:
         """Run the function on every item and yield each as it ends; see ``jobs.run_jobs``."""
         session = _Session(function, shared, next(self._shares))
         queue = enumerate(items)

@@ -240,7 +240,7 @@ class _Run:
             first, right, seen = len(self.losses), 0, 0
             for index in self._batches():
                 loss, hits = self._step(epoch, index)
-                if trouble := self._trouble("loss", loss, len(self.losses)):
+                if trouble := self._trouble("loss", loss, len(self.losses) - 1):
                     return trouble
                 right, seen = right + hits, seen + len(index)
             losses = self.losses[first:]
