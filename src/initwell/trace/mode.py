@@ -45,6 +45,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # PyTorch wraps a mode in a guard against the compiler, and the guard imports the whole compiler, seconds of it,
+        # at the first op. Compiled models are unwrapped before the walk, so there is nothing to guard against.
+        return False
+
     def __init__(self, ledger: Ledger, scope: Scope, *, meta: bool, observer: Observer | None = None) -> None:
         """Record into ``ledger``; ``meta`` says that real tensors met on the way are to be replaced by meta ones."""
         super().__init__()  # type: ignore[no-untyped-call]
