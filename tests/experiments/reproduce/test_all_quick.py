@@ -1,0 +1,43 @@
+"""Every claim, by the command a user types: a verdict, evidence with intervals that hold their estimates, figures."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from initwell.cli.main import main
+from initwell.experiments.reproduce.catalogue import claims
+
+NAMES = {
+    *("variance-rules", "zero-init", "small-random", "calibrated", "cifar-mlp", "as-written", "relu-gaussian"),
+    *("relu-amplitude", "linear-tanh", "compromise", "xavier-vs-kaiming", "dead-relu", "half-active", "prelu-slopes"),
+    *("input-whitening", "batch-norm", "sparse", "bias-zero", "l1-is-std"),
+}
+
+
+def test_the_catalogue_holds_the_nineteen_claims() -> None:
+    assert NAMES <= {claim.name for claim in claims()}
+
+
+def check(outcome: dict[str, object], folder: Path) -> None:
+    assert outcome["verdict"] in ("confirmed", "refuted", "depends")
+    assert len(str(outcome["statement"])) > 40
+    assert isinstance(outcome["rows"], list) and outcome["rows"]
+    with_intervals = [row for row in outcome["rows"] if "low" in row and "value" in row]
+    assert with_intervals, "no row has an interval"
+    for row in with_intervals:
+        low, value, high = (float(row[key]) for key in ("low", "value", "high"))
+        assert math.isnan(value) or low <= value <= high, row
+    assert isinstance(outcome["charts"], list) and outcome["charts"]
+    assert len(list(folder.glob("*.png"))) == len(outcome["charts"])
+
+
+@pytest.mark.slow
+def test_every_claim_gets_its_verdict(tmp_path: Path) -> None:
+    assert main(["reproduce", "--all", "--quick", "--out", str(tmp_path)]) == 0
+    for name in NAMES:
+        folder = tmp_path / name
+        check(json.loads((folder / "outcome.json").read_text(encoding="utf-8")), folder)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert all(name in page for name in NAMES)
