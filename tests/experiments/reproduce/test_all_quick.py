@@ -17,7 +17,7 @@ NAMES = {
 
 
 def test_the_catalogue_holds_the_nineteen_claims() -> None:
-    assert NAMES <= {claim.name for claim in claims()}
+    assert {claim.name for claim in claims()} >= NAMES
 
 
 def check(outcome: dict[str, object], folder: Path) -> None:
