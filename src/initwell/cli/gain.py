@@ -38,9 +38,10 @@ def run(options: argparse.Namespace, output: Output) -> int:
     wanted = list(activation_names()) if options.all else options.activation
     if not wanted:
         raise ArgumentError("activation", "nothing", "Name at least one, such as gelu, or give --all.")
+    known = set(activation_names())
     found = []
     for text in wanted:
-        if is_callable_name(text):
+        if is_callable_name(text) and text.partition(":")[0] not in known:
             found.append(gain(load_callable(text, "activation"), q=options.q))
         else:
             name, parameters = split_name(text)

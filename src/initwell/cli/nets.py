@@ -89,24 +89,26 @@ def _zoo(text: str, shape: tuple[int, ...], classes: int, extra: dict[str, Any])
         raise ArgumentError("model", repr(f"zoo:{text}"), f"It does not take these options: {error}.") from error
 
 
-def _library(name: str, package: str) -> Any:
+def _library(name: str) -> Any:
+    package = name.partition(".")[0]
     try:
-        return import_module(name)
+        import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != name.partition(".")[0]:
+        if error.name != package:
             raise
         raise ArgumentError("model", package, f"{package} is not installed: pip install {package}") from error
+    return import_module(name)
 
 
 def _timm(name: str, **extra: Any) -> Any:
-    timm = _library("timm", "timm")
+    timm = _library("timm")
     if name not in timm.list_models():
         raise UnknownNameError.among("model", name, timm.list_models())
     return timm.create_model(name, pretrained=False, **extra)
 
 
 def _torchvision(name: str, **extra: Any) -> Any:
-    models = _library("torchvision.models", "torchvision")
+    models = _library("torchvision.models")
     if name not in models.list_models():
         raise UnknownNameError.among("model", name, models.list_models())
     return models.get_model(name, weights=None, **extra)
@@ -116,7 +118,7 @@ def _hf(name: str, **extra: Any) -> Any:
     # Built from a configuration: a model type such as gpt2, or a folder with a config.json. Nothing is downloaded.
     from pathlib import Path
 
-    transformers = _library("transformers", "transformers")
+    transformers = _library("transformers")
     if Path(name).is_dir():
         config = transformers.AutoConfig.from_pretrained(name, local_files_only=True, **extra)
     elif name in transformers.CONFIG_MAPPING:

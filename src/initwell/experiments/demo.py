@@ -194,7 +194,8 @@ def _one(
     best = {entry.scheme: entry for entry in comparison.best()[0]}
     rows = tuple(_row(scheme, *runs[scheme], best[scheme]) for scheme in SCHEMES)
     verdicts = tuple(_sentence(row) for row in rows)
-    return NetResult(net, rows, verdicts, comparison, (*_charts(look, runs), *_renamed(comparison.charts(), net)))
+    charts = (*_charts(look, runs), _curves(comparison, net))
+    return NetResult(net, rows, verdicts, comparison, tuple(chart for chart in charts if chart))
 
 
 def _measure(look: _Look, job: tuple[str, int]) -> Travel:
@@ -204,17 +205,25 @@ def _measure(look: _Look, job: tuple[str, int]) -> Travel:
 
 def _charts(look: _Look, runs: Mapping[str, tuple[Travel, Sequence[Travel]]]) -> list[Chart]:
     net = look.net
-    charts = [travel_chart(f"travel-{net.name}", f"Signal and gradient through {net.title}", runs)]
+    padded = any(name.startswith("conv") for name in net.looked_at)
+    remark = "The formula knows no borders: zeros beyond them make the measured sizes smaller." if padded else ""
+    charts = [travel_chart(f"travel-{net.name}", f"Signal and gradient through {net.title}", runs, remark)]
     for direction, what in zip(DIRECTIONS, ("Signal", "Gradient"), strict=True):
         name, title = f"histogram-{direction}-{net.name}", f"{what} by layer in {net.title}"
         charts.append(histogram_chart(name, title, look.build, SCHEMES, look.batch, net.looked_at, direction))
     return charts
 
 
-def _renamed(charts: Sequence[Chart], net: Net) -> list[Chart]:
-    # Two comparisons share one folder: their curves must not share a file. A panel that nothing is left for goes.
-    kept = [replace(c, name=f"{c.name}-{net.name}", panels=tuple(p for p in c.panels if p.series)) for c in charts]
-    return [chart for chart in kept if chart.panels]
+def _curves(comparison: Comparison, net: Net) -> Chart | None:
+    # The same order of schemes as in the other charts gives each the same colour; the name tells the two nets' files.
+    chart = comparison.charts()[0]
+    panels = tuple(
+        replace(panel, series=tuple(s for scheme in SCHEMES for s in panel.series if s.label.startswith(f"{scheme} (")))
+        for panel in chart.panels
+    )
+    drawn = tuple(panel for panel in panels if panel.series)
+    title = f"Training {net.title}"
+    return replace(chart, name=f"curves-{net.name}", title=title, panels=drawn) if drawn else None
 
 
 def _row(scheme: str, theory: Travel, seeds: Sequence[Travel], best: Entry) -> Row:

@@ -123,13 +123,14 @@ def _source(children: Sequence[str], name: str, rows: Mapping[str, object]) -> s
     return next(child for child in reversed(children[: children.index(name)]) if child in rows)
 
 
-def travel_chart(name: str, title: str, runs: Mapping[str, tuple[Travel, Sequence[Travel]]]) -> Chart:
+def travel_chart(name: str, title: str, runs: Mapping[str, tuple[Travel, Sequence[Travel]]], remark: str = "") -> Chart:
     """Build the chart of second moments by depth: theory as a line through the measured points.
 
     Args:
         name: the chart's file name.
         title: the line above it.
         runs: scheme → (what the formula says, what each seed measured).
+        remark: a sentence to end the caption with.
     """
     words = {
         "forward": ("Signal, forward", "E[z²] of the layer's output"),
@@ -155,7 +156,7 @@ def travel_chart(name: str, title: str, runs: Mapping[str, tuple[Travel, Sequenc
         f"Second moments by layer for one batch of real images and a gradient of unit variance on the outputs. The "
         f"line is the chain formula, points are the mean of {count} seeds, whiskers their range. Level is healthy."
     )
-    return Chart(name, title, caption, tuple(panels))
+    return Chart(name, title, f"{caption} {remark}".strip(), tuple(panels))
 
 
 def magnitudes(

@@ -59,13 +59,13 @@ def _log_limits(values: Iterable[float]) -> tuple[float, float]:
     return 10.0 ** max(low - room, -323.0), 10.0 ** min(high + room, 308.0)
 
 
-def _log_ticks(axes: "Axes", which: str, limits: tuple[float, float]) -> None:
+def _log_ticks(axes: "Axes", which: str, limits: tuple[float, float], most: int) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = (math.log10(v) for v in limits)
     first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
-    step = max(1, math.ceil((last - first) / 7))
+    step = max(1, math.ceil((last - first) / most))
     powers = [10.0**e for e in range(first, last + 1) if e % step == 0 and -323 <= e <= 308]
     if last - first < 2:
         powers = [
@@ -80,8 +80,8 @@ def _whole(values: Sequence[float]) -> bool:
     return all(math.isfinite(v) and float(v).is_integer() for v in values)
 
 
-def set_scales(axes: "Axes", panel: Panel) -> None:
-    """Set scales, limits and ticks from the panel's own values, before anything is drawn."""
+def set_scales(axes: "Axes", panel: Panel, across: int) -> None:
+    """Set scales, limits and at most ``across`` ticks on x from the panel's own values, before anything is drawn."""
     from matplotlib.ticker import MaxNLocator
 
     xs = [x for s in panel.series for x in s.x]
@@ -89,13 +89,13 @@ def set_scales(axes: "Axes", panel: Panel) -> None:
     if panel.x_log:
         axes.set_xscale("log")
         axes.set_xlim(_log_limits(xs))
-        _log_ticks(axes, "x", axes.get_xlim())
+        _log_ticks(axes, "x", axes.get_xlim(), across)
     elif _whole(xs):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=across + 1))
     if panel.y_log:
         axes.set_yscale("log")
         axes.set_ylim(_log_limits(ys))
-        _log_ticks(axes, "y", axes.get_ylim())
+        _log_ticks(axes, "y", axes.get_ylim(), 7)
 
 
 def mark_undrawable(axes: "Axes", panel: Panel, colours: dict[str, str]) -> set[str]:

@@ -41,16 +41,18 @@ def demo_page(found: "Demo", seconds: float, command: str) -> Page:
         lead=f"{first.net.title} on real images, under {len(first.rows)} initializations: what the formula says, what "
         "is measured, and what training makes of it.",
         verdict=first.verdicts,
-        sections=tuple(_section(result) for result in found.results),
+        sections=tuple(_section(result, first) for result in found.results),
         conditions=run,
         commands=(command,),
     )
 
 
-def _section(result: "NetResult") -> Section:
+def _section(result: "NetResult", first: "NetResult") -> Section:
     return Section(
         title=result.net.title[0].upper() + result.net.title[1:],
-        words=result.verdicts,
-        tables=(demo_table(result), result.comparison.summary()),
+        # The page begins with the first network's sentences; they are not said twice.
+        words=() if result is first else result.verdicts,
+        summary=demo_table(result),
+        tables=(result.comparison.summary(),),
         charts=result.charts,
     )

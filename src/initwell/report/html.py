@@ -24,6 +24,7 @@ class Section(Record):
         title: its heading.
         words: paragraphs, what was found before how.
         badge: ``confirmed``, ``refuted`` or ``depends``, shown beside the heading; empty for none.
+        summary: the table that is read before the pictures.
         tables: the evidence.
         charts: the pictures, drawn into the page.
         conditions: name to value, below everything.
@@ -35,6 +36,7 @@ class Section(Record):
     tables: tuple[TableRecord, ...] = ()
     charts: tuple[Chart, ...] = ()
     conditions: Mapping[str, object] = field(default_factory=dict)
+    summary: TableRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def _section(section: Section, anchor: str) -> str:
     parts = [
         f'<section id="{anchor}"><h2>{_text(section.title)} {_badge(section.badge)}</h2>',
         *(f"<p>{_text(words)}</p>" for words in section.words),
+        table_html(section.summary) if section.summary else "",
         *figures,
         *(table_html(table) for table in section.tables),
         _conditions(section.conditions),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 110
+# Up to so many joined points each get a whisker; more get a band.
+WHISKERS = 8
 
 
 def printable(text: str, longest: int = 80) -> str:
@@ -155,7 +157,7 @@ def _fill(figure: "Figure", chart: Chart, rows: int, columns: int, *, caption: b
     marks: set[str] = set()
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, panel in zip(grid, chart.panels, strict=False):
-        set_scales(axes, panel)
+        set_scales(axes, panel, {1: 9, 2: 7, 3: 4}[columns])
         for series in panel.series:
             handle = _draw_series(axes, panel, series, colours[series.label], markers[stems[series.label]])
             handles.setdefault(series.label, handle)
@@ -186,7 +188,7 @@ def _draw_band(axes: "Axes", panel: Panel, x: Sequence[float], series: Series, c
     floor = axes.get_ylim()[0] if panel.y_log else None
     low = [max(v, floor) if floor is not None else v for v in series.low]
     keep = range(0, len(x), max(1, len(x) // 600))
-    if series.style == "points":
+    if series.style == "points" or (series.style == "both" and len(x) <= WHISKERS):
         # Points with an interval carry whiskers: a filled band would claim to know what lies between them.
         axes.vlines(x, low, series.high, color=colour, linewidth=1.4, alpha=0.6)
         return

@@ -141,7 +141,7 @@ def duration(seconds: float) -> str:
     """Write a time as a person says it.
 
     >>> duration(4.2), duration(75), duration(3700)
-    ('4 s', '1 min 15 s', '1 h 2 min')
+    ('4 s', '1 min 15 s', '1 h 1 min')
     """
     whole = round(seconds)
     if whole < 60:
