@@ -177,6 +177,8 @@ def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
         "refuted": f"None of the {len(rows)} does what its text says of it.",
         "depends": f"{sum(r['judgement'] == 'fails' for r in rows)} of {len(rows)} do not do what their text says.",
     }[verdict]
+    undecided = [r["mistake"] for r in rows if r["judgement"] == "open"]
+    head += f" Not decided: {', '.join(undecided)}." if undecided else ""
     each = "; ".join(
         f"{r['mistake']}: {r['aim']} is {r['value']:.3g} (right: {r['right']}, {r['right_value']:.3g})" for r in rows
     )

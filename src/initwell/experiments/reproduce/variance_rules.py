@@ -94,24 +94,26 @@ def means(seeds: int, size: int) -> list[Case]:
     ]
 
 
-def on_images(images: Mapping[str, Array], seeds: int, units: int) -> list[Case]:
+def on_images(level: Array, means: Mapping[str, float], seeds: int, units: int) -> list[Case]:
     """Compare a layer's output variance on images with n·Var(w)·Var(x), the weights N(0, 1/n).
 
     The pixels of an image are anything but independent of one another; the terms add all the same, since the weights
     are independent and of mean 0. What the plain rule misses is the mean alone.
+
+    Args:
+        level: images of mean 0 and variance 1 over all pixels, shape (samples, pixels).
+        means: by name, what is added to every pixel, in standard deviations: raw pixels are such images too.
+        seeds: how many draws.
+        units: outputs of the layer.
     """
-    n = next(iter(images.values())).shape[1]
-    products = {name: x.T @ x / len(x) for name, x in images.items()}
-    ratios: dict[str, list[float]] = {name: [] for name in images}
+    n = level.shape[1]
+    ratios: dict[str, list[float]] = {name: [] for name in means}
     for seed in range(seeds):
         w = fill(Normal(0.0, n**-0.5), (units, n), seed=seed, name="images.weight").astype(np.float64)
-        for name, product in products.items():
-            ratios[name].append(float(np.mean(np.sum((w @ product) * w, axis=1)) / np.var(images[name])))
-    cases = []
-    for name, x in images.items():
-        centred = abs(float(x.mean())) < 1e-3 * float(x.std())
-        cases.append(Case(f"images, {name}", centred, float(np.mean(x**2) / np.var(x)), tuple(ratios[name])))
-    return cases
+        outputs, sums_of_weights = level @ w.T, w.sum(axis=1)
+        for name, mean in means.items():
+            ratios[name].append(float(np.mean((outputs + mean * sums_of_weights) ** 2)))
+    return [Case(f"images, {name}", mean == 0, 1 + mean**2, tuple(ratios[name])) for name, mean in means.items()]
 
 
 def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -198,10 +200,12 @@ def run(settings: Settings) -> Outcome:
     seeds, size = 4 * settings.seeds, 2**18 if settings.quick else 2**21
     raw = flat_images(settings, "scale", 1000)
     level = (raw - raw.mean()) / raw.std()
-    images = {"standardized": level, "raw pixels": raw, **{f"shifted by {m:g} std": level + m for m in OFFSETS}}
+    raw_mean = float(raw.mean() / raw.std())
+    offsets = {f"shifted by {m:g} std": m for m in OFFSETS}
+    on = on_images(level, {"standardized": 0.0, "raw pixels": raw_mean, **offsets}, seeds, 1024)
     cases = [*products(seeds, size // 2), *sums(seeds, size), *means(seeds, size // 2)]
-    found = [_row(case) for case in [*cases, *on_images(images, seeds, 1024 if settings.quick else 4096)]]
-    rows, offsets = found[: -len(OFFSETS)], found[-len(OFFSETS) :]
+    found = [_row(case) for case in [*cases, *on]]
+    rows, shifted = found[: -len(OFFSETS)], found[-len(OFFSETS) :]
     verdict = judge(rows)
     return Outcome(
         CLAIM.name,
@@ -209,7 +213,7 @@ def run(settings: Settings) -> Outcome:
         verdict,
         statement(rows, verdict),
         tuple(rows),
-        (_chart(rows, offsets, float(raw.mean() / raw.std())),),
+        (_chart(rows, shifted, raw_mean),),
         conditions={
             "seeds": seeds,
             "images": len(raw),
