@@ -149,11 +149,10 @@ def positive_shares(data: Prepared, job: tuple[int, int]) -> tuple[list[float], 
 
 
 def _share_row(runs: Sequence[tuple[list[float], list[float]]]) -> dict[str, Any]:
-    # "In every layer" is what is meant, so the layer that ends furthest from 1/2 speaks for all.
-    ends = np.mean([after for _, after in runs], axis=0)
-    layer = int(np.argmax(np.abs(ends - 0.5)))
-    after, before = [2 * end[layer] for _, end in runs], [2 * start[layer] for start, _ in runs]
-    aim = f"P(y > 0) / ½, layer {layer + 1}"
+    # "In every layer" is what is meant. The first is taken, whatever the run shows: the layer that ends furthest from
+    # 1/2 would be picked by the outcome, and lean towards "fails". The claim half-active follows them all.
+    after, before = [2 * end[0] for _, end in runs], [2 * start[0] for start, _ in runs]
+    aim = "P(y > 0) / ½, layer 1"
     return _row("P(y > 0) = 1/2 in every layer, trained or not", "only before training", aim, after, before)
 
 
