@@ -145,6 +145,6 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 def test_power_labels_read_as_numbers() -> None:
-    assert [power_label(v) for v in (1e-7, 0.02, 5.0, 5000.0, 1e4, 0.0, math.inf)] == [
-        "10⁻⁷", "0.02", "5", "5000", "10⁴", "", "",
+    assert [power_label(v) for v in (1e-7, 0.002, 5.0, 5000.0, 1e4, 0.0, math.inf)] == [
+        "10⁻⁷", "0.002", "5", "5000", "10⁴", "", "",
     ]  # fmt: skip

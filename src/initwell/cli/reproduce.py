@@ -96,14 +96,24 @@ def _one(claim: "Claim", options: argparse.Namespace, listener: Any, pool: Any) 
 
     folder = options.out / claim.name
     if options.resume and (folder / "outcome.json").is_file():
-        return kept(folder / "outcome.json")
+        found = kept(folder / "outcome.json")
+        if _same_run(found, options):
+            return found
     given = {"seeds": options.seeds} if options.seeds else {}
     settings = Settings(
         quick=options.quick, data=options.data, workers=options.workers, progress=listener, pool=pool, **given
     )
-    outcome = claim.run(settings)
+    outcome = claim.reproduce(settings)
     keep(outcome, folder)
     return outcome
+
+
+def _same_run(found: "Outcome", options: argparse.Namespace) -> bool:
+    """Tell whether an outcome comes from the run that is asked for, and not from a shorter one or other images."""
+    asked = {"length": "quick" if options.quick else "full"}
+    asked |= {"data": options.data} if options.data else {}
+    asked |= {"seeds": options.seeds} if options.seeds else {}
+    return all(found.conditions.get(name) == value for name, value in asked.items())
 
 
 def _page(
@@ -126,6 +136,5 @@ def _say(outcomes: Sequence["Outcome"], output: Output) -> None:
         output.list(outcomes)
     elif len(outcomes) == 1:
         output.show(outcomes[0])
-        output.say(f"{outcomes[0].verdict}: {outcomes[0].statement}")
     elif outcomes:
         output.show(verdicts(outcomes))

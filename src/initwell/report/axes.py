@@ -20,7 +20,7 @@ UNDRAWABLE = {
 
 
 def power_label(value: float) -> str:
-    """Write a tick of a log axis: powers of ten beyond a thousand, plain numbers near one.
+    """Write a tick of a log axis: powers of ten far from one, plain numbers near it.
 
     >>> power_label(1e-40), power_label(100.0), power_label(0.5), power_label(2e5)
     ('10⁻⁴⁰', '100', '0.5', '2·10⁵')
@@ -28,7 +28,7 @@ def power_label(value: float) -> str:
     if value <= 0 or not math.isfinite(value):
         return ""
     exponent = math.floor(math.log10(value) + 1e-9)
-    if -3 < exponent < 4:
+    if -4 < exponent < 4:
         return f"{value:g}"
     mantissa = f"{value / 10.0**exponent:g}"
     power = "10" + str(exponent).translate(_SUPERSCRIPT)

@@ -1,6 +1,7 @@
 """The page of a reproduction run: one section a claim, the verdicts first."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,8 @@ def reproduction_page(
     """
     counted = {v: sum(o.verdict == v for o in outcomes) for v in ("confirmed", "refuted", "depends")}
     said = ", ".join(f"{n} {v if v != 'depends' else 'depend'}" for v, n in counted.items() if n)
-    verdict = [f"Of {len(outcomes)} claims {said}."] if len(outcomes) > 1 else [o.statement for o in outcomes]
+    verdict = [f"Of {len(outcomes)} claims {said}."] if len(outcomes) > 1 else []
+    verdict += [f"{o.name}: {o.verdict}. {_first_sentence(o.statement)}" for o in outcomes]
     verdict += [f"{name} did not finish: {why}" for name, why in failures.items()]
     seconds = sum(o.seconds for o in outcomes)
     return Page(
@@ -96,12 +98,17 @@ def reproduction_page(
     )
 
 
+def _first_sentence(text: str) -> str:
+    # A full stop within a number ends no sentence; a colon ends what can be said in one breath.
+    return re.split(r"(?<=[.:;]) ", text, maxsplit=1)[0].rstrip(":;") if text else text
+
+
 def _section(claim: "Claim", outcome: "Outcome") -> Section:
     return Section(
         title=claim.title or claim.name,
         badge=outcome.verdict,
         words=(outcome.statement, f"The claim: {claim.claim}", f"Source: {claim.source}"),
         charts=tuple(outcome.charts),
-        tables=(outcome,),
-        conditions={"claim": claim.name, "run": outcome.conditions, "time": duration(outcome.seconds)},
+        tables=(Table("Evidence", tuple(outcome.table_columns()), outcome.rows),),
+        conditions={"claim": claim.name, **outcome.conditions, "time": duration(outcome.seconds)},
     )
