@@ -19,7 +19,8 @@ def made(arm: str, seed: int, curve: tuple[float, ...], ok: bool = True, accurac
 
 
 def rows_of(*areas: tuple[float, ...]) -> list[dict[str, Any]]:
-    runs = [made(arm, seed, (v, v)) for arm, of in zip(ARMS, areas, strict=True) for seed, v in enumerate(of)]
+    # A line from the height v down to 0: the higher it starts, the later it passes a tenth of ln C.
+    runs = [made(arm, seed, (v, v / 2, 0.0)) for arm, of in zip(ARMS, areas, strict=True) for seed, v in enumerate(of)]
     return cifar_mlp.evidence(runs, 10)
 
 
@@ -43,8 +44,8 @@ def test_the_ranking_is_judged_pair_by_pair(areas: tuple[tuple[float, ...], ...]
 
 
 def test_seeds_are_paired() -> None:
-    # The seeds differ far more than the versions do; only differences seed by seed show the ranking.
-    rows = rows_of((10.2, 20.21, 30.2), (10.1, 20.1, 30.1), (10.0, 20.0, 30.01))
+    # The seeds differ more than the versions do; only differences seed by seed show the ranking.
+    rows = rows_of((6.0, 7.2, 8.4), (5.5, 6.6, 7.7), (5.0, 6.0, 7.0))
     assert cifar_mlp.decide(rows) == "confirmed"
 
 
@@ -53,6 +54,20 @@ def test_a_version_that_diverged_cannot_be_ranked() -> None:
     rows = cifar_mlp.evidence(runs, 10)
     assert cifar_mlp.decide(rows) == "depends"
     assert "nan" in cifar_mlp.statement(rows, "depends")
+
+
+def test_measures_that_disagree_make_it_depend() -> None:
+    # v3 is down first, but a late burst gives it the larger area.
+    curves = {ARMS[0]: (3.0, 3.0, 0.1, 0.1), ARMS[1]: (3.0, 0.5, 0.1, 0.1), ARMS[2]: (3.0, 0.2, 0.1, 5.0)}
+    runs = [
+        made(arm, seed, tuple(v + seed / 1000 for v in curve)) for arm, curve in curves.items() for seed in range(3)
+    ]
+    rows = cifar_mlp.evidence(runs, 10)
+    assert cifar_mlp.decide(rows) == "depends"
+    said = cifar_mlp.statement(rows, "depends")
+    assert "By mean training loss, v2 against v1: faster" in said
+    assert "v3 against v2: slower" in said
+    assert said.count("v3 against v2: faster") == 1
 
 
 def test_the_area_and_the_descent() -> None:

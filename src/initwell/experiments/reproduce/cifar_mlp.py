@@ -31,6 +31,9 @@ WIDTHS = (400, 200)
 # The learning rate is part of what is claimed: one Adam rate for all three, as the tutorial has it, and so no sweep.
 TUTORIAL = TrainConfig(epochs=100, batch_size=200, optimizer="adam", learning_rate=1e-3)
 IMAGES = 5000
+# Two measures of speed, both lower for the faster: the whole curve, which late bursts of Adam's also count in, and the
+# descent alone. Two that disagree are an answer of their own.
+SPEEDS = ("mean training loss", "epochs to a tenth of ln C")
 QUICK_EPOCHS, QUICK_IMAGES = 20, 2000
 
 
@@ -69,7 +72,7 @@ def evidence(runs: Sequence[Trained], classes: int) -> list[dict[str, Any]]:
             found = mean_interval(measure(run) for run in of_arm)
             rows.append({"what": what, "scheme": arm, "seeds": found.count, "value": found.value,
                          "low": found.low, "high": found.high})  # fmt: skip
-    for what in ("mean training loss", "test accuracy"):
+    for what in (*SPEEDS, "test accuracy"):
         for slow, fast in zip(list(arms)[:-1], list(arms)[1:], strict=True):
             of_slow, of_fast = ([measures[what](run) for run in arms[arm]] for arm in (slow, fast))
             gap = paired_difference(of_slow, of_fast)
@@ -79,49 +82,55 @@ def evidence(runs: Sequence[Trained], classes: int) -> list[dict[str, Any]]:
 
 
 def decide(rows: Sequence[Mapping[str, Any]]) -> Verdict:
-    """Give the verdict on the ranking: each version must have a smaller area than the one before, pair by pair.
+    """Give the verdict on the ranking: by both measures each version must be faster than the one before, pair by pair.
 
-    A whole interval above 0 confirms a pair, one below refutes it; the ranking is confirmed or refuted if both are.
+    A whole interval above 0 confirms a pair, one below refutes it; the ranking is confirmed or refuted if all are.
     """
-    gaps = [row for row in rows if row["what"] == "mean training loss, difference"]
-    return together(judge(row["low"], row["high"], above=0.0) for row in gaps)
+    return together(judge(row["low"], row["high"], above=0.0) for what in SPEEDS for row in _gaps(rows, what))
+
+
+def _gaps(rows: Sequence[Mapping[str, Any]], what: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["what"] == f"{what}, difference"]
 
 
 def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
     """Say in words what the numbers say."""
-    areas = [row for row in rows if row["what"] == "mean training loss"]
-    tenths = {row["scheme"]: row for row in rows if row["what"] == "epochs to a tenth of ln C"}
-    ends = {row["scheme"]: row for row in rows if row["what"] == "test accuracy"}
+    found = {(row["what"], row["scheme"]): row["value"] for row in rows}
     shown = "; ".join(
-        f"{r['scheme']}: {r['value']:.3f} nats ({_when(tenths[r['scheme']]['value'])}, "
-        f"test accuracy {ends[r['scheme']]['value']:.1%} at the end)"
-        for r in areas
+        f"{arm}: {_when(found[SPEEDS[1], arm])}, mean training loss {found[SPEEDS[0], arm]:.3f} nats, at the end "
+        f"{found['final training loss', arm]:.2g} nats and test accuracy {found['test accuracy', arm]:.1%}"
+        for arm in VERSIONS
     )
-    gaps = [row for row in rows if row["what"] == "mean training loss, difference"]
-    words: dict[Verdict, str] = {"confirmed": "is faster", "refuted": "is slower", "depends": "cannot be told apart"}
-    told = "; ".join(
-        f"{later} {words[judge(g['low'], g['high'], above=0.0)]} ({earlier} − {later} = {g['value']:+.4f}, "
-        f"95 % interval {g['low']:+.4f} to {g['high']:+.4f})"
-        for g in gaps
-        for earlier, later in [g["scheme"].split(" − ")]
+    words: dict[Verdict, str] = {"confirmed": "faster", "refuted": "slower", "depends": "not told apart"}
+    told = ". ".join(
+        f"By {what}, "
+        + "; ".join(
+            f"{later} against {earlier}: {words[judge(g['low'], g['high'], above=0.0)]} "
+            f"(by {g['value']:+.3g}, 95 % interval {g['low']:+.3g} to {g['high']:+.3g})"
+            for g in _gaps(rows, what)
+            for earlier, later in [g["scheme"].split(" − ")]
+        )
+        for what in SPEEDS
     )
     end = {
         "confirmed": "The ranking v3, v2, v1 holds in training speed",
         "refuted": "The ranking v3, v2, v1 is turned round",
         "depends": "The ranking v3, v2, v1 holds in part at most",
     }[verdict]
-    return f"Mean training loss over all epochs, {shown}. {told}. {end}{_on_test(rows)}."
+    last = min(VERSIONS, key=lambda arm: found["final training loss", arm])
+    return f"{shown}. {told}. {end}{_on_test(rows)}. The lowest training loss in the end is that of {last[:2]}."
 
 
 def _when(epochs: float) -> str:
     # Some seed never got there: the mean is then no number.
-    return f"a tenth of ln C after {epochs:.1f} epochs" if math.isfinite(epochs) else "never at a tenth of ln C"
+    return (
+        f"a tenth of ln C after {epochs:.1f} epochs" if math.isfinite(epochs) else "not every seed at a tenth of ln C"
+    )
 
 
 def _on_test(rows: Sequence[Mapping[str, Any]]) -> str:
     # The tutorial ranks loss curves; what the start is worth in the end is another question.
-    gaps = [row for row in rows if row["what"] == "test accuracy, difference"]
-    told = {judge(row["low"], row["high"], below=0.0) for row in gaps}
+    told = {judge(row["low"], row["high"], below=0.0) for row in _gaps(rows, "test accuracy")}
     if told == {"confirmed"}:
         return ", and in final test accuracy too"
     return "; final test accuracy does not follow it with certainty"
@@ -136,7 +145,7 @@ def _chart(runs: Sequence[Trained], data: Prepared) -> Chart:
     for title, curve, log in curves:
         series = []
         for arm, of_arm in by_arm(runs).items():
-            mean, low, high = curve_with_band([curve(run) for run in of_arm])
+            mean, low, high = curve_with_band([curve(run) for run in of_arm], geometric=log)
             if mean:
                 series.append(Series(arm, tuple(range(1, len(mean) + 1)), mean, low, high))
         unit = "nats" if title == "training loss" else "share right"
@@ -145,7 +154,7 @@ def _chart(runs: Sequence[Trained], data: Prepared) -> Chart:
     return Chart(
         "cifar-mlp",
         f"{pixels}-400-200-{data.classes} with ReLU from three starts",
-        f"{data.name}, Adam 1e-3, batch 200. Lines: mean over seeds; bands: 95 % interval of the mean.",
+        f"{data.name}, Adam 1e-3, batch 200. Lines: mean over seeds, geometric for the loss; bands: 95 % interval.",
         tuple(panels),
     )
 

@@ -140,13 +140,13 @@ def _chart(runs: Sequence[Trained], name: str) -> Chart:
         for start in net.starts():
             curves = [r.result.loss_curve for r in arms[f"{net.name}, {start}"]]
             over = max(1, min(map(len, curves)) // 25)
-            mean, low, high = curve_with_band([smoothed(curve, over) for curve in curves])
+            mean, low, high = curve_with_band([smoothed(curve, over) for curve in curves], geometric=True)
             series.append(Series(start, tuple(over * (k + 0.5) for k in range(len(mean))), mean, low, high))
         panels.append(Panel(net.name, "step", "training loss (nats)", tuple(series), y_log=True))
     return Chart(
         "sparse",
         f"{COUNT} inputs a unit against all of them, the variance the same",
-        f"{name}, {WIDTH} units a layer, each start at its best learning rate; mean and 95 % interval over seeds.",
+        f"{name}, {WIDTH} units a layer, each at its best learning rate; geometric mean and 95 % interval over seeds.",
         tuple(panels),
     )
 
