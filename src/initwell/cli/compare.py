@@ -1,7 +1,6 @@
 """``initwell compare``: which initialization trains best, over seeds and settings, with intervals."""
 
 import argparse
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +152,7 @@ def _page(given: argparse.Namespace, found: "Comparison") -> Path:
             "epochs": given.epochs,
             **conditions(),
         },
-        commands=(command(given),),
+        commands=(given.command,),
     )
     for chart in charts:
         draw(chart, given.out / f"{safe_name(chart.name)}.png")
@@ -173,17 +172,3 @@ def verdict(found: "Comparison") -> tuple[str, ...]:
         text += f", but {', '.join(ties)} cannot be told from it." if ties else "."
         said.append(text)
     return tuple(said)
-
-
-def command(given: argparse.Namespace) -> str:
-    """Return the shell line that makes the same comparison."""
-    words = ["initwell", "compare", "--model", given.model, "--data", given.data, "--schemes", ",".join(given.schemes)]
-    words += ["--seeds", str(given.seeds), "--lr", ",".join(f"{v:g}" for v in given.lr)]
-    words += ["--optimizer", ",".join(given.optimizer), "--epochs", str(given.epochs)]
-    words += ["--batch-size", str(given.batch_size), "--policy", given.policy]
-    for axis in ("activation", "depth", "width", "norm"):
-        values = getattr(given, axis)
-        words += [f"--{axis}", ",".join(map(str, values))] if values else []
-    words += ["--warmup-steps", str(given.warmup_steps)] if given.warmup_steps else []
-    words += ["--preparation", given.preparation] if given.preparation != "standardize" else []
-    return shlex.join(words)

@@ -1,7 +1,6 @@
 """``initwell demo``: the whole story in one run, from formula to trained network."""
 
 import argparse
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     ]
     write(options.out / "demo.json", found.to_json(indent=1))
     seconds = time.monotonic() - began
-    page = save(demo_page(found, seconds, _command(options)), options.out / "index.html")
+    page = save(demo_page(found, seconds, options.command), options.out / "index.html")
     if output.json:
         output.show(found)
         return 0
@@ -72,10 +71,3 @@ def run(options: argparse.Namespace, output: Output) -> int:
     output.say("")
     output.path(f"{len(pictures)} pictures, done in {duration(seconds)}. Page:", page)
     return 0
-
-
-def _command(options: argparse.Namespace) -> str:
-    words = ["initwell", "demo", "--out", str(options.out), "--seeds", str(options.seeds)]
-    words += ["--quick"] if options.quick else []
-    words += ["--data", options.data] if options.data != "mnist-5k" else []
-    return shlex.join(words)

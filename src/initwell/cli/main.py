@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         # argparse has said it already: 0 after --help, 2 after an argument that it cannot read.
         return stop.code if isinstance(stop.code, int) else 2
+    options.command = shlex.join(["initwell", *(sys.argv[1:] if arguments is None else arguments)])
     output = Output(json=bool(getattr(options, "json", False)))
     try:
         code: int = options.run(options, output)

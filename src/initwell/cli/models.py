@@ -213,15 +213,17 @@ def _page(options: argparse.Namespace, example: Example, found: "Measurement") -
     from initwell.report.html import Page, Section, save
     from initwell.report.plots import draw
 
-    chart = depth_chart({"measured": found.rows}, "signal-by-depth", f"{options.model}: signal and gradient by depth")
+    # The loss is no layer: its size says nothing of the signal's.
+    rows = [row for row in found.rows if row["path"] != "(loss)"]
+    chart = depth_chart({"measured": rows}, "signal-by-depth", f"{options.model}: signal and gradient by depth")
     scheme = options.scheme or "as built"
     page = Page(
         title=f"{options.model} measured",
         lead=f"Initialization: {scheme}. One batch forward and backward: {example.words}.",
-        verdict=depth_words(found.rows),
+        verdict=depth_words(rows),
         sections=(Section("Signal and gradient by depth", charts=(chart,), tables=(found, _parameters(found))),),
         conditions={"input": example.words, "initialization": scheme, "seed": options.seed, **conditions()},
-        commands=(f"initwell {' '.join(options.words)}",) if hasattr(options, "words") else (),
+        commands=(options.command,),
     )
     draw(chart, options.out / f"{chart.name}.png")
     return save(page, options.out / "index.html")

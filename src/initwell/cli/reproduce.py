@@ -1,7 +1,6 @@
 """``initwell reproduce``: the claims of papers and tutorials, put to the test."""
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -122,11 +121,7 @@ def _page(
     from initwell.report.html import save
     from initwell.report.outcomes import reproduction_page
 
-    words = ["initwell", "reproduce", *(["--all"] if options.all else options.claim)]
-    words += ["--quick"] if options.quick else []
-    words += ["--data", options.data] if options.data else []
-    words += ["--seeds", str(options.seeds)] if options.seeds else []
-    return save(reproduction_page(claims, outcomes, failures, shlex.join(words)), options.out / "index.html")
+    return save(reproduction_page(claims, outcomes, failures, options.command), options.out / "index.html")
 
 
 def _say(outcomes: Sequence["Outcome"], output: Output) -> None:
