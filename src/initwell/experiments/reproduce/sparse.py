@@ -65,10 +65,9 @@ def kind_of(low: float, high: float) -> str:
     >>> kind_of(-0.004, 0.003), kind_of(0.001, 0.02), kind_of(-0.03, 0.03)
     ('a tie', 'sparse better', 'not settled')
     """
-    if low > 0:
-        return "sparse better"
-    if high < 0:
-        return "sparse worse"
+    if low > 0 or high < 0:
+        slight = ", by less than the margin" if max(-low, high) < MARGIN else ""
+        return ("sparse better" if low > 0 else "sparse worse") + slight
     return "a tie" if low > -MARGIN and high < MARGIN else "not settled"
 
 
