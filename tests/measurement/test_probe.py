@@ -121,6 +121,34 @@ def test_dead_units_and_saturation() -> None:
     assert rows["tanh"]["dead_units"] is None
 
 
+class Transposed(nn.Module):
+    """Weights first: the units of the product are its rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.w @ x.t())
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_units_of_a_product_written_weights_first(samples: int) -> None:
+    model = Transposed()
+    with torch.no_grad():
+        model.w[:2] = -1
+    assert measure(model, torch.ones(samples, 4)).rows[-1]["dead_units"] == 0.4
+
+
+def test_relu6_is_a_rectifier() -> None:
+    model = nn.Sequential(nn.Linear(2, 5), nn.ReLU6())
+    with torch.no_grad():
+        model[0].weight.zero_()  # type: ignore[operator]
+        model[0].bias[:] = torch.tensor([-1.0, -2.0, 3.0, 7.0, 8.0])  # type: ignore[operator]
+    row = measure(model, torch.ones(3, 2)).rows[-1]
+    assert (row["activation"], row["dead_units"], row["saturated"]) == ("relu6", 0.4, pytest.approx(0.4))
+
+
 def test_overlap_is_between_samples_also_inside_a_sequence_model() -> None:
     model = built(lambda: nn.MultiheadAttention(4, 2, batch_first=True, bias=False))
     one = drawn(1, 6, 4)
@@ -243,6 +271,7 @@ def nan_like(x: Tensor) -> Tensor:
     [
         (lambda m, x: measure(m, nan_like(x)), ArgumentError, r"batch: got 20 NaN or infinite entries of 20"),
         (lambda m, x: measure(m, x[:0]), ArgumentError, "at least one sample"),
+        (lambda m, x: measure("m", x), ArgumentError, "model: got a str"),  # type: ignore[arg-type]
         (lambda m, x: measure(nn.ReLU(), x), ModelError, "has no parameters"),
         (lambda m, x: measure(m, x, learning_rate=-1.0), ArgumentError, "learning_rate: got -1.0"),
         (lambda m, x: measure(m, x, learning_rate=math.nan), ArgumentError, "positive"),

@@ -88,4 +88,4 @@ def test_saturation_is_a_small_derivative(name: str) -> None:
 def test_what_does_not_saturate_has_no_share() -> None:
     assert saturated(torch.zeros(2), "relu", {}) is None
     # relu6 reaches ATen as hardtanh(0, 6): only its upper bound counts.
-    assert saturated(torch.tensor([0.0, 3.0, 6.0, 6.0]), "hardtanh", {"min_val": 0.0, "max_val": 6.0}) == 0.5
+    assert saturated(torch.tensor([0.0, 3.0, 6.0, 6.0]), "relu6", {"min_val": 0.0, "max_val": 6.0}) == 0.5

@@ -360,6 +360,7 @@ untyped: Any = record
     ("call", "error", "message"),
     [
         (lambda m, x: record(m, x[:0]), ArgumentError, "at least one sample"),
+        (lambda m, x: untyped(lambda y: y, x), ArgumentError, "model: got a function"),
         (lambda m, x: untyped(m, x, device="gpu"), ArgumentError, "Use 'meta' or 'real'"),
         (lambda m, x: record(m, x, loss=lambda y: y), ArgumentError, "differentiable scalar"),
         (lambda m, x: untyped(m, x, loss=lambda y: 1.0), ArgumentError, "returns float"),

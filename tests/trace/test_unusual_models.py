@@ -1,8 +1,12 @@
-"""Models that PyTorch runs in unusual ways: own autograd functions, checkpoints, compiled graphs, inference mode."""
+"""Models that PyTorch runs in unusual ways, or that keep unusual things: own autograd functions, checkpoints, compiled
+graphs, inference mode, generators of their own."""
 
+import random
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -101,3 +105,48 @@ def test_a_failing_backward_is_a_model_error() -> None:
 
     with pytest.raises(ModelError, match=r"backward failed .*no derivative"):
         record(Wrapped(lambda x: apply(Broken, x) + 1), torch.zeros(2))
+
+
+def test_nested_containers_and_generators_of_its_own_come_back() -> None:
+    class Busy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(2))
+            self.recent, self.by_name = deque([1, 2], maxlen=2), defaultdict(list, {"a": [1]})
+            self.settings: dict[str, Any] = {"inner": ({"calls": 0}, [1])}
+            self.counts = Counter(calls=2)
+            self.draws = torch.Generator().manual_seed(1), np.random.default_rng(1), random.Random(1)
+            self.old = np.random.RandomState(1)
+
+        def held(self) -> list[object]:
+            torchs, numpys, pythons = self.draws
+            states = torchs.get_state().tolist(), numpys.bit_generator.state, pythons.getstate(), self.old.get_state()
+            return [str(v) for v in (self.recent, self.by_name, self.settings, self.counts, *states)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.recent.append(3)
+            self.by_name["a"].append(2)
+            self.by_name["b"].append(2)
+            self.settings["inner"][0]["calls"] += 1
+            self.settings["inner"][1].clear()
+            self.counts["calls"] += 1
+            torchs, numpys, pythons = self.draws
+            scale = numpys.random() + pythons.random() + self.old.random()
+            return (x + torch.randn(2, generator=torchs)) * self.w * scale
+
+    model = Busy()
+    before = model.held()
+    record(model, torch.ones(2), device="real")
+    assert model.held() == before
+    model(torch.ones(2))
+    assert all(now != then for now, then in zip(model.held(), before, strict=True))
+
+
+@pytest.mark.parametrize("device", ["meta", "real"])
+def test_an_op_whose_other_outputs_get_no_gradient(device: Any) -> None:
+    # Group norm returns its statistics too, and autograd runs their hooks with None.
+    trace = record(
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.ReLU()), torch.ones(2, 3, 2, 2), device=device
+    )
+    norm = next(op for op in trace.forward_ops if op.packet == "aten.native_group_norm")
+    assert [value in trace.gradients for value in norm.outputs] == [True, False, False]

@@ -55,7 +55,7 @@ class AxisTracker:
         if op.functional in _CONVOLUTIONS and len(value.shape) > 1:
             self._units[value.id] = Axis(value.shape[1], prod(value.shape[2:]))
         elif op.functional in _LINEAR and value.shape:
-            self._units[value.id] = Axis(value.shape[-1], 1)
+            self._units[value.id] = self._made_units(value.shape, op)
         else:
             self._carry(self._units, value, op)
 
@@ -71,6 +71,14 @@ class AxisTracker:
         shape = self._shapes.get(value, ())
         fallback = Axis(shape[1], prod(shape[2:])) if len(shape) > 1 else None
         return self._units.get(value, fallback)
+
+    def _made_units(self, shape: Shape, op: Op) -> Axis:
+        second = op.arguments.get(_PRODUCTS.get(op.functional, ""))
+        with_samples = {ValueRef(source) for source in op.inputs if source in self._samples}
+        # W·xᵀ, written weights first: the samples are columns, so the units are rows.
+        if with_samples == {second} and len(shape) > 1:
+            return Axis(shape[-2], shape[-1])
+        return Axis(shape[-1], 1)
 
     def _carry(self, known: dict[int, Axis], value: Value, op: Op) -> None:
         for source in op.inputs:

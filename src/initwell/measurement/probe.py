@@ -11,7 +11,7 @@ from initwell.measurement.axes import AxisTracker
 from initwell.measurement.measurement import Measurement
 from initwell.measurement.stats import TensorStats, dead_units, overlap, saturated, tensor_stats
 from initwell.records import Row
-from initwell.trace.batch import check_batch
+from initwell.trace.batch import check_batch, check_module
 from initwell.trace.ops import ACTIVATIONS, COPIES, RECTIFIERS, VIEWS
 from initwell.trace.recorder import Loss, record
 from initwell.trace.trace import Op, Trace, Value
@@ -38,7 +38,7 @@ def measure(
         The Measurement.
 
     Raises:
-        ArgumentError: an empty batch, NaN or infinite inputs, a learning rate that is not positive.
+        ArgumentError: no module, an empty batch, NaN or infinite inputs, a learning rate that is not positive.
         ModelError: no parameters, weights on the meta device, or the model's own failure, with the module path.
 
     >>> import torch
@@ -49,6 +49,7 @@ def measure(
     >>> [(r["path"], r["op"], round(r["forward_rms"], 4), r["dead_units"], r["overlap"]) for r in found.rows[:2]]
     [('0', 'aten.mm', 3.5355, None, 1.0), ('1', 'aten.relu', 2.1213, 0.5, 1.0)]
     """
+    check_module(model)
     if learning_rate is not None and not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ArgumentError("learning_rate", learning_rate, "Give a positive number, or None for no update ratios.")
     if next(model.parameters(), None) is None:
@@ -113,6 +114,8 @@ class _Statistics:
         name = ACTIVATIONS.get(op.functional)
         if name is None:
             return {"activation": None}
+        if name == "hardtanh" and op.arguments["min_val"] == 0:
+            name = "relu6"  # clipped at any height: below it is a rectifier
         units = self._axes.units(value.id)
         dead = dead_units(tensor, units) if name in RECTIFIERS and units is not None else None
         return {"activation": name, "saturated": saturated(tensor, name, op.arguments), "dead_units": dead}

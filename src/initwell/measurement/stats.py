@@ -134,8 +134,9 @@ _SATURATED: Mapping[str, _Test] = {
     "tanh": lambda y, _: 1 - y.square() < SATURATION_SHARE,
     "sigmoid": lambda y, _: 4 * y * (1 - y) < SATURATION_SHARE,
     "hardsigmoid": lambda y, _: (y <= 0) | (y >= 1),
-    # relu6 arrives as hardtanh(0, 6): its zeros are a rectifier's, and are counted as zeros.
-    "hardtanh": lambda y, a: (y >= a["max_val"]) | ((y <= a["min_val"]) & (a["min_val"] != 0)),
+    "hardtanh": lambda y, a: (y <= a["min_val"]) | (y >= a["max_val"]),
+    # It arrives as hardtanh(0, 6). Its zeros are a rectifier's, and are counted as zeros.
+    "relu6": lambda y, a: y >= a["max_val"],
     "elu": lambda y, a: y < (SATURATION_SHARE - 1) * a["alpha"] * a["scale"],
     "celu": lambda y, a: y < (SATURATION_SHARE - 1) * a["alpha"],
 }

@@ -88,6 +88,17 @@ def call_model(model: nn.Module, batch: Any) -> Any:
     return inner(*args, **kwargs)
 
 
+def check_module(model: object) -> None:
+    """Refuse what is no model.
+
+    Raises:
+        ArgumentError: not an ``nn.Module``.
+    """
+    if not isinstance(model, nn.Module):
+        cure = "Pass a torch.nn.Module; wrap a function in one that holds its parameters."
+        raise ArgumentError("model", f"a {type(model).__name__}", cure)
+
+
 def check_batch(batch: Any, *, values: bool) -> None:
     """Refuse an empty batch and, where ``values`` can be looked at, one with NaN or infinite entries.
 

@@ -2,9 +2,10 @@
 
 import random
 import sys
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-_CONTAINERS = (dict, OrderedDict, list, set)
+_CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, deque, set)
 
 
 @contextmanager
@@ -20,10 +21,13 @@ def model_kept(model: nn.Module) -> Iterator[None]:
     """Restore a model on leaving: attributes, mode, hooks, ``.grad`` fields, requires_grad flags, buffer values.
 
     Weights that the forward itself writes into are the recorder's business, which sees each write. While inside,
-    every ``.grad`` is None. Attributes are restored two levels deep: a list or dict that a module owns gets its
-    members back; what those members hold is not looked at.
+    every ``.grad`` is None. Lists, dicts, sets and deques that a module owns get their members back, however deep they
+    are nested, and random generators that it owns their state; what other objects hold is not looked at.
     """
-    attributes = [(m, dict(m.__dict__), _contents(m.__dict__)) for m in model.modules()]
+    attributes = [(m, dict(m.__dict__)) for m in model.modules()]
+    owned = [value for m in model.modules() for value in _owned(m.__dict__)]
+    contents = [(v, v.copy()) for v in owned if type(v) in _CONTAINERS]
+    generators = [restore for v in owned if (restore := _rewind(v)) is not None]
     grads = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     buffers = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
     for p, _, _ in grads:
@@ -31,10 +35,12 @@ def model_kept(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, saved, contents in attributes:
+        for module, saved in attributes:
             _refill(module.__dict__, saved)
-            for container, members in contents:
-                _refill(container, members)
+        for container, members in contents:
+            _refill(container, members)
+        for restore in generators:
+            restore()
         for b, value in buffers:
             _write_back(b, value)
         for p, grad, flag in grads:
@@ -42,22 +48,43 @@ def model_kept(model: nn.Module) -> Iterator[None]:
             p.grad = grad
 
 
-def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
-    return [(v, v.copy()) for v in attributes.values() if type(v) in _CONTAINERS]
+def _owned(attributes: dict[str, Any]) -> list[Any]:
+    """Return what the attributes hold, and what their containers hold, each object once."""
+    found: dict[int, Any] = {}
+    waiting = list(attributes.values())
+    while waiting:
+        value = waiting.pop()
+        if id(value) in found:
+            continue
+        found[id(value)] = value
+        if type(value) in _CONTAINERS or type(value) is tuple:
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+    return list(found.values())
+
+
+def _rewind(value: Any) -> Callable[[], object] | None:
+    """Return what puts a random generator back where it is now, None for anything else."""
+    if isinstance(value, torch.Generator):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, np.random.Generator):
+        return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return partial(value.set_state, value.get_state())
+    return partial(value.setstate, value.getstate()) if isinstance(value, random.Random) else None
 
 
 def _refill(container: Any, members: Any) -> None:
     if _same(container, members):
         return
     container.clear()
-    container.extend(members) if isinstance(container, list) else container.update(members)
+    container.extend(members) if isinstance(container, (list, deque)) else container.update(members)
 
 
 def _same(a: Any, b: Any) -> bool:
     # By identity: comparing tensors with == would not give a truth value.
     if isinstance(a, dict):
         return list(a) == list(b) and all(a[k] is b[k] for k in a)
-    if isinstance(a, list):
+    if isinstance(a, (list, deque)):
         return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
     return {id(x) for x in a} == {id(x) for x in b}
 

@@ -241,8 +241,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def watch(self, tensor: Tensor, value: int) -> None:
         """Have the gradient of a tensor, as it is now, recorded as that of a value."""
 
-        def arrived(gradient: Tensor) -> None:
-            self.record_gradient(value, gradient)
+        def arrived(gradient: Tensor | None) -> None:
+            # An op with several outputs, as group norm with its statistics, runs the hooks of the unused ones too.
+            if gradient is not None:
+                self.record_gradient(value, gradient)
 
         tensor.register_hook(arrived)  # type: ignore[no-untyped-call]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from initwell.errors import ArgumentError, ModelError
-from initwell.trace.batch import as_arguments, check_batch, map_tensors, tensors, uncompiled
+from initwell.trace.batch import as_arguments, check_batch, check_module, map_tensors, tensors, uncompiled
 from initwell.trace.failure import NeedsValuesError, forward_failure, where
 from initwell.trace.keep import model_kept, random_kept, same_route, written_back
 from initwell.trace.ledger import Ledger
@@ -58,6 +58,7 @@ def record(
     """
     if device not in ("meta", "real"):
         raise ArgumentError("device", repr(device), "Use 'meta' or 'real'.")
+    check_module(model)
     check_batch(batch, values=False)
     _check_model(model, real=device == "real")
     walk = _Walk(model, meta=device == "meta", observer=observer, seed=seed)
