@@ -35,6 +35,40 @@ def test_smooth_callables_to_eight_digits(name: str) -> None:
     assert g.error < 1e-8
 
 
+@pytest.mark.parametrize("frequency", [20.0, 30.0, 200.0])
+def test_a_fast_wave_is_not_taken_for_a_slow_one(frequency: float) -> None:
+    # SIREN's sin(30x): E[φ²] = 1/2 and E[φ′²] = ω²/2, but for exp(−2ω²). A difference over a whole period would see 0.
+    g = gain(lambda x: np.sin(frequency * x))
+    assert g.forward == pytest.approx(math.sqrt(2), rel=1e-8)
+    assert g.backward == pytest.approx(math.sqrt(2) / frequency, rel=1e-8)
+    assert g.error < 1e-8
+
+
+def test_a_narrow_bump_has_neither_kinks_nor_jumps() -> None:
+    found = find_kinks(lambda x: np.exp(-1e6 * (x - 0.303) ** 2), 2.2e-16)
+    assert (found.kinks, found.jumps) == ((), ())
+
+
+def test_whole_numbers_and_truth_values_are_numbers() -> None:
+    step = gain(lambda x: x > 0)
+    assert step.forward == pytest.approx(math.sqrt(2))
+    assert step.backward == math.inf
+    assert gain(lambda x: np.sign(x).astype(np.int8)).forward == pytest.approx(1)
+
+
+def test_of_many_jumps_the_nearest_are_named() -> None:
+    (told,) = (note for note in gain(lambda x: np.round(3 * x)).notes if "jumps" in note)
+    assert "-0.833333, -0.5, -0.166667, 0.166667, 0.5, 0.833333 and" in told
+    assert len(told) < 250
+
+
+def test_an_integral_that_does_not_settle_is_named() -> None:
+    # The derivative goes as |x − 1/2|^(−2/3): its square has no integral.
+    g = gain(lambda x: np.cbrt(x - 0.5))
+    assert g.forward == pytest.approx(1.0736942209895, rel=1e-8)
+    assert any("did not settle" in note for note in g.notes)
+
+
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "hardtanh", "hardswish", "softshrink", "hardshrink", "elu"])
 def test_kinked_callables_to_eight_digits(name: str) -> None:
     phi = activation(name)

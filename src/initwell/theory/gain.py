@@ -95,8 +95,12 @@ def _stability_in_words(slope: float) -> str:
     return f"Q′: {verdict}, a deviation of q is multiplied by this at every layer"
 
 
-def _notes(phi: Activation, backward_moment: float) -> tuple[str, ...]:
+def _notes(phi: Activation, backward_moment: float, error: float) -> tuple[str, ...]:
     notes = list(phi.notes)
+    if error > 1e-6:
+        notes.append(
+            f"The integrals did not settle: digits beyond a relative {error:.1g} mean nothing, χ's least of all."
+        )
     if phi.gate is not None:
         notes.append(
             f"A gate a·{phi.gate.name}(b) of independent halves: E[φ²] = q·E[{phi.gate.name}²]. Count fan_in of the "
@@ -104,7 +108,9 @@ def _notes(phi: Activation, backward_moment: float) -> tuple[str, ...]:
             "for that. χ counts both ways back."
         )
     if phi.jumps:
-        at = ", ".join(f"{j:g}" for j in phi.jumps)
+        nearest = sorted(sorted(phi.jumps, key=abs)[:6])
+        at = ", ".join(f"{j:g}" for j in nearest)
+        at += f" and {len(phi.jumps) - 6} places further out" if len(phi.jumps) > 6 else ""
         notes.append(f"It jumps at {at}: backward takes φ′ almost everywhere, as autograd does; nearby inputs part.")
     if backward_moment == 0:
         notes.append("It is flat almost everywhere: no gradient comes back, and no weights can change that.")
@@ -148,6 +154,7 @@ def gain(spec: Any, q: float = 1.0, **parameters: float) -> Gain:
     methods = {forward.method, backward.method, slope.method}
     errors = [m.error / m.value for m in (forward, backward) if m.value]
     ways = phi.inputs * backward.value
+    error = max(*errors, slope.error / forward.value)
     return Gain(
         activation=str(phi),
         forward=math.sqrt(q / forward.value),
@@ -156,7 +163,7 @@ def gain(spec: Any, q: float = 1.0, **parameters: float) -> Gain:
         chi=ways * q / forward.value,
         stability=slope.value / forward.value,
         method="closed-form" if methods == {"closed-form"} else "quadrature",
-        error=max(*errors, slope.error / forward.value),
+        error=error,
         _q=q,
-        _notes=_notes(phi, backward.value),
+        _notes=_notes(phi, backward.value, error),
     )

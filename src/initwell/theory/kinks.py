@@ -128,7 +128,8 @@ def find_kinks(fn: Function, resolution: float) -> Kinks:
     >>> find_kinks(lambda x: np.clip(x, -0.3, 0.7), 2.2e-16).kinks
     (-0.3, 0.7)
     """
-    x = np.linspace(-4, 4, 257)
+    # As fine as the cells are searched, so that a narrow feature is not taken for rounding of nothing.
+    x = np.linspace(-4, 4, 4097)
     size = float(np.sqrt(np.mean(np.square(fn(x)))))
     kinks: list[float] = []
     jumps: list[float] = []
