@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from initwell.report.tables import Table
 
 # What a narrow terminal shows before the rest.
-PLAN_FIRST = ("parameter", "std", "initializer", "reason")
+PLAN_FIRST = ("parameter", "std", "reason", "initializer")
 MEASURED_FIRST = ("path", "op", "forward_rms", "gradient_rms", "shape", "dead_units", "zeros", "overlap")
 
 
