@@ -90,7 +90,7 @@ def test_function_and_derivative_are_pytorch_s(name: str, module: nn.Module) -> 
         ("gelu_new", "gelu_tanh"),
         ("star_relu", "star_relu"),
     ],
-    ids=str,
+    ids=lambda v: v if isinstance(v, str) else getattr(v, "__qualname__", type(v).__name__),
 )
 def test_spellings(spec: Any, name: str) -> None:
     assert activation(spec).name == name
