@@ -27,10 +27,11 @@ class UnknownNameError(ArgumentError):
     """A name that is in no catalogue; the message lists the nearest names there are."""
 
     @classmethod
-    def among(cls, argument: str, got: str, known: Iterable[str]) -> "UnknownNameError":
-        """Build the error for ``got`` given the ``known`` names, nearest first."""
+    def among(cls, argument: str, got: object, known: Iterable[str]) -> "UnknownNameError":
+        """Build the error for ``got``, text or not, given the ``known`` names, nearest first, in whatever case."""
         names = sorted(known)
-        near = difflib.get_close_matches(got.lower(), names, n=3, cutoff=0.5)
+        folded = {name.lower(): name for name in names}
+        near = [folded[n] for n in difflib.get_close_matches(str(got).lower(), folded, n=3, cutoff=0.5)]
         cure = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else f"Known: {', '.join(names)}."
         return cls(argument, repr(got), cure)
 

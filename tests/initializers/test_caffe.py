@@ -126,13 +126,14 @@ def test_fields_that_caffe_ignores_are_named() -> None:
         ('tpye: "xavier"', UnknownNameError, "'type'"),
         ('weight_fller { type: "xavier" }', UnknownNameError, "'weight_filler'"),
         ('type: "xavier" variance_norm: MEAN', UnknownNameError, "FAN_OUT"),
+        ('type: "xavier" variance_norm: average', UnknownNameError, "Did you mean 'AVERAGE'"),
         ('type: "gaussian" variance_norm: MEAN', UnknownNameError, "FAN_OUT"),
         ('type: "xavier" sparse: 3', ArgumentError, "Only the gaussian"),
         ('type: "gaussian" sparse: 1.5', ArgumentError, "whole number"),
         ('type: "gaussian" sparse: -2', ArgumentError, "-1 for a dense"),
         ('type: "gaussian" std: 0', ArgumentError, "above 0"),
         ('type: "gaussian" std: "0.1"', ArgumentError, "a number"),
-        ('type: "uniform" min: 2 max: 1', ArgumentError, "low <= high"),
+        ('type: "uniform" min: 2 max: 1', ArgumentError, "min <= max"),
         ("type: xavier", ArgumentError, "in quotes"),
         ('type: "xavier" type: "msra"', ArgumentError, "twice"),
         ('type "xavier"', ArgumentError, "colon"),
@@ -157,6 +158,12 @@ def test_what_is_no_filler_is_refused(snippet: str, error: type[ArgumentError], 
         lambda: caffe.Gaussian(std=-1.0),
         lambda: caffe.Gaussian(sparse=-2),
         lambda: caffe.Gaussian(mean=math.nan),
+        lambda: caffe.Uniform(1.0, -1.0),
+        lambda: caffe.Uniform(max=math.inf),
+        lambda: caffe.Constant(math.nan),
+        lambda: caffe.Constant("0.1"),  # type: ignore[arg-type]
+        lambda: caffe.Xavier(2),  # type: ignore[arg-type]
+        lambda: parse_filler(None),  # type: ignore[arg-type]
     ],
 )
 def test_bad_options_are_refused(build: Callable[[], Initializer]) -> None:

@@ -143,3 +143,13 @@ def test_blocks_are_what_the_layer_multiplies_by() -> None:
     weight = torch.from_numpy(layout.from_blocks(blocks))
     y = functional.conv_transpose1d(torch.from_numpy(x.reshape(1, 6, 1)), weight, groups=3)
     assert np.allclose(y.numpy().reshape(3, 2), np.einsum("goi,gi->go", blocks, x), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(2.5, 3), "ab", 7, None])
+def test_lengths_that_are_no_whole_numbers_are_refused(shape: object) -> None:
+    with pytest.raises(ArgumentError, match=r"shape: got .*whole numbers"):
+        Layout(shape)  # type: ignore[arg-type]
+
+
+def test_numpy_s_whole_numbers_are_lengths() -> None:
+    assert Layout(np.array([4, 3])).shape == (4, 3)  # type: ignore[arg-type]

@@ -71,6 +71,8 @@ def test_spread_makes_the_three_kinds() -> None:
         (lambda: kaiming(gain=-2.0), "gain"),
         (lambda: kaiming(slope=0.1, gain=1.0), "gain"),
         (lambda: kaiming(slope=math.nan), "slope"),
+        (lambda: xavier(gain="relu"), "gain"),  # type: ignore[arg-type]
+        (lambda: kaiming(slope="0.2"), "slope"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_numbers_are_refused_by_name(build: Callable[[], Initializer], argument: str) -> None:

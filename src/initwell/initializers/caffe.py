@@ -45,6 +45,10 @@ class Constant(Initializer):
     name: str = field(default="caffe.constant", init=False, repr=False)
     citation: str = field(default=JIA_2014, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse what is no number."""
+        distributions.need_finite("value", self.value)
+
     def recipe(self, layout: Layout) -> Recipe:
         """Return the constant."""
         return Recipe(distributions.Constant(self.value))
@@ -62,6 +66,13 @@ class Uniform(Initializer):
     max: float = 1.0
     name: str = field(default="caffe.uniform", init=False, repr=False)
     citation: str = field(default=JIA_2014, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what Caffe's checks refuse: min above max."""
+        distributions.need_finite("min", self.min)
+        distributions.need_finite("max", self.max)
+        if self.min > self.max:
+            raise ArgumentError("min", f"{self.min}, above max = {self.max}", "Give min <= max.")
 
     def recipe(self, layout: Layout) -> Recipe:
         """Return the uniform distribution."""

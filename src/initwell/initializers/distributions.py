@@ -256,11 +256,16 @@ class TruncatedNormal(Elementwise):
 
 def need_finite(argument: str, value: float) -> None:
     """Raise ArgumentError unless the value is a finite number."""
-    if not math.isfinite(value):
+    if not (_is_number(value) and math.isfinite(value)):
         raise ArgumentError(argument, value, "Give a finite number.")
 
 
 def need_positive(argument: str, value: float) -> None:
     """Raise ArgumentError unless the value is a finite number above 0."""
-    if not (math.isfinite(value) and value > 0):
+    if not (_is_number(value) and math.isfinite(value) and value > 0):
         raise ArgumentError(argument, value, "Give a finite number above 0; for a constant use Constant.")
+
+
+def _is_number(value: object) -> bool:
+    # NumPy's scalars and tensors of one entry turn into a float too; text does, but nobody means it.
+    return hasattr(value, "__float__")

@@ -1,7 +1,8 @@
 """Which axis of a weight is which, and the true fans that follow from it."""
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -52,8 +53,8 @@ class Layout(Record):
         """Refuse what does not fit together, so that a Layout that exists has meaning."""
         if self.kind not in KINDS:
             raise UnknownNameError.among("kind", self.kind, KINDS)
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
-        object.__setattr__(self, "stride", tuple(int(n) for n in self.stride))
+        object.__setattr__(self, "shape", _whole("shape", self.shape))
+        object.__setattr__(self, "stride", _whole("stride", self.stride))
         if any(n < 0 for n in self.shape):
             raise ShapeError("shape", self.shape, "Give lengths of 0 or more.")
         if self.groups < 1 or self.parts < 1:
@@ -208,6 +209,13 @@ class Layout(Record):
             return np.moveaxis(tensor, (0, 1), (self.in_axis, self.out_axis))
         tensor = blocks.reshape(count * rows, self.shape[self.in_axis], *self.kernel)
         return np.moveaxis(tensor, (0, 1), (self.out_axis, self.in_axis))
+
+
+def _whole(argument: str, lengths: Iterable[int]) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(n) for n in lengths)
+    except TypeError as error:
+        raise ArgumentError(argument, repr(lengths), "Give whole numbers, such as (64, 3, 3, 3).") from error
 
 
 def _fits(value: object, kind: object) -> bool:

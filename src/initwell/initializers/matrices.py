@@ -253,7 +253,7 @@ def diagonal_share(layout: Layout) -> float:
 def need_matrix(kind: str, layout: Layout) -> None:
     """Raise ShapeError for a vector or an empty tensor."""
     if layout.kind == "vector" or layout.size == 0:
-        cure = f"A {kind} weight has at least one input and one output; use constant or normal for a vector."
+        cure = f"The {kind} rule needs at least one input and one output; use constant or normal for a vector."
         raise ShapeError("shape", layout.shape, cure)
 
 
@@ -261,5 +261,5 @@ def need_kernel(kind: str, layout: Layout, cure: str) -> None:
     """Raise ShapeError for all but convolutions."""
     if layout.kind not in _CONVOLUTIONS or not layout.kernel or layout.size == 0:
         raise ShapeError(
-            "shape", f"{layout.shape}, a {layout.kind} weight", f"A {kind} weight is a convolution's. {cure}"
+            "shape", f"{layout.shape}, a {layout.kind} weight", f"The {kind} rule is for convolutions. {cure}"
         )

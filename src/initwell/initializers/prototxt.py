@@ -83,6 +83,8 @@ def parse_filler(snippet: str) -> Initializer:
     >>> parse_filler('weight_filler { type: "xavier" std: 0.1 }').describe()
     'caffe.xavier FAN_IN (Caffe ignores std: 0.1 here)'
     """
+    if not isinstance(snippet, str):
+        raise ArgumentError("snippet", snippet, 'Write such as weight_filler { type: "xavier" }.')
     given = _fields(list(_tokens(snippet)), snippet)
     kind = str(given.pop("type", "constant"))
     if kind not in _FILLERS:

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from initwell.errors import ArgumentError, UnknownNameError
 from initwell.initializers.base import Initializer, Recipe
 from initwell.initializers.citations import GLOROT_2010, HE_2015, LECUN_1998
-from initwell.initializers.distributions import Distribution, Normal, TruncatedNormal, Uniform, need_positive
+from initwell.initializers.distributions import (
+    Distribution,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+    need_finite,
+    need_positive,
+)
 from initwell.initializers.layout import Layout
 
 MODES = ("fan_in", "fan_out", "average", "geometric")
@@ -109,8 +116,7 @@ def kaiming(
         need_positive("gain", gain)
         return VarianceScaling(gain * gain, mode, distribution, "kaiming", HE_2015)
     slope = 0.0 if slope is None else slope
-    if not math.isfinite(slope):
-        raise ArgumentError("slope", slope, "Give a finite number.")
+    need_finite("slope", slope)
     return VarianceScaling(2.0 / (1.0 + slope * slope), mode, distribution, "kaiming", HE_2015)
 
 

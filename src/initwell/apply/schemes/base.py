@@ -131,5 +131,6 @@ def from_initializer(initializer: Initializer, site: Site, why: str = "") -> Cho
         terms = [f"{terms[0]} {recipe.fan:g}"] if "fan " in terms[0] else [*terms, f"fan {recipe.fan:g}"]
     if recipe.gain is not None and recipe.gain != 1:
         terms.append(f"gain {recipe.gain:.4g}")
-    reason = "; ".join(part for part in (", ".join(terms), recipe.note, why) if part)
+    note = "" if recipe.note in terms[0] else recipe.note
+    reason = "; ".join(part for part in (", ".join(terms), note, why) if part)
     return Choice(initializer.describe(), recipe.distribution, reason, recipe.fan, recipe.gain, initializer.citation)
