@@ -25,7 +25,7 @@ from initwell.sampling.fill import fill
         (Layout((12, 3, 3, 3), "conv", groups=2), lambda w: w.reshape(12, -1)),
         (Layout((60, 20), parts=3), lambda w: w),
     ],
-    ids=str,
+    ids=["linear", "inputs first", "grouped", "packed"],
 )
 def test_each_unit_has_exactly_so_many_inputs(layout: Layout, units_first: Callable[[np.ndarray], np.ndarray]) -> None:
     weight = fill(sparse(count=15).recipe(layout).distribution, layout.shape, seed=3, name="w")
