@@ -157,7 +157,7 @@ def test_activation_overrides_what_is_found() -> None:
     )
     assert row(model, "0.weight", activation="linear")[0] == 1
     notes = plan(model, "xavier", activation="tanh").notes
-    assert any("activation= was not needed" in note for note in notes)
+    assert any("activation= not looked at" in note for note in notes)
     with pytest.raises(UnknownNameError, match="'gelu'"):
         plan(model, "kaiming", activation="gellu")
     with pytest.raises(ArgumentError):

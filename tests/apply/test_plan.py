@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -193,6 +194,45 @@ def test_bad_options_of_a_scheme_are_refused_before_any_model(build: object) -> 
         build()
 
 
+def test_numpy_s_whole_numbers_are_seeds() -> None:
+    assert plan(net(), "kaiming", seed=np.int64(3)) == plan(net(), "kaiming", seed=3)  # type: ignore[arg-type]
+
+
+def test_arguments_without_effect_are_named() -> None:
+    notes = plan(net(), "xavier", activation="tanh", example=torch.zeros(1)).notes
+    assert any("activation= and example= not looked at" in note for note in notes)
+    assert not any("not looked at" in note for note in plan(net(), "kaiming", activation="tanh").notes)
+    with pytest.raises(UnknownNameError, match="'tanh'"):
+        plan(net(), "xavier", activation="tahn")
+
+
+def test_a_rule_behind_one_that_covers_it_is_named() -> None:
+    (told,) = (n for n in plan(net(), "xavier", rules={"0": "ones", "0.0.weight": "zeros"}).notes if "rule" in n)
+    assert "'0.0.weight' holds nowhere" in told
+    assert not any("rule" in n for n in plan(net(), "xavier", rules={"0.0.weight": "zeros", "0": "ones"}).notes)
+
+
+def test_a_plan_of_a_plan_is_refused_in_one_line() -> None:
+    with pytest.raises(ArgumentError, match="hand it to init_") as caught:
+        plan(net(), plan(net(), "xavier"))
+    assert len(str(caught.value)) < 100
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        (3, "only: got 3"),
+        ([3], "one pattern"),
+        ([], "at least one"),
+        ("0.0", r"names a module: write '0\.0\.\*'"),
+        ("0.0.wieght", r"'0\.0\.weight'"),
+    ],
+)
+def test_only_that_names_no_parameter(only: object, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        plan(net(), "xavier", only=only)  # type: ignore[arg-type]
+
+
 def test_kaiming_fan_out_refuses_an_activation_that_lets_no_gradient_back() -> None:
     with pytest.raises(ArgumentError, match="flat"):
         plan(net(), Kaiming(mode="fan_out"), activation=torch.sign)
@@ -229,6 +269,9 @@ def test_save_and_load_give_an_equal_plan(tmp_path: Path) -> None:
         ('"parameter": "0.0.bias"', '"parameter": "0.0.weight"', "two rows"),
         ('"norm_of": ""', '"norm_of": "nowhere"', "nowhere"),
         ('"scheme"', "[", "not a plan"),
+        ('"zero_row": null', '"zero_row": 99', "zero_row is 99"),
+        # Edited by hand in one place of two: neither is to be written in silence.
+        ('"std": 0.2721655269759087', '"std": 0.5', r"std is 0\.5.*distribution 0\.27.*change both"),
     ],
 )
 def test_a_file_that_is_not_quite_a_plan(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -266,12 +266,62 @@ def test_a_model_on_meta_is_told_to_get_memory_first() -> None:
     assert same(model, other)
 
 
-def test_a_write_that_fails_says_what_was_written_before() -> None:
+def test_a_write_that_fails_says_what_was_written_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*args: object, name: str, **options: object) -> object:
+        if name == "1.weight":
+            raise MemoryError("no room for 16 entries")
+        return fill(*args, name=name, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("initwell.apply.write.fill", out_of_memory)
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    # All rows of this weight share one row of memory, which PyTorch refuses to write.
-    model[1].weight = nn.Parameter(torch.zeros(1, 4).expand(4, 4))
     with pytest.raises(ModelError, match=r"1\.weight: could not be written.*Written before it: 0\.weight, 0\.bias\."):
         init_(model, "lecun")
+
+
+def _in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return nn.Linear(4, 4)
+
+
+def _with_second_weight(make: Callable[[Tensor], Tensor]) -> nn.Module:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = nn.Parameter(make(first.weight.detach()))
+    return nn.Sequential(first, second)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        # An autoencoder whose decoder is the transposed encoder: whichever is written last, the other was not.
+        (lambda: _with_second_weight(lambda first: first.t()), r"share a part.*: 0\.weight, 1\.weight\..*None"),
+        (lambda: _with_second_weight(lambda first: first[:1].expand(4, 4)), r"one entry at several places: 1\.weight"),
+        (_in_inference_mode, r"inference mode.*: weight, bias\."),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_the_first_write(build: object, message: str) -> None:
+    assert callable(build)
+    model = build()
+    before = values(model)
+    with pytest.raises(ArgumentError, match=message):
+        init_(model, "lecun")
+    assert all(torch.equal(before[name], now) for name, now in values(model).items())
+
+
+def test_a_transposed_tie_is_written_once_the_other_side_is_left_alone() -> None:
+    model = _with_second_weight(lambda first: first.t())
+    receipt = init_(model, "lecun", rules={"1.weight": None})
+    assert torch.equal(weight(model, "1.weight"), weight(model, "0.weight").t())
+    assert [row.sha256 is None for row in receipt.rows] == [False, False, True, False]
+
+
+def test_columns_of_one_block_of_memory_are_apart() -> None:
+    block = torch.zeros(4, 8)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].weight, model[1].weight = nn.Parameter(block[:, :4]), nn.Parameter(block[:, 4:])
+    other = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    init_(model, "lecun")
+    init_(other, "lecun")
+    assert same(model, other)
 
 
 def test_integer_parameters_are_left_alone() -> None:

@@ -33,7 +33,9 @@ _ARGUMENTS: Mapping[str, Mapping[str, str]] = {
 class Finder:
     """Answers what follows each weight of one model, by the surest of the ways that are open."""
 
-    def __init__(self, model: nn.Module, sites: tuple[Site, ...], *, example: Any = None, given: object = None) -> None:
+    def __init__(
+        self, model: nn.Module, sites: tuple[Site, ...], *, example: Any = None, given: Activation | None = None
+    ) -> None:
         """Look through a model.
 
         Args:
@@ -42,7 +44,7 @@ class Finder:
             example: a batch; with it the model's forward is traced on meta tensors, nothing is computed.
             given: what the caller says follows every layer; None to find out.
         """
-        self._given = None if given is None else activation(given)
+        self._given = given
         self._modules = dict(model.named_modules())
         self._paths = {id(module): path for path, (*_, module) in modules_of(model)}
         self._trace: Trace | None = None

@@ -8,12 +8,14 @@ from torch import nn
 
 from initwell.apply.activations import Finder
 from initwell.apply.record import Plan, PlanRow
-from initwell.apply.rules import Pattern, Rule, chosen, rules_from
+from initwell.apply.rules import Pattern, Rule, chosen, idle, rules_from
 from initwell.apply.schemes.base import Choice, Scheme, from_initializer, kept
 from initwell.apply.schemes.everywhere import Everywhere
 from initwell.apply.schemes.registry import scheme as scheme_of
 from initwell.apply.sites import Site, sites_of
 from initwell.errors import ArgumentError
+from initwell.sampling.stream import checked_seed
+from initwell.theory.activations import activation as activation_of
 
 __all__ = ["Plan", "PlanRow", "plan"]
 
@@ -55,25 +57,24 @@ def plan(
     >>> [(row.parameter, round(row.std, 3)) for row in plan(layers, "kaiming").rows]
     [('0.weight', 0.2), ('0.bias', 0.0), ('2.weight', 0.224), ('2.bias', 0.0)]
     """
-    check_seed(seed)
+    seed = checked_seed(seed)
+    if isinstance(scheme, Plan):
+        raise ArgumentError("scheme", "a Plan", "It is decided already: hand it to init_(model, plan).")
     default = scheme_of(scheme)
     sites = sites_of(model)
     made = rules_from(rules, sites)
     wanted = chosen(only, sites)
+    given = None if activation is None else activation_of(activation)
     asked = [s for s in (default, *(r.scheme for r in made)) if s is not None and s.needs_activation]
-    finder = Finder(model, sites, example=example, given=activation) if asked else None
+    finder = Finder(model, sites, example=example, given=given) if asked else None
     decide = _Decision(default, made, wanted, finder)
     choices = [(site, *decide(site)) for site in sites]
     drawn = {site.parameter for site, choice, _ in choices if choice.distribution is not None}
     rows = tuple(_norm_row(s) if s.norm_of in drawn else _row(s, choice, because) for s, choice, because in choices)
     cited = tuple(dict.fromkeys(c.citation for _, c, _ in choices if c.citation and c.distribution is not None))
-    return Plan(default.describe(), seed, rows, _notes(rows, finder, activation), cited)
-
-
-def check_seed(seed: object) -> None:
-    """Refuse a seed that is not a whole number of 64 bits."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise ArgumentError("seed", repr(seed), "Give a whole number from 0 to 2**64 - 1.")
+    unasked = () if finder else tuple(n for n, v in (("activation=", given), ("example=", example)) if v is not None)
+    notes = (*_notes(rows, finder, unasked), *idle(made, sites))
+    return Plan(default.describe(), seed, rows, notes, cited)
 
 
 @dataclass(frozen=True)
@@ -157,10 +158,10 @@ def _norm_row(site: Site) -> PlanRow:
     return replace(row, norm_of=site.norm_of, norm_axis=site.norm_axis)
 
 
-def _notes(rows: Sequence[PlanRow], finder: Finder | None, activation: object) -> tuple[str, ...]:
+def _notes(rows: Sequence[PlanRow], finder: Finder | None, unasked: Sequence[str]) -> tuple[str, ...]:
     notes = [] if finder is None else list(finder.notes)
-    if activation is not None and finder is None:
-        notes.append("activation= was not needed: this scheme does not depend on what follows a layer.")
+    if unasked:
+        notes.append(f"{' and '.join(unasked)} not looked at: this scheme does not depend on what follows a layer.")
     left = [row.parameter for row in rows if not row.written]
     if left:
         shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")

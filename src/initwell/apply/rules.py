@@ -14,6 +14,8 @@ from initwell.errors import ArgumentError
 
 Pattern = str | type
 
+_ONLY = "Give one pattern of parameter names, or a sequence of them."
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -85,11 +87,37 @@ def rules_from(rules: Mapping[Pattern, object] | None, sites: Iterable[Site]) ->
     return tuple(made)
 
 
+def idle(rules: Sequence[Rule], sites: Sequence[Site]) -> tuple[str, ...]:
+    """Name the rules that hold nowhere, since earlier ones cover all that they match.
+
+    Args:
+        rules: in order.
+        sites: the model's parameters.
+
+    Returns:
+        A sentence for each such rule.
+    """
+    used = {next((r.text for r in rules if r.covers(site)), "") for site in sites}
+    return tuple(
+        f"The rule {rule.text!r} holds nowhere: earlier rules cover all that it matches; put it before them."
+        for rule in rules
+        if rule.text not in used
+    )
+
+
 def _nearest(pattern: Pattern, sites: Sequence[Site]) -> str:
     if isinstance(pattern, type):
         kinds = sorted({type(module).__name__ for site in sites for module in site.chain})
         return f"The model has {', '.join(kinds[:12])}."
     known = sorted({path for site in sites for path in _paths(site) if path} | {site.parameter for site in sites})
+    near = difflib.get_close_matches(pattern, known, n=4, cutoff=0.3) or known[:4]
+    return f"The nearest there are: {', '.join(map(repr, near))}."
+
+
+def _nearest_parameter(pattern: str, sites: Sequence[Site]) -> str:
+    if any(fnmatchcase(path, pattern) for site in sites for path in _paths(site)):
+        return f"It names a module: write {pattern + '.*'!r} for all that is in it."
+    known = sorted({name for site in sites for name in (site.parameter, *site.tied_to)})
     near = difflib.get_close_matches(pattern, known, n=4, cutoff=0.3) or known[:4]
     return f"The nearest there are: {', '.join(map(repr, near))}."
 
@@ -109,14 +137,16 @@ def chosen(only: str | Sequence[str] | None, sites: Sequence[Site]) -> frozenset
     """
     if only is None:
         return None
+    if not isinstance(only, Iterable):
+        raise ArgumentError("only", repr(only), _ONLY)
     patterns = (only,) if isinstance(only, str) else tuple(only)
     found: set[str] = set()
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise ArgumentError("only", repr(only), "Give one pattern of parameter names, or a sequence of them.")
+            raise ArgumentError("only", repr(only), _ONLY)
         matched = {s.parameter for s in sites if any(fnmatchcase(n, pattern) for n in (s.parameter, s.key, *s.tied_to))}
         if not matched:
-            raise ArgumentError("only", f"{pattern!r}, which matches no parameter", _nearest(pattern, sites))
+            raise ArgumentError("only", f"{pattern!r}, which matches no parameter", _nearest_parameter(pattern, sites))
         found |= matched
     if not found:
         raise ArgumentError("only", repr(only), "Give at least one pattern, or leave it out for all parameters.")

@@ -1,6 +1,7 @@
 """Plans as JSON files: written whole or not at all, read strictly."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -113,10 +114,7 @@ def _plan(data: Any) -> Plan:
     names = [name for row in rows for name in (row.parameter, *row.tied_to)]
     if len(set(names)) != len(names):
         raise ValueError("a parameter stands in two rows")
-    drawn = {row.parameter for row in rows if row.distribution is not None}
-    for row in rows:
-        if row.norm_of and (row.norm_of not in drawn or row.distribution is not None):
-            raise ValueError(f"{row.parameter} is to be the norm of {row.norm_of!r}, which no row draws")
+    _check_norms(rows)
     _check("the file", data, {"scheme": _text, "notes": _texts, "citations": _texts})
     return Plan(data["scheme"], seed, rows, tuple(data["notes"]), tuple(data["citations"]))
 
@@ -129,7 +127,29 @@ def _row(data: Any, where: str) -> PlanRow:
     if data["distribution"] is not None:
         values["distribution"] = distribution_from_dict(data["distribution"])
         values["distribution"].check_shape(values["shape"])
-    return PlanRow(**values)
+    row = PlanRow(**values)
+    _agree(row, where)
+    return row
+
+
+def _agree(row: PlanRow, where: str) -> None:
+    """Refuse a row of which one part was changed by hand and the other not: what is read is what must be written."""
+    drawn = None if row.distribution is None else float(row.distribution.std)
+    if (drawn is None) != (row.std is None) or not math.isclose(row.std or 0, drawn or 0, rel_tol=1e-9):
+        raise ValueError(f"{where}: std is {row.std}, and that of its distribution {drawn}: change both or neither")
+    if row.zero_row is not None and (not row.shape or row.zero_row >= row.shape[0]):
+        raise ValueError(f"{where}: zero_row is {row.zero_row}, and its shape {row.shape}")
+
+
+def _check_norms(rows: Sequence[PlanRow]) -> None:
+    drawn = {row.parameter: row for row in rows if row.distribution is not None}
+    for row in rows:
+        if not row.norm_of:
+            continue
+        if row.norm_of not in drawn or row.distribution is not None:
+            raise ValueError(f"{row.parameter} is to be the norm of {row.norm_of!r}, which no row draws")
+        if not -1 <= row.norm_axis < len(drawn[row.norm_of].shape):
+            raise ValueError(f"{row.parameter}: norm_axis is {row.norm_axis}, which {row.norm_of!r} does not have")
 
 
 def _keys(data: Any, wanted: Sequence[str], where: str) -> None:

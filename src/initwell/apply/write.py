@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm
 
+from initwell.apply.memory import check_memory
 from initwell.apply.plan import plan
 from initwell.apply.receipt import Receipt, ReceiptRow, digest
 from initwell.apply.record import Plan, PlanRow
@@ -47,7 +48,8 @@ def init_(
         The Receipt: the plan's rows, each with the SHA-256 of what now stands in the parameter.
 
     Raises:
-        ArgumentError: as for ``plan``; or a model on meta, sharded, or not the one that the Plan was made for.
+        ArgumentError: as for ``plan``; or a model on meta, sharded, with parameters that share a part of their memory,
+            or not the one that the Plan was made for.
         UnknownNameError: an unknown scheme or activation; lists the nearest.
         ShapeError: the scheme has no meaning for a parameter's shape.
         ModelError: the model failed on the example, or a parameter refused to be written; the latter says which were
@@ -77,7 +79,7 @@ def _check_replay(replayed: Plan, seed: int, given: Sequence[str]) -> None:
 
 def _write(model: nn.Module, decided: Plan) -> Receipt:
     sites = _matched(model, decided)
-    _check_memory([site for site, row in zip(sites, decided.rows, strict=True) if row.written])
+    check_memory([site for site, row in zip(sites, decided.rows, strict=True) if row.written])
     norms = {row.parameter: _norm(row, decided) for row in decided.rows if row.norm_of}
     done: list[ReceiptRow] = []
     for site, row in zip(sites, decided.rows, strict=True):
@@ -111,17 +113,6 @@ def _matched(model: nn.Module, decided: Plan) -> tuple[Site, ...]:
 
 def _names(group: frozenset[str]) -> str:
     return " = ".join(sorted(group))
-
-
-def _check_memory(sites: Sequence[Site]) -> None:
-    meta = [site.parameter for site in sites if site.tensor.is_meta]
-    if meta:
-        got = f"parameters on the meta device, without memory: {', '.join(meta[:6])}{', …' if len(meta) > 6 else ''}"
-        cure = "Give it memory first, model.to_empty(device='cpu'), and set its buffers; then initialize."
-        raise ArgumentError("model", got, cure)
-    sharded = [site.parameter for site in sites if hasattr(site.tensor, "placements")]
-    if sharded:
-        raise ArgumentError("model", f"sharded parameters: {', '.join(sharded[:6])}", "Initialize before sharding.")
 
 
 def _values(row: PlanRow, seed: int) -> Tensor:

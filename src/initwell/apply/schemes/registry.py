@@ -76,5 +76,5 @@ def scheme(spec: object) -> Scheme:
         if spec not in entries():
             raise UnknownNameError.among("scheme", spec, entries())
         return entries()[spec].build()
-    cure = "Give a name such as 'kaiming', a scheme such as Kaiming(slope=0.25), an initializer, or a Plan."
+    cure = "Give a name such as 'kaiming', a scheme such as Kaiming(slope=0.25), or an initializer."
     raise ArgumentError("scheme", repr(spec), cure)
