@@ -139,7 +139,7 @@ def _chart(rows: Sequence[Mapping[str, Any]], name: str) -> Chart:
             # Side by side, so that equal values do not hide one another.
             x = tuple(k + (0.0 if norm == "without" else 0.15) for k in range(1, len(of) + 1))
             series.append(Series(f"{norm} batch norm", x, columns[0], columns[1], columns[2], "points"))
-        label = ", ".join(f"{k} {scheme}" for k, scheme in enumerate(SCHEMES, start=1))
+        label = ", ".join(f"{k}: {scheme}" for k, scheme in enumerate(SCHEMES, start=1))
         panels.append(Panel(measure, label, measure, tuple(series)))
     return Chart(
         "batch-norm",
