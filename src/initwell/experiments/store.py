@@ -155,9 +155,8 @@ class RunStore:
 
     def _prepare(self) -> None:
         run = self._connection.execute
-        version = run("PRAGMA user_version").fetchone()[0]
-        foreign = run("PRAGMA application_id").fetchone()[0] not in (0, _APPLICATION)
-        tables = {name for (name,) in run("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        version, application, tables = self._header()
+        foreign = application not in (0, _APPLICATION)
         if foreign or (version == 0 and tables):
             raise StoreError(f"{self._name}: is a database, but not of runs. Name another folder.")
         if version not in (0, SCHEMA_VERSION):
@@ -169,6 +168,17 @@ class RunStore:
         run("PRAGMA synchronous = FULL")
         if version == 0:
             self._create()
+
+    def _header(self) -> tuple[int, int, set[str]]:
+        run = self._connection.execute
+        # One transaction, one view: between two of these reads another process may create the tables.
+        run("BEGIN")
+        try:
+            version, application = (run(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id"))
+            tables = {name for (name,) in run("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        finally:
+            run("ROLLBACK")
+        return version, application, tables
 
     def _create(self) -> None:
         run = self._connection.execute
