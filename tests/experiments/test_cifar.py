@@ -59,6 +59,13 @@ def test_a_label_out_of_range_is_named(tmp_path: Path) -> None:
         read_batch(path)
 
 
+def test_a_gap_between_the_training_batches_is_named(tmp_path: Path) -> None:
+    write_cifar(tmp_path)
+    (tmp_path / "data_batch_9.bin").write_bytes(records(2))
+    with pytest.raises(DataFormatError, match=r"has no data_batch_\d\.bin, but later ones"):
+        load(tmp_path)
+
+
 def test_a_missing_test_batch_is_named(tmp_path: Path) -> None:
     (write_cifar(tmp_path) / "test_batch.bin").unlink()
     with pytest.raises(DataFormatError, match=r"has no test_batch\.bin"):

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,8 +21,10 @@ from initwell.errors import ArgumentError, ModelError, UnknownNameError
 from initwell.experiments.compare import compare
 from initwell.experiments.comparison import Comparison, Run
 from initwell.experiments.data import Dataset, load
+from initwell.experiments.ended import Ended
+from initwell.experiments.jobs import run_here
 from initwell.experiments.preparation import prepared
-from initwell.experiments.store import RunStore, StoreError
+from initwell.experiments.store import KeptRun, RunStore, StoreError
 from initwell.experiments.train import TrainResult
 from initwell.initializers.scaling import xavier
 
@@ -213,37 +215,90 @@ def test_the_best_rate_is_that_of_the_mean_with_diverged_as_chance() -> None:
 
 
 SCRIPT = """
-    import sys
+    import os, signal, sys
     from initwell.experiments.compare import compare
     from initwell.experiments.data import load
 
+    def listen(done, total, what):
+        print(done, flush=True)
+        if how == "itself" and done == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     if __name__ == "__main__":
+        out, how, workers, seeds, steps = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
         data = load("mnist-5k").subset(400, 50)
-        result = compare("mlp", data, ["xavier", "kaiming"], 10, out=sys.argv[1], epochs=3, batch_size=4, workers=2,
-                         max_steps=int(sys.argv[2]), progress=lambda *a: print(a, flush=True))
+        result = compare("mlp", data, ["xavier", "kaiming"], seeds, out=out, epochs=3, batch_size=4, workers=workers,
+                         max_steps=steps, depths=1, widths=8, progress=listen)
         print(result.notes)
 """
 
 
-def test_killed_in_the_middle_the_same_command_goes_on(tmp_path: Path) -> None:
+def killed(tmp_path: Path, how: str, workers: int, seeds: int, steps: int) -> list[str]:
+    """Run the script until it is killed with two runs or more finished; return its command."""
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
-    command = [sys.executable, str(script), str(tmp_path / "out"), "300"]
+    command = [sys.executable, str(script), str(tmp_path / "out"), how, *map(str, (workers, seeds, steps))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
-        for _ in range(3):
-            process.stdout.readline()
-        os.killpg(process.pid, signal.SIGKILL)
-    time.sleep(0.1)
+        process.stdout.readline()
+        process.stdout.readline()
+        if how == "outside":
+            os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+    return command
+
+
+def kept(tmp_path: Path) -> dict[str, KeptRun]:
     with RunStore(tmp_path / "out" / "runs.db") as store:
-        before = store.finished()
-    assert 3 <= len(before) < 20
+        return {run.key: run for run in store.finished()}
+
+
+def test_killed_after_two_runs_the_comparison_goes_on(tmp_path: Path) -> None:
+    killed(tmp_path, "itself", workers=1, seeds=3, steps=5)
+    before = kept(tmp_path)
+    assert len(before) == 2
+    result = compare(
+        "mlp", load("mnist-5k").subset(400, 50), ["xavier", "kaiming"], 3, out=tmp_path / "out", epochs=3, batch_size=4,
+        workers=1, max_steps=5, depths=1, widths=8,
+    )  # fmt: skip
+    assert result.notes == (f"2 of 6 runs were finished before and stand in {tmp_path / 'out' / 'runs.db'}.",)
+    after = kept(tmp_path)
+    assert len(after) == 6
+    assert before.items() <= after.items()
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = killed(tmp_path, "outside", workers=2, seeds=6, steps=300)
+    before = kept(tmp_path)
+    assert 2 <= len(before) < 12
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
-    assert f"{len(before)} of 20 runs were finished before" in done.stdout
-    with RunStore(tmp_path / "out" / "runs.db") as store:
-        after = {run.key: run for run in store.finished()}
-    assert len(after) == 20
-    assert all(after[run.key] == run for run in before)
+    assert f"{len(before)} of 12 runs were finished before" in done.stdout
+    after = kept(tmp_path)
+    assert len(after) == 12
+    assert before.items() <= after.items()
+
+
+def test_an_error_that_is_looked_at_keeps_no_worker(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+
+    def jobs(*given: Any, **more: Any) -> Iterator[Ended]:
+        try:
+            yield from run_here(*given, shared=more["shared"], note="")
+        finally:
+            ended.append(True)  # here the workers are ended
+
+    def broken(*told: object) -> None:
+        raise LookupError("nobody listens")
+
+    monkeypatch.setattr("initwell.experiments.compare.run_jobs", jobs)
+    try:
+        compare(tiny, data, ["xavier", "zeros"], 1, progress=broken, **QUICK)
+    except LookupError as error:
+        assert error.__traceback__ is not None  # it holds every frame on the way
+        assert ended == [True]
+    else:
+        pytest.fail("the listener's error was lost")
 
 
 def test_a_full_disk_ends_it_with_the_finished_runs_standing(
@@ -285,6 +340,16 @@ def no_parameters() -> nn.Module:
         ({"learning_rate": []}, ArgumentError, "learning_rate: got nothing"),
         ({"depths": [2, 2]}, ArgumentError, "Give each value once"),
         ({"seeds": 0}, ArgumentError, "seeds: got 0"),
+        ({"seeds": 2.0}, ArgumentError, "seeds: got 2.0"),
+        ({"seeds": [0.5]}, ArgumentError, "list of whole numbers"),
+        ({"seeds": [2**70]}, ArgumentError, "seed: got 1180591620717411303424"),
+        ({"schemes": None}, ArgumentError, "scheme: got None"),
+        ({"epochs": 1.5}, ArgumentError, "epochs: got 1.5. Give a whole number"),
+        ({"depths": 2.5}, ArgumentError, "depth: got 2.5"),
+        ({"learning_rate": "fast"}, ArgumentError, "learning_rate: got fast"),
+        ({"momentum": "x"}, ArgumentError, "momentum: got x"),
+        ({"optimizer": 3}, UnknownNameError, "optimizer: got '3'"),
+        ({"activations": [["relu"]]}, ArgumentError, "a list of single ones"),
         ({"workers": 0}, ArgumentError, "workers: got 0"),
         ({"epoch": 3}, UnknownNameError, "Did you mean 'epochs'"),
         ({"activations": "rellu"}, UnknownNameError, "Did you mean 'relu'"),

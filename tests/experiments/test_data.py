@@ -83,12 +83,22 @@ def test_samples_that_are_not_finite_are_named(bad: float) -> None:
         ((tiny()[0].astype(str), tiny()[1]), "samples of type"),
         ((tiny()[0], tiny()[1] * 1.0), "labels of shape"),
         ((tiny()[0], tiny()[1] - 1), "the label -1"),
+        ((tiny()[0], tiny()[1] + 10**9), "the label 100000000.*Number the classes from 0"),
+        (([[1.0], [1.0, 2.0]], tiny()[1]), "a sequence that is no array"),
+        (None, "train: got a NoneType. Give a pair"),
         ((tiny()[0][:, :2], tiny()[1]), r"test: got float32 samples of shape \(3,\)"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(train: tuple[np.ndarray, np.ndarray], said: str) -> None:
     with pytest.raises(ArgumentError, match=said):
         from_arrays(train, tiny())
+
+
+def test_tensors_are_taken_as_they_come() -> None:
+    x = torch.arange(24.0).reshape(8, 3)
+    y = torch.arange(8) % 2
+    for odd in (x.clone().requires_grad_(), x.bfloat16(), x.t().contiguous().t()):
+        assert from_arrays((odd, y), (odd, y)).train_x.tolist() == x.tolist()
 
 
 def test_too_few_class_names() -> None:

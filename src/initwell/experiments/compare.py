@@ -1,6 +1,7 @@
 """Compare initialization schemes by training: every scheme, several seeds, kept as they end, with intervals."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
@@ -14,14 +15,14 @@ from initwell.experiments.comparison import Comparison, Run
 from initwell.experiments.data import Dataset, load
 from initwell.experiments.ended import Ended
 from initwell.experiments.grid import Grid, GridOptions, Setting, shown
-from initwell.experiments.jobs import cores, run_jobs
+from initwell.experiments.jobs import check_workers, cores, run_jobs
 from initwell.experiments.network import Network
 from initwell.experiments.preparation import Prepared, prepared
 from initwell.experiments.store import KeptRun, RunStore, key_of
 from initwell.experiments.train import TrainResult, train
 
 # Part of every run's key: raise it when the same settings would train differently.
-RECIPE = 1
+RECIPE = 2
 # Samples that the model is followed with, to find what stands behind each layer.
 _EXAMPLE = 2
 
@@ -48,7 +49,8 @@ def compare(
         schemes: names, schemes or initializers.
         seeds: how many (0, 1, …), or which; a seed sets the weights and the order of the samples.
         preparation: what is done to a data set that is not prepared yet.
-        out: a folder for ``runs.db``; a comparison that was cut off goes on from it. None keeps nothing.
+        out: a folder for ``runs.db``; a comparison that was cut off goes on from it. None keeps nothing. A run is known
+            again by its settings, its data, and the code of ``build`` and of the model's own classes.
         backend: ``local`` (one process a core) or ``ray``.
         workers: processes; None for one a core, 1 to stay in this process.
         progress: told how many runs are done, of how many, and what the last one was.
@@ -70,8 +72,7 @@ def compare(
     >>> [(row["scheme"], row["seed"], row["status"]) for row in result.rows]
     [('xavier', 0, 'done'), ('zeros', 0, 'done'), ('xavier', 1, 'done'), ('zeros', 1, 'done')]
     """
-    if workers is not None and workers < 1:
-        raise ArgumentError("workers", workers, "Give a whole number from 1.")
+    check_workers(workers)
     grid = Grid.of(schemes, seeds, options)
     network = Network.of(build)
     network.check_options(grid.options)
@@ -80,7 +81,9 @@ def compare(
     with RunStore(None if out is None else _folder(out) / "runs.db") as store:
         enough = min(workers or cores(), len(grid.settings)) if backend == "local" else workers
         ended = run_jobs(run_setting, work.todo(store), shared=work.shared, workers=enough, backend=backend)
-        work.listen(ended, store)
+        # Closed at once when something fails here: an error that is looked at would keep the workers alive.
+        with closing(ended):
+            work.listen(ended, store)
         return work.comparison(store)
 
 

@@ -16,6 +16,8 @@ from initwell.experiments import cifar, idx
 
 EMBEDDED = "mnist-5k"
 _FILE = "mnist5k.npz"
+# More classes than any data set has: a label above is something else, such as an ID or a missing value.
+MOST_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +159,13 @@ def _load_cifar(directory: Path) -> Dataset:
     test = directory / "test_batch.bin"
     if not test.is_file():
         raise DataFormatError(f"{directory}: has no test_batch.bin. Put it beside the data_batch_*.bin files.")
-    batches = [cifar.read_batch(path) for path in cifar.training_files(directory)]
+    files = cifar.training_files(directory)
+    missing = [
+        f"data_batch_{k}.bin" for k in range(1, len(files) + 1) if directory / f"data_batch_{k}.bin" not in files
+    ]
+    if missing:
+        raise DataFormatError(f"{directory}: has no {missing[0]}, but later ones. Put it back, or number them from 1.")
+    batches = [cifar.read_batch(path) for path in files]
     train_x = np.concatenate([images for images, _ in batches])
     train_y = np.concatenate([labels for _, labels in batches])
     test_x, test_y = cifar.read_batch(test)
@@ -190,6 +198,9 @@ def from_arrays(
     >>> from_arrays((x, y), (x, y)).shape
     (3,)
     """
+    for part, pair in (("train", train), ("test", test)):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ArgumentError(part, f"a {type(pair).__name__}", "Give a pair (samples, labels).")
     train_x, train_y = _samples("train", train[0]), _labels("train", train[1])
     test_x, test_y = _samples("test", test[0]), _labels("test", test[1])
     for part, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
@@ -205,8 +216,19 @@ def from_arrays(
     return Dataset(name, train_x, train_y, test_x, test_y, names)
 
 
+def _array(part: str, values: Any) -> NDArray[Any]:
+    # Tensors are taken as they come: on any device, needing a gradient, in bfloat16.
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ArgumentError(part, f"a sequence that is no array ({error})", "Give arrays of equal rows.") from error
+
+
 def _samples(part: str, values: ArrayLike) -> NDArray[Any]:
-    array = np.asarray(values)
+    array = _array(part, values)
     if array.ndim < 2 or array.size == 0:
         raise ArgumentError(part, f"samples of shape {array.shape}", "Give samples along the first axis, (N, …).")
     if array.dtype == np.uint8:
@@ -223,12 +245,13 @@ def _samples(part: str, values: ArrayLike) -> NDArray[Any]:
 
 
 def _labels(part: str, values: ArrayLike) -> NDArray[np.int64]:
-    array = np.asarray(values)
+    array = _array(part, values)
     if array.ndim != 1 or array.dtype.kind not in "iu" or array.size == 0:
         got = f"labels of shape {array.shape} and type {array.dtype}"
         raise ArgumentError(part, got, "Give one integer class number for each sample, (N,).")
-    if array.min() < 0:
-        raise ArgumentError(part, f"the label {array.min()}", "Number the classes from 0.")
+    if array.min() < 0 or array.max() >= MOST_CLASSES:
+        wrong = array.min() if array.min() < 0 else array.max()
+        raise ArgumentError(part, f"the label {wrong}", f"Number the classes from 0, fewer than {MOST_CLASSES:,}.")
     return array.astype(np.int64)
 
 
@@ -247,9 +270,9 @@ def from_loaders(train: Iterable[Any], test: Iterable[Any], *, name: str = "load
         ArgumentError: a batch is no pair, or as for ``from_arrays``.
     """
     # A DataLoader draws its worker seed, and a shuffling one its order, from the global generators.
-    from initwell.experiments.rng import kept_rng
+    from initwell.trace.keep import random_kept
 
-    with kept_rng():
+    with random_kept():
         parts = [_collected("train", train), _collected("test", test)]
     return from_arrays(parts[0], parts[1], name=name)
 
@@ -259,8 +282,8 @@ def _collected(part: str, loader: Iterable[Any]) -> tuple[NDArray[Any], NDArray[
     for batch in loader:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise ArgumentError(part, f"batches of type {type(batch).__name__}", "Yield (samples, labels) pairs.")
-        samples.append(np.asarray(batch[0]))
-        labels.append(np.asarray(batch[1]))
+        samples.append(_array(part, batch[0]))
+        labels.append(_array(part, batch[1]))
     if not samples:
         raise ArgumentError(part, "no batches", "Give a loader that yields at least one.")
     return np.concatenate(samples), np.concatenate(labels)

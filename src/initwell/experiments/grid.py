@@ -2,14 +2,16 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypedDict
 
 from initwell.apply.schemes.base import Scheme
 from initwell.apply.schemes.registry import scheme as scheme_of
 from initwell.errors import ArgumentError, UnknownNameError
 from initwell.experiments.activations import ActivationSpec
+from initwell.experiments.network import called
 from initwell.experiments.train import TrainConfig
 
 
@@ -97,6 +99,7 @@ class Grid:
         labels = _labelled([schemes] if isinstance(schemes, str) else schemes)
         axes = {name: _values(name, given[name]) for name in NETWORK_AXES if name in given}  # type: ignore[literal-required]
         rates = _values("learning_rate", given.get("learning_rate", TrainConfig.learning_rate))
+        rates = tuple(float(rate) if type(rate) is int else rate for rate in rates)
         optimizers = _values("optimizer", given.get("optimizer", TrainConfig.optimizer))
         fixed = {name: value for name, value in given.items() if name in _FIXED}
         base = TrainConfig(**fixed)  # type: ignore[arg-type]
@@ -106,7 +109,7 @@ class Grid:
                 label,
                 scheme,
                 tuple(zip(names, values, strict=True)),
-                dataclasses.replace(base, seed=seed, optimizer=optimizer, learning_rate=float(rate)),
+                dataclasses.replace(base, seed=seed, optimizer=optimizer, learning_rate=rate),
             )
             for seed in _seeds(seeds)
             for values in itertools.product(*axes.values())
@@ -127,12 +130,14 @@ _FIXED = {field.name for field in dataclasses.fields(TrainConfig)} - {"learning_
 def shown(value: Any) -> Any:
     """Return an option's value as it stands in a table and in a run's key: a factory by its name."""
     if callable(value):
-        return getattr(value, "__qualname__", repr(value))
+        return called(value)
     return "none" if value is None else value
 
 
-def _labelled(schemes: Iterable[object]) -> dict[str, Scheme]:
+def _labelled(schemes: Any) -> dict[str, Scheme]:
     labels: dict[str, Scheme] = {}
+    if not isinstance(schemes, Iterable):
+        schemes = (schemes,)
     for spec in schemes:
         scheme = scheme_of(spec)
         label = spec if isinstance(spec, str) else scheme.describe()
@@ -149,14 +154,22 @@ def _values(name: str, given: Any) -> tuple[Any, ...]:
     values = (given,) if single else tuple(given)
     if not values:
         raise ArgumentError(name, "nothing", "Give one value or several.")
-    if len(set(values)) < len(values):
-        raise ArgumentError(name, values, "Give each value once.")
+    if not all(isinstance(value, Hashable) for value in values):
+        raise ArgumentError(name, values, "Give one value, or a list of single ones.")
+    names = [shown(value) for value in values]
+    if any(names.index(n) < k for k, n in enumerate(names)):
+        # Two functions of one name could not be told apart in any table.
+        raise ArgumentError(name, names, "Give each value once; functions need names of their own.")
     return values
 
 
-def _seeds(given: int | Iterable[int]) -> tuple[int, ...]:
-    if isinstance(given, int):
-        if given < 1:
-            raise ArgumentError("seeds", given, "Give how many, from 1, or a list of seeds.")
-        return tuple(range(given))
-    return _values("seeds", list(given))
+def _seeds(given: Any) -> tuple[int, ...]:
+    cure = "Give how many, from 1, or a list of whole numbers from 0."
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        seeds = tuple(given)
+        if not all(isinstance(seed, Integral) for seed in seeds):
+            raise ArgumentError("seeds", seeds, cure)
+        return _values("seeds", [int(seed) for seed in seeds])
+    if not isinstance(given, Integral) or given < 1:
+        raise ArgumentError("seeds", given, cure)
+    return tuple(range(int(given)))

@@ -1,7 +1,8 @@
 """Independent jobs, one spawned process a core with one torch thread each; results come as they end."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from typing import Any, TypeVar
 
 from initwell.errors import ArgumentError, UnknownNameError
@@ -17,6 +18,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of processes that is none.
+
+    Raises:
+        ArgumentError: not a whole number from 1, nor None.
+    """
+    if workers is not None and not (isinstance(workers, int) and workers >= 1):
+        raise ArgumentError("workers", workers, "Give a whole number from 1, or None for one a core.")
+
+
 def run_jobs(
     function: Callable[..., Any],
     items: Iterable[Any],
@@ -25,7 +36,7 @@ def run_jobs(
     workers: int | None = None,
     backend: str = "local",
     pool: Pool | None = None,
-) -> Iterator[Ended]:
+) -> Generator[Ended]:
     """Run a function on every item and yield each as it ends, in no fixed order.
 
     Args:
@@ -38,7 +49,8 @@ def run_jobs(
         pool: running workers to use instead of starting some.
 
     Returns:
-        An iterator of ``Ended``; a job that raised, or whose process died, has its ``error``, and the others go on.
+        A generator of ``Ended``; a job that raised, or whose process died, has its ``error``, and the others go on.
+        Closing it ends the workers that were started for it.
 
     Raises:
         UnknownNameError: no such backend.
@@ -50,8 +62,7 @@ def run_jobs(
     """
     if backend not in BACKENDS:
         raise UnknownNameError.among("backend", backend, BACKENDS)
-    if workers is not None and workers < 1:
-        raise ArgumentError("workers", workers, "Give a whole number from 1.")
+    check_workers(workers)
     if backend == "ray":
         from initwell.experiments.ray_backend import run_on_ray
 
@@ -86,16 +97,18 @@ def run_all(
     """
     work = list(items)
     results: dict[int, Result] = {}
-    for ended in run_jobs(function, work, shared=shared, workers=min(workers or cores(), len(work) or 1), pool=pool):
-        if ended.error is not None:
-            raise ended.error
-        results[ended.index] = ended.result
-        if progress:
-            progress(len(results), len(work))
+    many = min(workers or cores(), len(work) or 1)
+    with closing(run_jobs(function, work, shared=shared, workers=many, pool=pool)) as running:
+        for ended in running:
+            if ended.error is not None:
+                raise ended.error
+            results[ended.index] = ended.result
+            if progress:
+                progress(len(results), len(work))
     return [results[index] for index in range(len(work))]
 
 
-def run_here(function: Callable[..., Any], items: Iterable[Any], *, shared: Any, note: str) -> Iterator[Ended]:
+def run_here(function: Callable[..., Any], items: Iterable[Any], *, shared: Any, note: str) -> Generator[Ended]:
     """Run every item in this process, with one torch thread as the workers have."""
     for index, item in enumerate(items):
         yield call_here(function, index, item, shared, note)
@@ -103,7 +116,7 @@ def run_here(function: Callable[..., Any], items: Iterable[Any], *, shared: Any,
 
 def _run_on(
     pool: Pool | None, workers: int, function: Callable[..., Any], items: Iterable[Any], shared: Any
-) -> Iterator[Ended]:
+) -> Generator[Ended]:
     if pool is not None:
         yield from pool.run(function, items, shared)
         return

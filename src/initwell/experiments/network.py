@@ -1,5 +1,6 @@
 """The network of a comparison: one of the zoo, or the caller's own function."""
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -8,9 +9,25 @@ from typing import Any
 
 from torch import nn
 
-from initwell.errors import ArgumentError, ModelError, UnknownNameError
+from initwell.errors import ArgumentError, InitwellError, ModelError, UnknownNameError
 from initwell.experiments import zoo
-from initwell.experiments.rng import kept_rng
+from initwell.experiments.behaviour import behaviour, model_behaviour
+from initwell.trace.keep import random_kept
+
+# What a function may ask for by keyword.
+OFFERED = ("shape", "classes", "activation", "depth", "width", "norm")
+
+
+def called(function: Callable[..., Any]) -> str:
+    """Return what to call a function; a partial one with its arguments.
+
+    >>> called(functools.partial(nn.LeakyReLU, negative_slope=0.2))
+    'LeakyReLU(negative_slope=0.2)'
+    """
+    if isinstance(function, functools.partial):
+        given = [*map(repr, function.args), *(f"{name}={value!r}" for name, value in function.keywords.items())]
+        return f"{called(function.func)}({', '.join(given)})"
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 @dataclass(frozen=True)
@@ -47,17 +64,17 @@ class Network:
         if isinstance(build, nn.Module) or not callable(build):
             cure = "Give a name of the zoo, or a function that returns a new model whenever it is called."
             raise ArgumentError("build", type(build).__name__, cure)
-        name = getattr(build, "__qualname__", type(build).__qualname__)
+        name = called(build)
         try:
             parameters = inspect.signature(build).parameters.values()
         except ValueError:  # a built-in that tells nothing of its arguments
             return cls(name, build, None)
         wide = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-        positional = [
-            p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY and p.default is p.empty
-        ]
-        if positional:
-            raise ArgumentError("build", f"a function of {positional}", "Let it take its arguments by keyword.")
+        insists = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        missed = [p.name for p in insists if p.kind is p.POSITIONAL_ONLY or p.name not in OFFERED]
+        if missed:
+            cure = f"Of {', '.join(OFFERED)}, take by keyword what is needed; give the rest defaults."
+            raise ArgumentError("build", f"a function that insists on {', '.join(missed)}", cure)
         return cls(name, build, None if wide else tuple(p.name for p in parameters))
 
     def check_options(self, options: Sequence[str]) -> None:
@@ -71,8 +88,13 @@ class Network:
         """Build the model; what it draws from the global generators is drawn from copies, seeded."""
         offered = {"shape": tuple(shape), "classes": classes}
         given = {name: value for name, value in offered.items() if self.takes is None or name in self.takes}
-        with kept_rng(seed):
-            model = self.builder(**given, **options)
+        with random_kept(seed):
+            try:
+                model = self.builder(**given, **options)
+            except InitwellError:
+                raise
+            except Exception as error:
+                raise ModelError(f"build: {self.name} failed: {type(error).__name__}: {error}") from error
         if not isinstance(model, nn.Module):
             raise ArgumentError("build", f"a {type(model).__name__} from it", "Let it return an nn.Module.")
         if not any(p.requires_grad for p in model.parameters()):
@@ -80,19 +102,17 @@ class Network:
         return model
 
     def identity(self, shape: Sequence[int], classes: int, options: Mapping[str, Any]) -> dict[str, str]:
-        """Return what tells this network from another: its name, and hashes of its code, structure and shapes."""
-        model = self.build(shape, classes, options, seed=0)
-        tensors = [(name, tuple(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
-        return {"name": self.name, "code": _hash(self._code()), "structure": _hash(f"{model}\n{tensors}")}
+        """Return what tells this network from another: its name, and hashes of its code, structure and shapes.
 
-    def _code(self) -> str:
-        if self.name in zoo.NETWORKS and self.builder is zoo.NETWORKS[self.name]:
-            return "zoo"
-        try:
-            return inspect.getsource(self.builder)
-        except (OSError, TypeError):
-            # No source (typed at a prompt, a callable object): the structure must do.
-            return ""
+        Raises:
+            ArgumentError: the function returned the same model twice: training would go on where the last run ended.
+        """
+        model = self.build(shape, classes, options, seed=0)
+        if self.build(shape, classes, options, seed=0) is model:
+            raise ArgumentError("build", "the same model twice", "Let it return a new model whenever it is called.")
+        tensors = [(name, tuple(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
+        code = f"{behaviour(self.builder)} {behaviour(dict(options))} {model_behaviour(model)}"
+        return {"name": self.name, "code": _hash(code), "structure": _hash(f"{model}\n{tensors}")}
 
 
 def _hash(text: str) -> str:

@@ -1,7 +1,7 @@
 """The same jobs on a Ray cluster (or a local Ray), one core each; the caller keeps the results."""
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +11,7 @@ from initwell.experiments.ended import Ended, JobError, call, sendable
 
 def run_on_ray(
     function: Callable[..., Any], items: Iterable[Any], *, shared: Any = None, workers: int | None = None
-) -> Iterator[Ended]:
+) -> Generator[Ended]:
     """Run the function on every item as Ray tasks and yield each as it ends; see ``jobs.run_jobs``.
 
     Args:
@@ -21,7 +21,7 @@ def run_on_ray(
         workers: tasks in flight at most; None for the cluster's cores.
 
     Returns:
-        An iterator of ``Ended``. A Ray that is already running is used and left running; one that was started here
+        A generator of ``Ended``. A Ray that is already running is used and left running; one that was started here
         is shut down at the end.
 
     Raises:
@@ -30,7 +30,8 @@ def run_on_ray(
     ray = _ray()
     started_here = not ray.is_initialized()
     if started_here:
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+        # No number of cores: Ray refuses one where RAY_ADDRESS or `ray start` names a cluster that runs already.
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         yield from _in_flight(ray, function, items, shared, workers or int(ray.cluster_resources().get("CPU", 1)))
     finally:
@@ -40,7 +41,7 @@ def run_on_ray(
 
 def _in_flight(
     ray: ModuleType, function: Callable[..., Any], items: Iterable[Any], shared: Any, limit: int
-) -> Iterator[Ended]:
+) -> Generator[Ended]:
     environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     task = ray.remote(num_cpus=1, max_retries=0, runtime_env=environment)(_task)
     kept = ray.put(shared)

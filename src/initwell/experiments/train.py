@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -13,11 +15,14 @@ from torch.nn import functional as F
 from initwell.errors import ArgumentError, ModelError, UnknownNameError
 from initwell.experiments.policies import POLICIES, rate_at
 from initwell.experiments.preparation import Prepared
-from initwell.experiments.rng import kept_rng
 from initwell.records import Record
+from initwell.trace.keep import random_kept
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
 _EVALUATION_BATCH = 1000
+# Fields that are whole numbers, and those that are real: their least values.
+_WHOLE = MappingProxyType({"epochs": 1, "batch_size": 1, "step_size": 1, "max_steps": 1, "warmup_steps": 0, "seed": 0})
+_REAL = MappingProxyType({"momentum": 0, "weight_decay": 0, "gamma": 0, "power": 0})
 
 
 @dataclass(frozen=True)
@@ -59,22 +64,27 @@ class TrainConfig(Record):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ArgumentError("learning_rate", self.learning_rate, "Give a finite number above 0, such as 0.1.")
+        rate: Any = self.learning_rate
+        if isinstance(rate, bool) or not (isinstance(rate, Real) and math.isfinite(rate) and float(rate) > 0):
+            raise ArgumentError("learning_rate", rate, "Give a finite number above 0, such as 0.1.")
         if self.optimizer not in OPTIMIZERS:
-            raise UnknownNameError.among("optimizer", self.optimizer, OPTIMIZERS)
+            raise UnknownNameError.among("optimizer", str(self.optimizer), OPTIMIZERS)
         if self.policy not in POLICIES:
-            raise UnknownNameError.among("policy", self.policy, POLICIES)
-        for name in ("epochs", "batch_size", "step_size", "max_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ArgumentError(name, value, "Give a whole number from 1.")
-        for name in ("momentum", "weight_decay", "gamma", "power", "warmup_steps", "seed"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ArgumentError(name, value, "Give a finite number from 0.")
-        if not self.diverges_above > 0:
-            raise ArgumentError("diverges_above", self.diverges_above, "Give a loss above 0.")
+            raise UnknownNameError.among("policy", str(self.policy), POLICIES)
+        for name, least in (*_WHOLE.items(), *_REAL.items()):
+            self._refuse(name, least)
+        bound: Any = self.diverges_above
+        if not (isinstance(bound, Real) and float(bound) > 0):
+            raise ArgumentError("diverges_above", bound, "Give a loss above 0.")
+
+    def _refuse(self, name: str, least: int) -> None:
+        value: Any = getattr(self, name)
+        whole = name in _WHOLE
+        if value is None and name == "max_steps":
+            return
+        number = isinstance(value, Integral if whole else Real) and math.isfinite(value)
+        if not number or isinstance(value, bool) or value < least or (name == "seed" and value >= 2**63):
+            raise ArgumentError(name, value, f"Give a {'whole' if whole else 'finite'} number from {least}.")
 
 
 @dataclass(frozen=True)
@@ -189,7 +199,7 @@ def train(
     modes = [(module, module.training) for module in model.modules()]
     started = time.perf_counter()
     try:
-        with kept_rng(config.seed, {p.device for p in model.parameters()}):
+        with random_kept(config.seed):
             reason = run.train()
     finally:
         for module, training in modes:

@@ -5,6 +5,7 @@ import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from types import MappingProxyType
 from typing import Any, Literal, ParamSpec
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from initwell.errors import ArgumentError, ShapeError, UnknownNameError
 from initwell.experiments.activations import ActivationSpec, activation_layer
-from initwell.experiments.rng import kept_rng
+from initwell.trace.keep import random_kept
 
 P = ParamSpec("P")
 Norm = Literal["batch", "layer"]
@@ -23,7 +24,7 @@ def _deterministic(builder: Callable[P, nn.Sequential]) -> Callable[P, nn.Sequen
     # Layers draw their default weights from the global generator; lend them a copy, always at the same place.
     @functools.wraps(builder)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> nn.Sequential:
-        with kept_rng(0):
+        with random_kept(0):
             return builder(*args, **kwargs)
 
     return wrapped
@@ -282,9 +283,9 @@ def _known_norm(norm: str | None) -> None:
         raise UnknownNameError.among("norm", str(norm), NORMS)
 
 
-def _positive(**values: int) -> None:
+def _positive(**values: object) -> None:
     for name, value in values.items():
-        if value < 1:
+        if not (isinstance(value, Integral) and int(value) >= 1):
             raise ArgumentError(name, value, "Give a whole number from 1.")
 
 

@@ -106,18 +106,24 @@ def written_back(saved: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
 
 
 @contextmanager
-def random_kept(seed: int) -> Iterator[None]:
-    """Seed PyTorch's generators for the walk, and put those, NumPy's and Python's back where they were on leaving."""
+def random_kept(seed: int | None = None) -> Iterator[None]:
+    """Put PyTorch's, NumPy's and Python's global generators back where they were on leaving.
+
+    Args:
+        seed: of all three while inside, or None to go on from where they are.
+
+    >>> before = torch.initial_seed()
+    >>> with random_kept(7):
+    ...     inside = torch.rand(1)
+    >>> torch.initial_seed() == before
+    True
+    """
     cpu, python, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.get_rng_state_all() if initialized else []
     try:
-        # Not torch.manual_seed: it would also leave a seed behind for devices that are not initialized yet.
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.manual_seed_all(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+        if seed is not None:
+            _seed_all(seed, cuda=initialized)
         yield
     finally:
         torch.set_rng_state(cpu)
@@ -125,6 +131,15 @@ def random_kept(seed: int) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
         random.setstate(python)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def _seed_all(seed: int, *, cuda: bool) -> None:
+    # Not torch.manual_seed: it would also leave a seed behind for devices that are not initialized yet.
+    torch.default_generator.manual_seed(seed)
+    if cuda:
+        torch.cuda.manual_seed_all(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
 
 
 @contextmanager
