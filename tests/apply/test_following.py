@@ -82,6 +82,10 @@ def test_without_any_activation_module_relu_is_assumed_and_says_so() -> None:
         (lambda x: x * torch.sigmoid(x), "silu"),
         (lambda x: F.relu(F.dropout(x, 0.1)), "relu"),
         (lambda x: F.hardtanh(x, -0.5, 2.0), "hardtanh(low=-0.5, high=2)"),
+        (lambda x: x.clamp(min=0), "relu"),
+        (lambda x: torch.clamp_min(x, 0.0), "relu"),
+        (lambda x: x.clamp(0, 6), "relu6"),
+        (lambda x: x.clamp(-0.5, 2.0), "hardtanh(low=-0.5, high=2)"),
     ],
 )
 def test_functional_activations_are_followed_with_an_example(act: Callable[[Tensor], Tensor], name: str) -> None:
@@ -92,6 +96,49 @@ def test_functional_activations_are_followed_with_an_example(act: Callable[[Tens
     spec = dict(part.split("=") for part in options.rstrip(")").split(", ") if part)
     assert found == pytest.approx(gain(bare, **{k: float(v) for k, v in spec.items()}).forward)
     assert row(model, "b.weight", example=torch.zeros(4, 6))[0] == 1
+
+
+def _squared(x: Tensor) -> Tensor:
+    positive = F.relu(x)
+    return positive * positive
+
+
+@pytest.mark.parametrize(
+    ("act", "told"),
+    [
+        (lambda x: F.relu(x) ** 2, "relu in the forward of the model itself; pow then makes more of it"),
+        (_squared, "mul then makes more of it"),
+        (lambda x: F.relu(x).square(), "then makes more of it, which the gain does not count"),
+        (lambda x: x * torch.sigmoid(1.702 * x), "mul then makes more of it"),
+        (F.tanhshrink, "sub then makes more of it"),
+        (lambda x: torch.maximum(x, torch.zeros_like(x)), "followed as far as maximum"),
+        (lambda x: torch.where(x > 0, x, 0.1 * x), "may be part of an activation written by hand"),
+        (lambda x: x.clamp(min=-1), "clamp in the forward of the model itself follows, which initwell has no gain for"),
+        (lambda x: F.prelu(x, torch.tensor(0.3)), "which initwell has no gain for"),
+    ],
+)
+def test_what_a_forward_makes_of_it_by_hand_is_not_passed_over_in_silence(
+    act: Callable[[Tensor], Tensor], told: str
+) -> None:
+    # One module down, so that the functions stand beside layers, as in a block of a larger model.
+    _, reason = row(nn.Sequential(Functional(act)), "0.a.weight", example=torch.zeros(4, 6))
+    assert told.replace("in the forward of the model itself", "at 0") in reason
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.value, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.silu(self.gate(x)) * self.value(x)
+        return F.relu(self.out(F.dropout(h, 0.1)) + x) + x
+
+
+def test_gates_residual_branches_and_dropout_are_no_activations_by_hand() -> None:
+    rows = plan(Gated(), "kaiming", example=torch.zeros(4, 6)).rows
+    assert all("then makes more" not in r.reason for r in rows)
+    assert "for silu (traced to silu" in rows[0].reason
 
 
 def test_an_example_may_be_a_dict_or_a_tuple_and_the_model_may_be_on_meta() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from initwell.apply.beyond import beyond
 from initwell.apply.following import Found, activation_of, follow, inside
 from initwell.apply.sites import Site, modules_of
 from initwell.errors import ArgumentError, InitwellError
@@ -13,7 +14,7 @@ from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
 from initwell.trace.failure import NeedsValuesError
 from initwell.trace.follow import Following, followings
-from initwell.trace.ops import ACTIVATIONS, VIEWS
+from initwell.trace.ops import ACTIVATIONS, BENDING, VIEWS
 from initwell.trace.recorder import record
 from initwell.trace.trace import Trace
 
@@ -28,6 +29,8 @@ _ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     "hardshrink": {"lambd": "threshold"},
     "threshold": {"threshold": "threshold", "value": "value"},
 }
+_CLAMPS = frozenset({"aten.clamp", "aten.clamp_min", "aten.clamp_max"})
+_NAMED_CLAMPS: Mapping[tuple[float, float], str] = {(0.0, math.inf): "relu", (0.0, 6.0): "relu6"}
 
 
 class Finder:
@@ -76,7 +79,7 @@ class Finder:
         found = tuple(f for f in found if "embedding" not in f.start) or found
         if not found:
             return Found(None, "not used in the forward of the example")
-        bent = [f for f in found if f.kind in ("activation", "module")]
+        bent = [f for f in found if f.kind in ("activation", "module") or f.op_name in _CLAMPS]
         if not bent:
             return Found(None, self._without(found[0]))
         first = self._recognized(bent[0])
@@ -84,7 +87,9 @@ class Finder:
             return Found(None, f"{self._op(bent[0])} follows, which initwell has no gain for")
         others = len({(f.kind, f.op_name, f.path) for f in found}) - 1
         several = f"; its other uses end in {others} other places" if others else ""
-        return Found(first, self._through(bent[0]) + several)
+        more = beyond(trace, self._names[id(site.tensor)], bent[0])
+        uncounted = f"; {', '.join(more)} then makes more of it, which the gain does not count" if more else ""
+        return Found(first, self._through(bent[0]) + several + uncounted)
 
     def _recognized(self, found: Following) -> Activation | None:
         module = self._modules.get(found.path)
@@ -92,6 +97,8 @@ class Finder:
         if known is not None:
             return known
         try:
+            if found.kind == "other":
+                return _from_clamp(found.arguments)
             return _from_op(found) if found.op_name in ACTIVATIONS else activation(module)
         except InitwellError:
             return None
@@ -107,6 +114,8 @@ class Finder:
     def _without(self, found: Following) -> str:
         if found.kind == "output":
             return "no activation follows: it is the output"
+        if found.op_name in BENDING:
+            return f"followed as far as {self._op(found)}, which may be part of an activation written by hand"
         return f"no activation follows before {self._op(found)}"
 
 
@@ -123,6 +132,9 @@ def _record(model: nn.Module, example: Any) -> tuple[Trace, tuple[str, ...]]:
 
 def _from_op(found: Following) -> Activation:
     name = ACTIVATIONS[found.op_name]
+    if name == "prelu":
+        # As a module it was recognized by its parameter; the slopes of a functional one are not among the arguments.
+        raise ArgumentError("activation", "prelu called as a function", "Give activation= what it is.")
     if name == "gelu" and found.arguments.get("approximate") == "tanh":
         return activation("gelu_tanh")
     if name == "elu":
@@ -132,6 +144,14 @@ def _from_op(found: Following) -> Activation:
     if name == "hardtanh" and options == {"low": 0.0, "high": 6.0}:
         return activation("relu6")
     return activation(name, **options)
+
+
+def _from_clamp(arguments: Mapping[str, Any]) -> Activation:
+    """Read ``x.clamp(min=0)`` and its like as the activation that they write out."""
+    low, high = (float(arguments.get(k, default)) for k, default in (("min", -math.inf), ("max", math.inf)))
+    if (low, high) in _NAMED_CLAMPS:
+        return activation(_NAMED_CLAMPS[low, high])
+    return activation("hardtanh", low=low, high=high)
 
 
 def _from_elu(arguments: Mapping[str, Any]) -> Activation:
