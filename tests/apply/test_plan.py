@@ -1,9 +1,12 @@
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from initwell.apply.plan import Plan, plan
 from initwell.apply.schemes.kaiming import Kaiming
@@ -151,6 +154,14 @@ def test_weights_tied_through_memory_rather_than_as_one_object() -> None:
     assert [r.tied_to for r in plan(model, "lecun").rows] == [("1.weight",)]
 
 
+def test_a_pruned_weight_keeps_its_layers_fans_and_says_so() -> None:
+    # Under its own name the (in, out, …) weight of a transposed convolution would be taken as (out, in, …).
+    layer = nn.ConvTranspose2d(4, 8, 3)
+    prune.random_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
+    row = next(r for r in plan(layer, "lecun").rows if r.parameter == "weight_orig")
+    assert row.fan == 4 * 9 and "weight under a pruning mask" in row.reason
+
+
 def test_a_shape_that_the_scheme_has_no_meaning_for_names_the_parameter_and_the_cure() -> None:
     with pytest.raises(ShapeError, match=r"bilinear for '2\.weight'.*rules="):
         plan(net(), "bilinear", rules={"0": "lecun"})
@@ -253,6 +264,24 @@ def test_save_and_load_give_an_equal_plan(tmp_path: Path) -> None:
         made.save(tmp_path / "plan.json")
         assert Plan.load(tmp_path / "plan.json") == made
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"], "no half-written neighbour stays"
+
+
+def test_a_full_disk_leaves_the_older_plan_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "plan.json"
+    made = plan(net(), "kaiming")
+    made.save(path)
+    with path.open() as reader:
+        made.save(path)
+        assert os.fstat(reader.fileno()).st_ino != path.stat().st_ino, "a reader keeps the old file: it was replaced"
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("initwell.apply.saved.os.fsync", full)
+    with pytest.raises(ArgumentError, match="No space left"):
+        plan(net(), "xavier").save(path)
+    assert Plan.load(path) == made
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -157,6 +158,9 @@ def _own(path: str, chain: tuple[nn.Module, ...]) -> Iterator[Site]:
             yield _weight_norm(path, chain, name, value, (stem, ending, f"{stem}_v", hooks[stem]))
         elif ending == "orig" and _spectral_norms(module, stem):
             yield _site(path, chain, name, value, _left(f"behind spectral_norm of {stem}"))
+        elif ending == "orig" and _is_pruned(module, stem):
+            slot = slot_for(module, stem, value)
+            yield _site(path, chain, name, value, replace(slot, note=_and(slot.note, f"{stem} under a pruning mask")))
         elif behind:
             yield _site(path, chain, name, value, _left("a parametrization's own"))
         else:
@@ -234,6 +238,11 @@ def _weight_norms(module: nn.Module) -> dict[str, int | None]:
 def _spectral_norms(module: nn.Module, name: str) -> bool:
     hooks = module._forward_pre_hooks.values()
     return any(isinstance(hook, SpectralNorm) and hook.name == name for hook in hooks)
+
+
+def _is_pruned(module: nn.Module, name: str) -> bool:
+    hooks = module._forward_pre_hooks.values()
+    return any(isinstance(hook, BasePruningMethod) and hook._tensor_name == name for hook in hooks)
 
 
 def _united(group: list[Site]) -> Site:
