@@ -214,6 +214,16 @@ def test_the_best_rate_is_that_of_the_mean_with_diverged_as_chance() -> None:
     assert "1 of 3 diverged" in result.charts()[0].panels[0].series[0].label
 
 
+def test_a_best_rate_at_the_end_and_a_single_seed_are_said() -> None:
+    made = [Made("a", 0.1, (0.5,)), Made("a", 0.2, (0.7,)), Made("a", 0.3, (0.6,))]
+    more = [Made("b", 0.1, (0.5,)), Made("b", 0.2, (0.6,)), Made("b", 0.3, (0.7,))]
+    notes = Comparison.of("t", (), 0.1, [run for m in (*made, *more) for run in m.runs()], ()).table_notes()
+    assert any(note.endswith("a better one may lie beyond: b 0.3.") for note in notes)
+    assert any("One seed gives no interval" in note for note in notes)
+    inside = Comparison.of("t", (), 0.1, [Made("a", r, (r, r)).runs()[k] for r in (0.1, 0.2) for k in (0, 1)], ())
+    assert not any("beyond" in note or "One seed" in note for note in inside.table_notes())
+
+
 SCRIPT = """
     import os, signal, sys
     from initwell.experiments.compare import compare

@@ -196,6 +196,10 @@ class Comparison(TableRecord):
                 f"Each scheme stands at the best of {rates} learning rates by the mean of these same seeds, on the "
                 "test samples: the figures flatter all schemes alike."
             )
+        if rates > 2 and (ends := self._at_the_ends()):
+            lines.append(f"Best at the end of the rates tried, so a better one may lie beyond: {', '.join(ends)}.")
+        if len({run.given["seed"] for run in self.runs}) == 1:
+            lines.append("One seed gives no interval: ask for several to tell schemes apart.")
         if any(run.status == "diverged" for run in self.runs):
             lines.append(f"A diverged run counts as chance ({self.chance:.3g}).")
         if ties:
@@ -203,6 +207,12 @@ class Comparison(TableRecord):
         failed = [run for run in self.runs if run.status == "failed"]
         failures = dict.fromkeys(f"{run.given['scheme']} failed: {run.reason}" for run in failed)
         return [*lines, *failures]
+
+    def _at_the_ends(self) -> list[str]:
+        rates = sorted({run.given["learning_rate"] for run in self.runs})
+        ends = (rates[0], rates[-1])
+        best = (entry for group in self.best() for entry in group)
+        return list(dict.fromkeys(f"{e.scheme} {e.learning_rate:g}" for e in best if e.learning_rate in ends))
 
     def charts(self) -> tuple[Chart, ...]:
         """Return the loss and accuracy curves with bands over seeds, and accuracy by learning rate if several."""

@@ -26,7 +26,8 @@ def caffe_debug_info(
     Each figure is mean|x| = asum/count in float32, printed as C++ prints a float. Layers go by their names in the
     model; a top blob by its layer, or by its bottom where the layer works in place; the batch is the layer "data",
     the loss the layer "loss". Without a loss the backward starts from a unit Gaussian gradient, and there is no such
-    layer. Flatten and Identity are no layers in Caffe and are passed over.
+    layer. Flatten and Identity are no layers in Caffe and are passed over. A parameter that several layers share shows
+    its whole gradient at each of them, where Caffe prints what has been added up so far.
 
     Args:
         model: a Sequential, or Sequentials within one; each layer one module without children.
