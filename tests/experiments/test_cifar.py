@@ -66,6 +66,12 @@ def test_a_gap_between_the_training_batches_is_named(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_two_layouts_in_one_folder_are_refused(tmp_path: Path) -> None:
+    (write_cifar(tmp_path) / "train-images-idx3-ubyte").touch()
+    with pytest.raises(DataFormatError, match="idx files and CIFAR-10 files"):
+        load(tmp_path)
+
+
 def test_a_missing_test_batch_is_named(tmp_path: Path) -> None:
     (write_cifar(tmp_path) / "test_batch.bin").unlink()
     with pytest.raises(DataFormatError, match=r"has no test_batch\.bin"):

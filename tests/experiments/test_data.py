@@ -124,6 +124,19 @@ def test_loaders_of_something_else_are_named() -> None:
         from_loaders([], [])
 
 
+def test_loaders_that_do_not_fit_are_named() -> None:
+    y = torch.zeros(2, dtype=torch.long)
+    with pytest.raises(ArgumentError, match=r"train: got samples of shapes \[\(3,\), \(4,\)\]"):
+        from_loaders([(torch.zeros(2, 3), y), (torch.zeros(2, 4), y)], [])
+    with pytest.raises(ArgumentError, match="train: got a NoneType"):
+        from_loaders(None, [])  # type: ignore[arg-type]
+
+
+def test_a_source_that_is_none_is_named() -> None:
+    with pytest.raises(ArgumentError, match="data: got a int"):
+        load(3)  # type: ignore[arg-type]
+
+
 def test_a_subset_that_cannot_be() -> None:
     data = from_arrays(tiny(8), tiny(8))
     with pytest.raises(ArgumentError, match="Ask for 2 to 8"):

@@ -113,6 +113,8 @@ def load(source: str | Path) -> Dataset:
     """
     if source == EMBEDDED:
         return _load_embedded()
+    if not isinstance(source, (str, Path)):
+        raise ArgumentError("data", f"a {type(source).__name__}", f"Give {EMBEDDED!r} or a folder.")
     directory = Path(source)
     if not directory.is_dir():
         if directory.exists():
@@ -120,9 +122,15 @@ def load(source: str | Path) -> Dataset:
         if "/" in str(source):
             raise ArgumentError("data", str(source), f"There is no such folder; the embedded data is {EMBEDDED!r}.")
         raise UnknownNameError.among("data", str(source), [EMBEDDED])
-    if cifar.training_files(directory):
+    has_cifar = bool(cifar.training_files(directory))
+    has_idx = any(idx.find_idx(directory, part, what) for part in ("train", "test") for what in ("images", "labels"))
+    if has_cifar and has_idx:
+        raise DataFormatError(
+            f"{directory}: holds idx files and CIFAR-10 files. Put each data set into its own folder."
+        )
+    if has_cifar:
         return _load_cifar(directory)
-    if any(idx.find_idx(directory, part, what) for part in ("train", "test") for what in ("images", "labels")):
+    if has_idx:
         return _load_idx(directory)
     raise DataFormatError(
         f"{directory}: holds neither idx files (train-images-idx3-ubyte.gz, …) nor CIFAR-10 binary files "
@@ -277,7 +285,9 @@ def from_loaders(train: Iterable[Any], test: Iterable[Any], *, name: str = "load
     return from_arrays(parts[0], parts[1], name=name)
 
 
-def _collected(part: str, loader: Iterable[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _collected(part: str, loader: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    if not isinstance(loader, Iterable):
+        raise ArgumentError(part, f"a {type(loader).__name__}", "Give a DataLoader, or what else yields batches.")
     samples, labels = [], []
     for batch in loader:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
@@ -286,4 +296,7 @@ def _collected(part: str, loader: Iterable[Any]) -> tuple[NDArray[Any], NDArray[
         labels.append(_array(part, batch[1]))
     if not samples:
         raise ArgumentError(part, "no batches", "Give a loader that yields at least one.")
+    shapes = sorted({array.shape[1:] for array in samples})
+    if len(shapes) > 1:
+        raise ArgumentError(part, f"samples of shapes {shapes}", "Bring them to one shape first.")
     return np.concatenate(samples), np.concatenate(labels)

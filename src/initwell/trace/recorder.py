@@ -58,9 +58,8 @@ def record(
     """
     if device not in ("meta", "real"):
         raise ArgumentError("device", repr(device), "Use 'meta' or 'real'.")
-    check_module(model)
-    check_batch(batch, values=False)
     _check_model(model, real=device == "real")
+    check_batch(batch, values=False)
     walk = _Walk(model, meta=device == "meta", observer=observer, seed=seed)
     with ExitStack() as stack:
         for context in (model_kept(model), written_back(walk.recorder.written), random_kept(seed), same_route(model)):
@@ -74,6 +73,7 @@ def record(
 
 
 def _check_model(model: nn.Module, *, real: bool) -> None:
+    check_module(model)
     for name, p in model.named_parameters():
         if torch.nn.parameter.is_lazy(p):
             raise ModelError(f"Parameter {name!r} has no shape yet (lazy module). Call the model on a batch once.")
