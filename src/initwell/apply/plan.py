@@ -58,9 +58,7 @@ def plan(
     [('0.weight', 0.2), ('0.bias', 0.0), ('2.weight', 0.224), ('2.bias', 0.0)]
     """
     seed = checked_seed(seed)
-    if isinstance(scheme, Plan):
-        raise ArgumentError("scheme", "a Plan", "It is decided already: hand it to init_(model, plan).")
-    default = scheme_of(scheme)
+    default = _scheme(scheme)
     sites = sites_of(model)
     made = rules_from(rules, sites)
     wanted = chosen(only, sites)
@@ -72,9 +70,14 @@ def plan(
     drawn = {site.parameter for site, choice, _ in choices if choice.distribution is not None}
     rows = tuple(_norm_row(s) if s.norm_of in drawn else _row(s, choice, because) for s, choice, because in choices)
     cited = tuple(dict.fromkeys(c.citation for _, c, _ in choices if c.citation and c.distribution is not None))
-    unasked = () if finder else tuple(n for n, v in (("activation=", given), ("example=", example)) if v is not None)
-    notes = (*_notes(rows, finder, unasked), *idle(made, sites))
+    notes = (*_notes(rows, finder, {"activation=": given, "example=": example}), *idle(made, sites))
     return Plan(default.describe(), seed, rows, notes, cited)
+
+
+def _scheme(spec: object) -> Scheme:
+    if isinstance(spec, Plan):
+        raise ArgumentError("scheme", "a Plan", "It is decided already: hand it to init_(model, plan).")
+    return scheme_of(spec)
 
 
 @dataclass(frozen=True)
@@ -158,9 +161,10 @@ def _norm_row(site: Site) -> PlanRow:
     return replace(row, norm_of=site.norm_of, norm_axis=site.norm_axis)
 
 
-def _notes(rows: Sequence[PlanRow], finder: Finder | None, unasked: Sequence[str]) -> tuple[str, ...]:
+def _notes(rows: Sequence[PlanRow], finder: Finder | None, given: Mapping[str, object]) -> tuple[str, ...]:
     notes = [] if finder is None else list(finder.notes)
-    if unasked:
+    unasked = [name for name, value in given.items() if value is not None]
+    if unasked and finder is None:
         notes.append(f"{' and '.join(unasked)} not looked at: this scheme does not depend on what follows a layer.")
     left = [row.parameter for row in rows if not row.written]
     if left:
