@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 JOBS   ?= 2
 
-.PHONY: install demo test test-slow lint types format reproduce clean
+.PHONY: install demo test test-slow lint types format reproduce bench clean
 
 install: $(STAMP)
 
@@ -38,6 +38,9 @@ format: $(STAMP)
 
 reproduce: $(STAMP)
 	$(BIN)/initwell reproduce --all --quick --out runs/reproduce
+
+bench: $(STAMP)
+	$(BIN)/python scripts/bench.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache runs dist build
