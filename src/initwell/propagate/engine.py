@@ -1,0 +1,101 @@
+"""The walk: one Signal for every value of a Trace, op by op. It knows no op by name."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from initwell.errors import ModelError
+from initwell.propagate.atoms import viewed
+from initwell.propagate.signal import Signal
+from initwell.propagate.table import Call, RuleTable, UnknownSignalError
+from initwell.records import Record
+from initwell.trace.trace import Op, Trace
+
+
+class RuleError(ModelError):
+    """A rule failed; names the op and the module path, from the original error."""
+
+
+@dataclass(frozen=True)
+class Walk(Record):
+    """What a walk found.
+
+    Attributes:
+        signals: value id → signal; values that are not there are unknown.
+        unsupported: ops without a rule → how often they ran.
+        unknown: ops with a rule whose outputs an unknown input left unknown → how often.
+    """
+
+    signals: Mapping[int, Signal]
+    unsupported: Mapping[str, int]
+    unknown: Mapping[str, int]
+
+
+def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], tokens: Mapping[int, Signal]) -> Walk:
+    """Give every value of a trace its signal.
+
+    Args:
+        trace: from ``record``.
+        table: the rules.
+        start: signals of inputs, parameters, buffers and starting gradients, by value id.
+        tokens: for integer inputs, which of their entries are equal.
+
+    Returns:
+        The Walk.
+
+    Raises:
+        RuleError: a rule failed, or returned what does not fit its op's outputs.
+    """
+    known = dict(start)
+    unsupported: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    for op in trace.ops:
+        rule = table.rules.get(op.packet) or table.rules.get(op.functional)
+        if rule is None:
+            ignored = op.packet in table.ignored or op.functional in table.ignored
+            if not ignored:
+                unsupported[op.packet] += 1
+            _forget(op, known)
+            continue
+        call = Call(op, trace, known, tokens)
+        try:
+            with np.errstate(all="ignore"):
+                found = tuple(rule(call))
+            _check(trace, op, found)
+        except UnknownSignalError:
+            found = (None,) * len(op.outputs)
+            unknown[op.packet] += 1
+        except Exception as error:
+            where = op.path or "the model itself"
+            raise RuleError(
+                f"The rule of {op.name} failed at {where} ({op.phase}): {type(error).__name__}: {error}"
+            ) from error
+        _keep(trace, op, found, known)
+    return Walk(known, dict(sorted(unsupported.items())), dict(sorted(unknown.items())))
+
+
+def _forget(op: Op, known: dict[int, Signal]) -> None:
+    for value in (*op.outputs, *(new for _, new in op.mutates)):
+        known.pop(value, None)
+
+
+def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
+    for value, signal in zip(op.outputs, found, strict=False):
+        shape = trace.values[value].shape
+        if signal is not None and signal.shape != shape:
+            raise ValueError(f"a signal of shape {signal.shape} for an output of shape {shape}")
+
+
+def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: dict[int, Signal]) -> None:
+    _forget(op, known)
+    for value, signal in zip(op.outputs, found, strict=False):
+        if signal is not None and np.all(np.isfinite(signal.moments)):
+            known[value] = signal
+    whole = known.get(op.outputs[0]) if op.outputs else None
+    for _, new in op.mutates:
+        size = int(np.prod(trace.values[new].shape))
+        if new not in known and whole is not None and size == int(np.prod(whole.shape)):
+            # Another view of all that was written.
+            known[new] = viewed(whole, trace.values[new].shape)

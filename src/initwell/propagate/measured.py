@@ -1,0 +1,105 @@
+"""Real tensors as Signals: their second moments by which indices agree, from sums and never from pairs."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from initwell.propagate.signal import Array, Atom, Signal
+
+_FRESH = 4.0
+
+
+def pair_averages(tensor: Tensor) -> Array:
+    """Average x_i x_j over all pairs that agree and differ along each axis, in closed form.
+
+    Summing the squares of the sums along some axes counts all pairs along these; of n indices n agree with themselves
+    and n(n−1) differ, so along each axis differ = (all − agree)/(n(n−1)).
+
+    Args:
+        tensor: any shape; axes of length 1 stay and have differ = agree.
+
+    Returns:
+        Shape (2,) * axes.
+
+    >>> pair_averages(torch.tensor([1.0, 2.0, 3.0])).round(4).tolist()
+    [4.6667, 3.6667]
+    """
+    data = tensor.detach().to(torch.float64)
+    rank = data.ndim
+    sums = np.empty((2,) * rank)
+
+    def reduce(part: Tensor, axis: int, place: tuple[int, ...]) -> None:
+        if axis == rank:
+            sums[place] = float((part * part).sum())
+            return
+        reduce(part, axis + 1, (*place, 0))
+        reduce(part.sum(axis, keepdim=True), axis + 1, (*place, 1))
+
+    reduce(data, 0, ())
+    for axis, n in enumerate(data.shape):
+        agree, every = sums.take(0, axis), sums.take(1, axis)
+        differ = (every - agree) / (n * (n - 1)) if n > 1 else agree / n
+        sums = np.stack([agree / n, differ], axis)
+    return sums
+
+
+def measured(tensor: Tensor, *, sample: int | None = None) -> Signal:
+    """Measure a real tensor.
+
+    Args:
+        tensor: floating or integer, with values.
+        sample: the dimension that counts samples, if any.
+    """
+    moments = pair_averages(tensor)
+    dims = tuple((Atom(n, i == sample),) if n > 1 else () for i, n in enumerate(tensor.shape))
+    moments = moments.reshape(tuple(2 for _ in range(moments.ndim)))
+    moments = moments[tuple(slice(None) if dim else 0 for dim in dims)]
+    return Signal(dims, np.asarray(moments), float(tensor.detach().double().mean()))
+
+
+def measured_weight(tensor: Tensor) -> Signal:
+    """Measure a weight; moments between different entries that chance explains are taken as 0.
+
+    Independent zero-mean entries of variance σ² give an average over P pairs a standard error of about σ²√(2/P). What
+    lies within four of them says nothing about the next draw; rows that sum to zero, or a mean, lie far outside.
+    """
+    signal = measured(tensor)
+    moments = signal.moments.copy()
+    sizes = [a.size for a in signal.atoms]
+    total = math.prod(sizes)
+    spread = abs(signal.mean) > _FRESH * math.sqrt(signal.q / max(total, 1))
+    if spread or signal.q == 0:
+        return signal
+    for place in np.ndindex(moments.shape):
+        pairs = total * math.prod(n - 1 for n, p in zip(sizes, place, strict=True) if p)
+        if any(place) and abs(moments[place]) < _FRESH * signal.q * math.sqrt(2 / max(pairs, 1)):
+            moments[place] = 0.0
+    return signal.changed(moments, 0.0)
+
+
+def token_agreement(tensor: Tensor, *, sample: int | None = 0) -> Signal:
+    """Measure how an integer tensor repeats itself: the share of pairs that are equal, by which axes they differ in.
+
+    With counts of each token instead of pairs: the equal pairs within a group of entries are Σ counts².
+    """
+    shape = tensor.shape
+    flat = tensor.detach().cpu().numpy()
+    dims = tuple((Atom(n, i == sample),) if n > 1 else () for i, n in enumerate(shape))
+    squeezed = flat.reshape([n for n in shape if n > 1])
+    equal = np.empty((2,) * squeezed.ndim)
+    for place in np.ndindex(equal.shape):
+        summed = [i for i, p in enumerate(place) if p]
+        kept = [i for i, p in enumerate(place) if not p]
+        groups = squeezed.transpose(kept + summed).reshape(math.prod(squeezed.shape[i] for i in kept), -1)
+        equal[place] = _equal_pairs(groups)
+    for axis, n in enumerate(squeezed.shape):
+        agree, every = equal.take(0, axis), equal.take(1, axis)
+        equal = np.stack([agree / n, (every - agree) / (n * (n - 1))], axis)
+    return Signal(dims, equal)
+
+
+def _equal_pairs(groups: Iterable[Array]) -> float:
+    return float(sum(int((np.unique(g, return_counts=True)[1].astype(np.int64) ** 2).sum()) for g in groups))

@@ -1,0 +1,72 @@
+"""``predict``: the size of every activation and gradient, from moments alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from initwell.propagate.default import default_table
+from initwell.propagate.engine import walk
+from initwell.propagate.prediction import Prediction, prediction
+from initwell.propagate.start import (
+    Planned,
+    as_mapping,
+    buffer_signals,
+    input_signals,
+    parameter_signals,
+    starting_gradients,
+)
+from initwell.propagate.table import Rule
+from initwell.trace.batch import check_batch, check_module, uncompiled
+from initwell.trace.recorder import Loss, record
+
+
+def predict(
+    model: nn.Module,
+    batch: Any,
+    *,
+    loss: Loss | None = None,
+    plan: Planned | None = None,
+    rules: Mapping[str, Rule] | None = None,
+) -> Prediction:
+    """Predict how large every activation and every gradient of a model is, without running it on data.
+
+    The model's own forward and backward are recorded on the meta device, which computes shapes only, and walked once
+    with second moments. Those of the batch and of real weights are measured; the model is left as it was.
+
+    Args:
+        model: any module, in the mode (train or eval) to be predicted; real or on the meta device.
+        batch: a tensor, a tuple of positional arguments, a dict of keyword arguments, or the one argument. Only its
+            moments are used: mean, and second moments by which of sample, channel, position two entries share.
+        loss: output → differentiable scalar. Without it the backward starts from an independent gradient of unit
+            variance on every floating output, as in ``measure``.
+        plan: weights as this ``Plan`` would draw them, in place of those there are.
+        rules: further or other rules for this call: op packet → function of a ``Call`` that returns a Signal, or None
+            for unknown, for each output.
+
+    Returns:
+        The Prediction, whose rows are those of ``measure``.
+
+    Raises:
+        ArgumentError: no module, an empty batch, NaN or infinite inputs, a plan of another model, rules that are none.
+        ModelError: the model's own failure, with the module path; or a rule's.
+
+    Source: mean-field theory of signal propagation, Poole et al. 2016 and Schoenholz et al. 2017, for whole tensors.
+
+    >>> import torch
+    >>> model = nn.Sequential(nn.Linear(100, 100, bias=False), nn.ReLU())
+    >>> _ = nn.init.normal_(model[0].weight, std=0.1)
+    >>> found = predict(model, torch.randn(64, 100))
+    >>> [(row["path"], row["op"], round(row["forward_rms"] / 0.1) * 0.1) for row in found.rows]
+    [('0', 'aten.mm', 1.0), ('1', 'aten.relu', 0.7000000000000001)]
+    """
+    check_module(model)
+    check_batch(batch, values=True)
+    table = default_table().with_rules(rules)
+    trace = record(model, batch, loss=loss, device="meta")
+    inner, notes = uncompiled(model), list[str]()
+    floating, tokens = input_signals(model, trace, batch)
+    start = as_mapping(
+        [floating, parameter_signals(inner, trace, plan, notes), buffer_signals(inner, trace), starting_gradients(trace)]
+    )
+    return prediction(trace, walk(trace, table, start, tokens), notes)

@@ -1,0 +1,1 @@
+"""What each op does to a Signal: one file a family, one function a rule, each with its derivation."""

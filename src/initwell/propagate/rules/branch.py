@@ -1,0 +1,108 @@
+"""Sums and products of branches: residual adds, masks, gates, scalings.
+
+Independent x and y: E[(x+y)(x'+y')] adds the moments and twice the product of the means; the moments of a product are
+the product of the moments. Assumption: the branches are independent of each other, which a fresh zero-mean layer
+between them makes so.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from initwell.propagate.atoms import together
+from initwell.propagate.signal import Signal, constant, merged_fidelity
+from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.trace.trace import ValueRef
+
+
+def scaled(signal: Signal, factor: float) -> Signal:
+    """Multiply by a number; what the signal remembers is scaled along."""
+    from dataclasses import replace
+
+    if factor == 1.0:
+        return signal
+    found = signal.changed(signal.moments * factor**2, signal.mean * factor, gaussian=signal.gaussian)
+    roots = tuple((tag, a * factor) for tag, a in signal.roots)
+    gate = signal.gate and replace(signal.gate, plain=scaled(signal.gate.plain, factor))
+    return replace(found, roots=roots, gate=gate, peak=signal.peak)
+
+
+def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
+    """Add alpha·a + beta·b of the same atoms, independent of each other."""
+    from dataclasses import replace
+
+    moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * a.mean * b.mean
+    normal = (a.gaussian and b.gaussian) if gaussian is None else gaussian
+    found = a.changed(moments, alpha * a.mean + beta * b.mean, gaussian=normal)
+    roots = [(tag, c * alpha) for tag, c in a.roots] + [(tag, c * beta) for tag, c in b.roots]
+    return merged_fidelity(replace(found, roots=tuple(roots)), b)
+
+
+def multiplied(a: Signal, b: Signal) -> Signal:
+    """Multiply two independent signals of the same atoms, entry by entry."""
+    return merged_fidelity(a.changed(a.moments * b.moments, a.mean * b.mean), b)
+
+
+def operand(call: Call, name: str) -> Signal:
+    """Return a tensor argument, or the signal of a plain number."""
+    value: Any = call[name]
+    if isinstance(value, ValueRef):
+        return call.signal(name)
+    if isinstance(value, (int, float)):
+        return constant((), float(value))
+    raise UnknownSignalError(name)
+
+
+def _is_number(call: Call, name: str) -> bool:
+    return isinstance(call[name], (int, float)) or (call.has(name) and _fixed(call.signal(name)))
+
+
+def _fixed(signal: Signal) -> bool:
+    # A tensor that holds one known number everywhere, such as a running variance of 1 or a LayerNorm's weight.
+    return abs(signal.q - signal.mean**2) <= 1e-12 * signal.q
+
+
+def _sum(sign: float) -> Rule:
+    def rule(call: Call) -> Sequence[Signal]:
+        beta = sign * float(call["alpha"] if call["alpha"] is not None else 1.0)
+        if call["self"] == call["other"]:
+            return [scaled(call.signal("self"), 1.0 + beta)]
+        a, b = together(operand(call, "self"), operand(call, "other"), call.shape())
+        fixed = _is_number(call, "other")
+        return [added(a, b, 1.0, beta, gaussian=a.gaussian if fixed else None)]
+
+    return rule
+
+
+def _mul(call: Call) -> Sequence[Signal]:
+    for one, two in (("self", "other"), ("other", "self")):
+        if _is_number(call, two) and call.has(one):
+            factor = operand(call, two).mean
+            a, _ = together(call.signal(one), operand(call, two), call.shape())
+            same = a.dims == call.signal(one).dims
+            return [scaled(call.signal(one) if same else a, factor)]
+    a, b = together(operand(call, "self"), operand(call, "other"), call.shape())
+    product = multiplied(a, b)
+    if call["self"] == call["other"]:
+        product = product.approximate("a value multiplied with itself was taken as a product of independent ones")
+    return [product]
+
+
+def _div(call: Call) -> Sequence[Signal]:
+    if not _is_number(call, "other"):
+        raise UnknownSignalError("a division by a tensor")
+    divisor = operand(call, "other")
+    a, _ = together(operand(call, "self"), divisor, call.shape())
+    return [scaled(a, 1.0 / divisor.mean)]
+
+
+def _neg(call: Call) -> Sequence[Signal]:
+    return [scaled(call.signal("self"), -1.0)]
+
+
+RULES: Mapping[str, Rule] = {
+    "aten.add": _sum(1.0),
+    "aten.sub": _sum(-1.0),
+    "aten.mul": _mul,
+    "aten.div": _div,
+    "aten.neg": _neg,
+}

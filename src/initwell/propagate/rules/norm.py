@@ -1,0 +1,216 @@
+"""Normalization over a set of axes: batch, layer, group and instance norm are one line with other axes.
+
+x̂ = (x − x̄)/s, with x̄ the mean over the axes. E[x̄ x̄'] is the average of the moments over all pairs of these axes, and
+so is E[x x̄']. Call it μ. Then E[(x − x̄)(x' − x̄')] = moments − μ, the variance is its value at "all agree", and
+
+    moments(x̂) = (moments − μ) / (q − μ₀ + ε)
+
+The backward projects the gradient off the constant and off x̂, over the same axes, and divides by s:
+
+    dx = (g − ḡ − x̂·c)/s,   c = mean(g x̂)       E[dx dx'] = (G − avg G − avg(E[g x̂ g' x̂'])·X̂) / s²
+
+g is not independent of x̂ where a nonlinearity follows: g = φ′(u)·h, and u contains x̂. With u = a·x̂ + rest, Gaussian,
+x̂ is α(u − E u) + r with r independent of u and α = a/var u; so E[g x̂ g' x̂'] = H · (E[f(u) f(u')] + E[r r'] E[φ′ φ′'])
+with f = α(u − E u)φ′. Assumption: s does not vary (many entries per mean).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from initwell.propagate.atoms import matched, together, totals, viewed
+from initwell.propagate.gaussian import covariance, pair_moments
+from initwell.propagate.rules.branch import added, multiplied, scaled
+from initwell.propagate.rules.shape import summed
+from initwell.propagate.signal import Array, Signal, constant, merged_fidelity
+from initwell.propagate.table import Call, Rule
+
+
+def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = True, tag: int = -1) -> Signal:
+    """Normalize over some dimensions.
+
+    Args:
+        x: the signal.
+        dims: dimensions over which mean and variance are taken.
+        eps: added to the variance.
+        centred: False for RMS norm, which takes no mean off.
+        tag: under which later sums remember this value.
+
+    >>> from initwell.propagate.signal import independent
+    >>> normalized(independent((4, 3), 2.0), [0], 0.0).moments.round(3).tolist()
+    [[1.0, 0.0], [-0.333, 0.0]]
+    """
+    moments, variance = _centred(x, dims, centred=centred)
+    found = x.changed(moments / (variance + eps), 0.0 if centred else x.mean / math.sqrt(variance + eps))
+    return replace(found, gaussian=x.gaussian, roots=((tag, 1.0),))
+
+
+def _centred(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, float]:
+    moments = x.moments - _average(x, x.moments, dims) if centred else x.moments
+    return np.asarray(moments), max(float(moments[(0,) * moments.ndim]), 0.0)
+
+
+def _average(x: Signal, moments: Array, dims: Sequence[int]) -> Array:
+    axes = x.axes(dims)
+    return totals(moments, axes, [x.atoms[i].size for i in axes])
+
+
+def normalized_backward(
+    g: Signal, x: Signal, dims: Sequence[int], eps: float, *, centred: bool = True, tag: int = -1
+) -> tuple[Signal, Signal]:
+    """Take a gradient back through a normalization.
+
+    Args:
+        g: the gradient at x̂.
+        x: the forward's input.
+        dims: as in the forward.
+        eps: as in the forward.
+        centred: as in the forward.
+        tag: as in the forward.
+
+    Returns:
+        The gradient at x, and g·x̂ averaged over the dimensions: the scale's gradient over their size.
+    """
+    g, x = together(g, x, x.shape)
+    moments, variance = _centred(x, dims, centred=centred)
+    share = variance / (variance + eps) if variance else 0.0
+    hat = moments / max(variance, 1e-300)
+    cross = _average(g, _with_itself(g, hat, tag), dims)
+    inner = g.moments - _average(g, g.moments, dims) if centred else g.moments
+    found = inner - cross * hat * share * (2 - share)
+    dx = g.changed(found / (variance + eps), 0.0)
+    axes = g.axes(dims)
+    kept = tuple(() if d in dims else dim for d, dim in enumerate(g.dims))
+    cross = cross[tuple(0 if i in axes else slice(None) for i in range(cross.ndim))]
+    return merged_fidelity(dx, x), g.changed(np.asarray(cross) * share, 0.0, dims=kept)
+
+
+def _with_itself(g: Signal, hat: Array, tag: int) -> Array:
+    """Return E[g x̂ g' x̂'], for a gradient that may have been gated by what x̂ is part of."""
+    a = sum(c for t, c in g.gate.pre.roots if t == tag) if g.gate else 0.0
+    if not g.gate or a == 0.0 or g.gate.plain.moments.shape != g.moments.shape:
+        return np.asarray(g.moments * hat)
+    phi, u, plain = g.gate.phi, g.gate.pre, g.gate.plain
+    variance, correlations = covariance(u)
+    if variance == 0.0 or correlations.shape != g.moments.shape:
+        return np.asarray(g.moments * hat)
+    alpha = a / variance
+
+    def f(v: Array) -> Array:
+        return np.asarray(alpha * (v - u.mean) * phi.derivative(v))
+
+    _, pairs = pair_moments(f, phi.kinks, u.mean, variance, correlations)
+    _, slopes = pair_moments(phi.derivative, phi.kinks, u.mean, variance, correlations)
+    # x̂ = α(u − E u) + r: the covariance of r is what is left of that of x̂.
+    rest = hat * (1 - 2 * a * alpha) + alpha**2 * variance * correlations
+    return np.asarray((pairs + rest * slopes) * plain.moments)
+
+
+def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
+    """Multiply by the weight and add the bias, where there are any; ``shape`` lays them out along the input."""
+    found = hat
+    if call["weight"] is not None:
+        weight = viewed(call.signal("weight"), shape)
+        if abs(weight.q - weight.mean**2) <= 1e-12 * weight.q:
+            found = scaled(found, weight.mean)
+        else:
+            found = replace(multiplied(*together(found, weight, call.shape())), gaussian=found.gaussian)
+    if call["bias"] is not None:
+        roots = found.roots
+        bias = viewed(call.signal("bias"), shape)
+        found = replace(added(*together(found, bias, call.shape()), gaussian=found.gaussian), roots=roots)
+    return found
+
+
+def _unscaled(call: Call, g: Signal, shape: Sequence[int]) -> Signal:
+    if call["weight"] is None:
+        return g
+    weight = viewed(call.signal("weight"), shape)
+    if abs(weight.q - weight.mean**2) <= 1e-12 * weight.q:
+        return scaled(g, weight.mean)
+    return multiplied(*together(g, weight, g.shape))
+
+
+def _channels(call: Call, name: str = "input") -> tuple[list[int], tuple[int, ...]]:
+    shape = call.signal(name).shape
+    return [0, *range(2, len(shape))], (1, shape[1], *[1] * (len(shape) - 2))
+
+
+def _statistics(call: Call) -> list[Signal | None]:
+    return [None] * (len(call.op.outputs) - 1)
+
+
+def _batch_norm(call: Call) -> Sequence[Signal | None]:
+    x, eps = call.signal("input"), float(call["eps"])
+    dims, layout = _channels(call)
+    if call["training"] or call["running_var"] is None:
+        hat = normalized(x, dims, eps, tag=call.op.outputs[0])
+    else:
+        hat = replace(_running(call, x, layout, eps), roots=((call.op.outputs[0], 1.0),))
+    return [_affine(call, hat, layout), *_statistics(call)]
+
+
+def _running(call: Call, x: Signal, layout: Sequence[int], eps: float) -> Signal:
+    mean, variance = viewed(call.signal("running_mean"), layout), call.signal("running_var")
+    centred = x if mean.q == 0 else added(*together(x, mean, x.shape), 1.0, -1.0, gaussian=x.gaussian)
+    found = scaled(centred, 1 / math.sqrt(variance.mean + eps))
+    varies = variance.q - variance.mean**2 > 1e-9 * variance.q
+    return found.approximate("running variances that vary between channels count by their mean") if varies else found
+
+
+def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
+    g, x, eps = call.signal("grad_out"), call.signal("input"), float(call["eps"])
+    dims, layout = _channels(call)
+    n = math.prod(x.shape[d] for d in dims)
+    tag = call.forward().outputs[0]
+    inner = _unscaled(call, g, layout)
+    if call["train"]:
+        dx, cross = normalized_backward(inner, x, dims, eps, tag=tag)
+    else:
+        factor = 1 / math.sqrt(call.signal("running_var").mean + eps)
+        dx, cross = scaled(inner, factor), normalized_backward(inner, x, dims, eps, tag=tag)[1]
+    dx = replace(dx, gate=None)
+    dweight = scaled(viewed(cross, (x.shape[1],)), n / _weight_mean(call))
+    dbias = summed(g, dims, keep=False, mean=False)
+    return _masked(call, [dx, dweight, dbias])
+
+
+def _weight_mean(call: Call) -> float:
+    return (call.signal("weight").mean or 1.0) if call["weight"] is not None else 1.0
+
+
+def _masked(call: Call, found: Sequence[Signal]) -> Sequence[Signal | None]:
+    # Only what was asked for is among the trace's outputs.
+    return [signal for signal, wanted in zip(found, call["output_mask"], strict=True) if wanted]
+
+
+def _last(call: Call) -> tuple[list[int], tuple[int, ...]]:
+    rank, n = len(call.signal("input").dims), len(call["normalized_shape"])
+    return list(range(rank - n, rank)), tuple(call["normalized_shape"])
+
+
+def _layer_norm(call: Call) -> Sequence[Signal | None]:
+    dims, layout = _last(call)
+    hat = normalized(call.signal("input"), dims, float(call["eps"]), tag=call.op.outputs[0])
+    return [_affine(call, hat, layout), *_statistics(call)]
+
+
+def _layer_norm_backward(call: Call) -> Sequence[Signal | None]:
+    g, x = call.signal("grad_out"), call.signal("input")
+    dims, layout = _last(call)
+    inner = _unscaled(call, g, layout)
+    dx, _ = normalized_backward(inner, x, dims, float(call["eps"]), tag=call.forward().outputs[0])
+    others = [d for d in range(len(x.dims)) if d not in dims]
+    hat = normalized(x, dims, float(call["eps"]))
+    dweight = summed(multiplied(*together(g, hat, x.shape)), others, keep=False, mean=False)
+    return _masked(call, [dx, dweight, summed(g, others, keep=False, mean=False)])
+
+
+RULES: Mapping[str, Rule] = {
+    "aten.native_batch_norm": _batch_norm,
+    "aten.native_batch_norm_backward": _batch_norm_backward,
+    "aten.native_layer_norm": _layer_norm,
+    "aten.native_layer_norm_backward": _layer_norm_backward,
+}

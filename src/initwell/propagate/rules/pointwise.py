@@ -1,0 +1,131 @@
+"""Pointwise nonlinearities: φ of a Gaussian with this mean and these covariances, and φ′ in the backward.
+
+Each moment of φ(u) is E[φ(u)φ(v)] at the correlation of its own agreement pattern. The gradient φ′(u)·g, with g
+independent of u, has the moments of g times E[φ′(u)φ′(v)]. Assumption: u is Gaussian; where it is not, it says so.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from initwell.propagate.gaussian import covariance, nodes, pair_moments
+from initwell.propagate.signal import Array, Gate, Image, Signal, merged_fidelity
+from initwell.propagate.table import Call, Rule
+from initwell.theory.activation import Activation
+from initwell.theory.activations import activation
+from initwell.trace.ops import ACTIVATIONS
+from initwell.trace.trace import Op
+
+_NOT_GAUSSIAN = "a nonlinearity of a value that is no sum of many terms, taken as Gaussian"
+# Argument of the op → parameter of the catalogue.
+_PARAMETERS: Mapping[str, Mapping[str, str]] = {
+    "aten.leaky_relu": {"negative_slope": "slope"},
+    "aten.hardtanh": {"min_val": "low", "max_val": "high"},
+    "aten.softplus": {"beta": "beta"},
+    "aten.softshrink": {"lambd": "threshold"},
+    "aten.hardshrink": {"lambd": "threshold"},
+    "aten.threshold": {"threshold": "threshold", "value": "value"},
+}
+_TWO_INPUTS = frozenset({"aten.glu", "aten.prelu", "aten._prelu_kernel", "aten.rrelu_with_noise"})
+
+
+def phi_of(op: Op) -> Activation:
+    """Return the activation that a forward op computes, with its parameters."""
+    arguments = op.arguments
+    if op.functional == "aten.gelu" and arguments.get("approximate") == "tanh":
+        return activation("gelu_tanh")
+    if op.functional == "aten.elu":
+        return _elu(arguments)
+    known = _PARAMETERS.get(op.functional, {})
+    return activation(ACTIVATIONS[op.functional], **{p: float(arguments[a]) for a, p in known.items()})
+
+
+def _elu(arguments: Mapping[str, Any]) -> Activation:
+    alpha, scale, inner = (float(arguments[k]) for k in ("alpha", "scale", "input_scale"))
+    if (scale, inner) == (1.0, 1.0):
+        return activation("elu", alpha=alpha)
+
+    def fn(u: Array) -> Array:
+        return np.where(u > 0, scale * u, scale * alpha * np.expm1(np.minimum(inner * u, 0)))
+
+    def derivative(u: Array) -> Array:
+        return np.where(u > 0, scale, scale * alpha * inner * np.exp(np.minimum(inner * u, 0)))
+
+    return Activation("elu", fn, derivative, kinks=(0.0,))
+
+
+def applied(phi: Activation, u: Signal) -> Signal:
+    """Apply φ to a Gaussian signal; the result remembers it.
+
+    >>> from initwell.propagate.signal import independent
+    >>> applied(activation("relu"), independent((4, 3), 1.0)).moments.round(4).tolist()
+    [[0.5, 0.1592], [0.1592, 0.1592]]
+    """
+    variance, correlations = covariance(u)
+    mean, moments = pair_moments(phi.fn, phi.kinks, u.mean, variance, correlations)
+    found = replace(u.changed(moments, mean), image=Image(phi, u))
+    return found if u.gaussian or variance == 0 else found.approximate(_NOT_GAUSSIAN)
+
+
+def pulled_back(phi: Activation, u: Signal, g: Signal) -> Signal:
+    """Multiply a gradient by φ′(u); the result remembers the gate.
+
+    A gradient that comes from max pooling reaches an entry only where it is the largest of ``g.peak``: there u has the
+    law of a maximum, not a Gaussian's.
+    """
+    variance, correlations = covariance(u)
+    mean, moments = pair_moments(phi.derivative, phi.kinks, u.mean, variance, correlations)
+    if g.peak > 1 and variance > 0:
+        mean, q = _at_peak(phi.derivative, phi.kinks, u.mean, variance, g.peak)
+        moments = np.full_like(moments, mean**2)
+        moments[(0,) * moments.ndim] = q
+    found = g.changed(g.moments * moments, g.mean * mean)
+    return merged_fidelity(replace(found, gate=Gate(phi, u, g, g.peak)), u)
+
+
+def _at_peak(
+    f: Callable[[Array], Array], kinks: tuple[float, ...], mean: float, variance: float, count: int
+) -> tuple[float, float]:
+    """Return E[f] and E[f²] at the largest of ``count`` independent Gaussians."""
+    values, weights = peak_law(f, kinks, mean, variance, count)
+    return float(values @ weights), float((values * values) @ weights)
+
+
+def peak_law(
+    f: Callable[[Array], Array], kinks: tuple[float, ...], mean: float, variance: float, count: int
+) -> tuple[Array, Array]:
+    """Return values of f and weights under the law of the largest of ``count``: density n·Φ(z)^(n−1)·φ(z)."""
+    from scipy.special import ndtr
+
+    z, weights = nodes(kinks, mean, variance)
+    weights = weights * count * ndtr(z) ** (count - 1)
+    return f(mean + np.sqrt(variance) * z), weights / weights.sum()
+
+
+def _forward(call: Call) -> Sequence[Signal | None]:
+    found = applied(phi_of(call.op), call.signal("self"))
+    return [found] + [None] * (len(call.op.outputs) - 1)
+
+
+def _backward(call: Call) -> Sequence[Signal]:
+    from initwell.propagate.atoms import together
+
+    forward = call.forward()
+    g = call.signal("grad_output" if "grad_output" in call.op.arguments else "grad_out")
+    u = call.of(forward.arguments["self"])
+    gradient, pre = together(g, u, call.shape())
+    return [pulled_back(phi_of(forward), pre, gradient)]
+
+
+def _derivative_names() -> Sequence[str]:
+    special = {"aten.relu": "aten.threshold_backward", "aten.log_sigmoid_forward": "aten.log_sigmoid_backward"}
+    names = [special.get(name, f"{name}_backward") for name in ACTIVATIONS if name not in _TWO_INPUTS]
+    return list(dict.fromkeys(names))
+
+
+RULES: Mapping[str, Rule] = {
+    **{name: _forward for name in ACTIVATIONS if name not in _TWO_INPUTS},
+    **dict.fromkeys(_derivative_names(), _backward),
+}

@@ -1,0 +1,70 @@
+"""Max pooling: the largest of K entries of a Gaussian, or of a rising function of one.
+
+max φ(u_k) = φ(max u_k) for a rising φ, so the moments are those of φ under the law of the largest of K. In the backward
+the whole gradient of a window goes to that entry: of K entries one gets it, so E[g²] is shared by K, two entries that
+differ get it with probability 1/K², and the entry that gets it is the largest: the gate before must know.
+Assumption: entries of a window are independent given what all positions share; windows do not share their maximum.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from initwell.propagate.gaussian import covariance, nodes
+from initwell.propagate.rules.pointwise import peak_law
+from initwell.propagate.rules.taps import _geometry, _spread, tapped
+from initwell.propagate.signal import Atom, Signal, constant
+from initwell.propagate.table import Call, Rule
+
+_WHY = "max pooling: entries of a window as independent, and its maxima correlated as its inputs are"
+
+
+def _window(call: Call) -> int:
+    return math.prod(_spread(call["kernel_size"], len(call.shape()) - 2))
+
+
+def _max_pool(call: Call) -> Sequence[Signal | None]:
+    x, count = call.signal("self"), _window(call)
+    phi, u = (x.image.phi, x.image.pre) if x.image else (None, x)
+    rank = len(x.dims)
+    variance, correlations = covariance(u)
+    # What all positions of a sample share does not compete within a window.
+    shared = correlations[tuple(int(i in u.axes(range(2, rank))) for i in range(correlations.ndim))]
+    common = min(max(float(shared), 0.0), 1.0)
+    z, weights = nodes((), u.mean, variance)
+    law, chance = peak_law(lambda v: v, (), 0.0, 1.0, count)
+    # u_max = μ + s(√common·z₀ + √(1−common)·max z): its mean and variance, then φ of a value so distributed.
+    values = math.sqrt(common) * z[:, None] + math.sqrt(1 - common) * law[None, ::4]
+    mass = weights[:, None] * (chance[None, ::4] / chance[::4].sum())
+    top = u.mean + math.sqrt(variance) * values
+    top = phi.fn(top.ravel()).reshape(top.shape) if phi else top
+    mean, q = float((top * mass).sum()), float((top * top * mass).sum())
+    moments = mean**2 + (q - mean**2) * correlations
+    dims = tuple(
+        dim if d < 2 else ((Atom(call.shape()[d]),) if call.shape()[d] > 1 else ()) for d, dim in enumerate(x.dims)
+    )
+    if [len(d) for d in dims] != [len(d) for d in x.dims]:
+        gone = [i for d in range(2, rank) if not dims[d] for i in x.axes([d])]
+        moments = np.asarray(moments[tuple(0 if i in gone else slice(None) for i in range(moments.ndim))])
+    return [x.changed(np.asarray(moments), mean, dims=dims).approximate(_WHY), None]
+
+
+def _max_pool_backward(call: Call) -> Sequence[Signal]:
+    g, x = call.signal("grad_output"), call.signal("self")
+    kernel = _spread(call["kernel_size"], len(x.dims) - 2)
+    count = math.prod(kernel)
+    axes = _geometry(call, x.shape[2:], g.shape[2:], kernel)
+    spread = tapped(g, constant(kernel, 1 / count), axes, "pkx")
+    moments = spread.moments.copy()
+    alone = math.prod(a.pairs[0, 0, 0] / a.sizes[1] for a in axes)
+    moments[(0,) * moments.ndim] += g.q * alone * (1 / count - 1 / count**2)
+    found = replace(spread, moments=moments, gaussian=False, peak=count)
+    return [found.approximate(_WHY)]
+
+
+RULES: Mapping[str, Rule] = {
+    "aten.max_pool2d_with_indices": _max_pool,
+    "aten.max_pool2d_with_indices_backward": _max_pool_backward,
+}

@@ -1,0 +1,272 @@
+"""Convolution and pooling: a contraction in which output p reads input x through tap k, along each spatial axis.
+
+All that a convolution does is the list of its incidences (p, x, k), padding left out. E[y y'] sums over pairs of
+incidences, and each pair counts by which of p, x and k agree. Any two of them give the third, so with E incidences and
+degrees d (how many incidences an index has) there are
+
+    N[p, x, k agree] = E                     N[only p agrees] = Σ_p d_p² − E
+    N[only x agrees] = Σ_x d_x² − E          N[only k agrees] = Σ_k d_k² − E          N[none] = E² − all of these
+
+and the moments of whichever of the three is the output are Σ N · a · b over the other two, divided by its number of
+pairs, n or n(n−1). One table serves the forward (x, k → p), the input's gradient (p, k → x), the weight's gradient
+(p, x → k), and pooling, whose kernel is a constant. Zero padding, stride and dilation are in the degrees, exactly.
+Channels contract by the contraction rule. Assumption: positions are exchangeable, so borders enter by their average.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from initwell.propagate.atoms import joined, matched, permuted, together, viewed
+from initwell.propagate.rules.branch import added, scaled
+from initwell.propagate.signal import Array, Atom, Signal, constant, merged_fidelity
+from initwell.propagate.table import Call, Rule
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One spatial axis: how many pairs of incidences agree in what.
+
+    Attributes:
+        pairs: N[p, x, k], 0 for agree and 1 for differ.
+        sizes: number of output positions, input positions and taps.
+    """
+
+    pairs: Array
+    sizes: tuple[int, int, int]
+
+
+def spatial_axis(inputs: int, outputs: int, taps: int, stride: int, padding: int, dilation: int) -> Axis:
+    """Count the incidences of one axis of a convolution or pooling.
+
+    >>> spatial_axis(4, 4, 3, 1, 1, 1).pairs[0, 0, 0].item()  # of 12 taps, 2 fall on padding
+    10.0
+    """
+    at = np.arange(outputs)[:, None] * stride - padding + np.arange(taps)[None, :] * dilation
+    inside = (at >= 0) & (at < inputs)
+    return _axis(inside, at, (outputs, inputs, taps))
+
+
+def _axis(inside: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", at: Array, sizes: tuple[int, int, int]) -> Axis:
+    every = float(inside.sum())
+    by_output, by_tap = inside.sum(axis=1).astype(float), inside.sum(axis=0).astype(float)
+    by_input = np.bincount(at[inside].astype(int), minlength=sizes[1]).astype(float)
+    pairs = np.zeros((2, 2, 2))
+    pairs[0, 0, 0] = every
+    pairs[0, 1, 1], pairs[1, 0, 1], pairs[1, 1, 0] = (float(d @ d) - every for d in (by_output, by_input, by_tap))
+    pairs[1, 1, 1] = every**2 - pairs.sum()
+    return Axis(pairs, sizes)
+
+
+def tapped(
+    a: Signal,
+    b: Signal,
+    axes: Sequence[Axis],
+    roles: str,
+    over: Sequence[tuple[int, int]] = (),
+    batch: Sequence[tuple[int, int]] = (),
+) -> Signal:
+    """Contract two independent signals through taps.
+
+    Args:
+        a: its last ``len(axes)`` dimensions are spatial.
+        b: the same.
+        axes: one for each spatial dimension.
+        roles: which of "p", "x", "k" the spatial dimensions of a, of b and of the result are, such as "xkp".
+        over: pairs of dimensions summed over by the plain contraction rule.
+        batch: pairs of dimensions shared.
+
+    Returns:
+        Dimensions: the shared ones, the rest of a, the rest of b, then the spatial ones.
+    """
+    count = len(axes)
+    a, b = matched(a, b, [*over, *batch])
+    rank_a, rank_b = len(a.dims) - count, len(b.dims) - count
+    a, moments_a = _spatial(a, rank_a)
+    b, moments_b = _spatial(b, rank_b)
+    plain_a, plain_b = a.axes(range(rank_a)), b.axes(range(rank_b))
+    names_a = list(range(len(plain_a) + count))
+    names_b = [20 + i for i in range(len(plain_b) + count)]
+    for da, db in (*over, *batch):
+        for i, j in zip(a.axes([da]), b.axes([db]), strict=True):
+            names_b[j] = names_a[i]
+    operands: list[object] = [moments_a, names_a, moments_b, names_b]
+    number = 1.0
+    for i in a.axes([d for d, _ in over]):
+        size = a.atoms[i].size
+        operands += [np.array([size, size * (size - 1.0)]), [names_a[i]]]
+        number *= size
+    order = tuple("pxk".index(r) for r in roles)
+    for i, axis in enumerate(axes):
+        n = axis.sizes[order[2]]
+        shares = axis.pairs.transpose(order) / np.array([n, max(n * (n - 1.0), 1.0)])
+        operands += [shares, [names_a[len(plain_a) + i], names_b[len(plain_b) + i], 40 + i]]
+        number *= axis.pairs[0, 0, 0] / n
+    shared = [d for d, _ in batch]
+    free_a = [d for d in range(rank_a) if d not in shared and d not in [d for d, _ in over]]
+    free_b = [d for d in range(rank_b) if d not in [d for _, d in batch] and d not in [d for _, d in over]]
+    out = [names_a[i] for i in a.axes([*shared, *free_a])] + [names_b[i] for i in b.axes(free_b)]
+    sizes = [axis.sizes[order[2]] for axis in axes]
+    found = np.asarray(np.einsum(*operands, [*out, *range(40, 40 + count)]))  # type: ignore[call-overload]
+    found = found[(..., *(slice(None) if n > 1 else 0 for n in sizes))]
+    dims = tuple(a.dims[d] for d in (*shared, *free_a)) + tuple(b.dims[d] for d in free_b)
+    dims += tuple((Atom(n),) if n > 1 else () for n in sizes)
+    result = Signal(dims, found, number * a.mean * b.mean, a.fidelity, a.reasons, gaussian=True)
+    return merged_fidelity(result, b)
+
+
+def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
+    """Return a signal with at most one atom a spatial dimension, and its moments with exactly one axis for each."""
+    for d in range(rank, len(signal.dims)):
+        while len(signal.dims[d]) > 1:
+            signal = joined(signal, signal.axes([d])[0])
+    moments, place = signal.moments, len(signal.axes(range(rank)))
+    for d in range(rank, len(signal.dims)):
+        if not signal.dims[d]:
+            moments = np.repeat(np.expand_dims(moments, place), 2, place)
+        place += 1
+    return signal, moments
+
+
+def _geometry(call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]) -> list[Axis]:
+    n = len(kernel)
+    stride, padding, dilation = (_spread(call[k], n) for k in ("stride", "padding", "dilation"))
+    stride = stride if call["stride"] not in ((), None) else tuple(kernel)
+    columns = (inputs, outputs, kernel, stride, padding, dilation)
+    return [spatial_axis(i, o, k, s, p, d) for i, o, k, s, p, d in zip(*columns, strict=True)]
+
+
+def _spread(value: object, n: int) -> tuple[int, ...]:
+    if value is None or value == ():
+        return (1,) * n
+    if isinstance(value, int):
+        return (value,) * n
+    whole = tuple(int(v) for v in value)  # type: ignore[attr-defined]
+    return whole * n if len(whole) == 1 else whole
+
+
+@dataclass(frozen=True)
+class _Conv:
+    """The weight as (group, out, in, taps…) and the axes, in the direction in which it is no transposed convolution."""
+
+    weight: Signal
+    groups: int
+    axes: Sequence[Axis]
+    roles: Mapping[str, str]
+
+
+def _conv(call: Call, x_shape: Sequence[int], y_shape: Sequence[int]) -> _Conv:
+    weight, groups = call.signal("weight"), int(call["groups"])
+    first, second, *kernel = weight.shape
+    weight = viewed(weight, (groups, first // groups, second, *kernel))
+    if call["transposed"]:
+        # It is the gradient of a convolution that goes from its output to its input.
+        weight = permuted(weight, [0, 2, 1, *range(3, len(weight.dims))])
+        axes = _geometry(call, y_shape[2:], x_shape[2:], kernel)
+        return _Conv(weight, groups, axes, {"y": "x", "x": "p"})
+    return _Conv(weight, groups, _geometry(call, x_shape[2:], y_shape[2:], kernel), {"y": "p", "x": "x"})
+
+
+def _grouped(signal: Signal, groups: int) -> Signal:
+    n, channels, *rest = signal.shape
+    return viewed(signal, (n, groups, channels // groups, *rest))
+
+
+def _back_together(signal: Signal, shape: Sequence[int]) -> Signal:
+    # (group, N, channels of a group, space) → (N, channels, space)
+    return viewed(permuted(signal, [1, 0, *range(2, len(signal.dims))]), shape)
+
+
+def _convolution(call: Call) -> Sequence[Signal]:
+    x = call.signal("input")
+    conv = _conv(call, x.shape, call.shape())
+    roles = conv.roles["x"] + "k" + conv.roles["y"]
+    y = tapped(_grouped(x, conv.groups), conv.weight, conv.axes, roles, over=[(2, 2)], batch=[(1, 0)])
+    y = _back_together(y, call.shape())
+    if call["bias"] is None:
+        return [y]
+    bias = viewed(call.signal("bias"), (1, call.shape()[1], *[1] * len(conv.axes)))
+    return [added(*together(y, bias, call.shape()), gaussian=True)]
+
+
+def _convolution_backward(call: Call) -> Sequence[Signal | None]:
+    g, x = call.signal("grad_output"), call.signal("input")
+    conv = _conv(call, x.shape, g.shape)
+    wanted = call["output_mask"]
+    grouped = _grouped(g, conv.groups)
+    found: list[Signal] = []
+    if wanted[0]:
+        roles = conv.roles["y"] + "k" + conv.roles["x"]
+        dx = tapped(grouped, conv.weight, conv.axes, roles, over=[(2, 1)], batch=[(1, 0)])
+        found.append(_back_together(dx, x.shape))
+    if wanted[1]:
+        roles = conv.roles["y"] + conv.roles["x"] + "k"
+        dw = tapped(grouped, _grouped(x, conv.groups), conv.axes, roles, over=[(0, 0)], batch=[(1, 1)])
+        if call["transposed"]:
+            dw = permuted(dw, [0, 2, 1, *range(3, len(dw.dims))])
+        found.append(viewed(dw, call.signal("weight").shape))
+    if wanted[2]:
+        from initwell.propagate.rules.shape import summed
+
+        found.append(summed(g, [0, *range(2, len(g.dims))], keep=False, mean=False))
+    return found
+
+
+def _pool(call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]) -> tuple[list[Axis], Signal]:
+    axes = _geometry(call, inputs, outputs, kernel)
+    size = float(np.prod(kernel))
+    if call["divisor_override"]:
+        size = float(call["divisor_override"])
+    elif call["count_include_pad"] is False:
+        size = float(np.prod([a.pairs[0, 0, 0] / a.sizes[0] for a in axes]))
+    return axes, constant(kernel, 1 / size)
+
+
+def _avg_pool(call: Call) -> Sequence[Signal]:
+    x = call.signal("self")
+    n = len(call.shape()) - 2
+    axes, kernel = _pool(call, x.shape[2:], call.shape()[2:], _spread(call["kernel_size"], n))
+    return [tapped(x, kernel, axes, "xkp")]
+
+
+def _avg_pool_backward(call: Call) -> Sequence[Signal]:
+    g = call.signal("grad_output")
+    n = len(call.shape()) - 2
+    axes, kernel = _pool(call, call.shape()[2:], g.shape[2:], _spread(call["kernel_size"], n))
+    return [tapped(g, kernel, axes, "pkx")]
+
+
+def _adaptive(shape: Sequence[int], outputs: Sequence[int]) -> tuple[list[Axis], float]:
+    axes = []
+    for n, m in zip(shape, outputs, strict=True):
+        starts = np.arange(m) * n // m
+        ends = -((-(np.arange(m) + 1) * n) // m)
+        taps = int((ends - starts).max())
+        at = starts[:, None] + np.arange(taps)[None, :]
+        axes.append(_axis(at < ends[:, None], at, (m, n, taps)))
+    return axes, float(np.prod([a.pairs[0, 0, 0] / a.sizes[0] for a in axes]))
+
+
+def _adaptive_avg_pool(call: Call) -> Sequence[Signal]:
+    x = call.signal("self")
+    axes, size = _adaptive(x.shape[2:], call.shape()[2:])
+    return [tapped(x, constant([a.sizes[2] for a in axes], 1 / size), axes, "xkp")]
+
+
+def _adaptive_avg_pool_backward(call: Call) -> Sequence[Signal]:
+    g = call.signal("grad_output")
+    axes, size = _adaptive(call.shape()[2:], g.shape[2:])
+    return [scaled(tapped(g, constant([a.sizes[2] for a in axes], 1.0), axes, "pkx"), 1 / size)]
+
+
+RULES: Mapping[str, Rule] = {
+    "aten.convolution": _convolution,
+    "aten.convolution_backward": _convolution_backward,
+    "aten.avg_pool2d": _avg_pool,
+    "aten.avg_pool3d": _avg_pool,
+    "aten.avg_pool2d_backward": _avg_pool_backward,
+    "aten.avg_pool3d_backward": _avg_pool_backward,
+    "aten._adaptive_avg_pool2d": _adaptive_avg_pool,
+    "aten._adaptive_avg_pool2d_backward": _adaptive_avg_pool_backward,
+}

@@ -1,0 +1,155 @@
+"""Where a walk starts: the signals of inputs, parameters, buffers and starting gradients."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from initwell.errors import ArgumentError
+from initwell.propagate.measured import measured, measured_weight, token_agreement
+from initwell.propagate.signal import Signal, constant, independent
+from initwell.trace.batch import as_arguments, tensors, uncompiled
+from initwell.trace.trace import Trace
+
+
+class PlannedRow(Protocol):
+    """What is read of a row of a Plan."""
+
+    @property
+    def parameter(self) -> str:
+        """Its dotted name."""
+
+    @property
+    def distribution(self) -> Any:
+        """What is drawn: has ``mean`` and ``std``; None for nothing."""
+
+    @property
+    def tied_to(self) -> tuple[str, ...]:
+        """Other names of the same tensor."""
+
+
+class Planned(Protocol):
+    """What is read of a Plan."""
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """One row a parameter."""
+
+
+def input_signals(model: nn.Module, trace: Trace, batch: Any) -> tuple[dict[int, Signal], dict[int, Signal]]:
+    """Measure the batch.
+
+    Returns:
+        Signals of its floating tensors, and token agreements of its integer ones, by value id.
+
+    Raises:
+        ArgumentError: a floating tensor of the batch is on the meta device, so that it has no numbers.
+    """
+    args, kwargs = as_arguments(uncompiled(model), batch)
+    given = dict([*tensors(args, "input"), *tensors(kwargs, "input")])
+    sizes = [t.shape[0] for t in given.values() if t.ndim]
+    floating: dict[int, Signal] = {}
+    tokens: dict[int, Signal] = {}
+    for name, value in trace.inputs.items():
+        tensor = given[name]
+        if tensor.is_meta:
+            raise ArgumentError(name, "a tensor on the meta device", "Its moments are measured: give real numbers.")
+        sample = 0 if tensor.ndim and tensor.shape[0] == sizes[0] else None
+        if tensor.is_floating_point():
+            floating[value] = measured(tensor, sample=sample)
+        elif tensor.dtype is not torch.bool:
+            tokens[value] = token_agreement(tensor, sample=sample)
+    return floating, tokens
+
+
+def parameter_signals(
+    model: nn.Module, trace: Trace, plan: Planned | None, notes: list[str]
+) -> dict[int, Signal]:
+    """Give every parameter its signal: of the plan, else of its real values, else of PyTorch's default.
+
+    Args:
+        model: owner of the parameters.
+        trace: of the model.
+        plan: a Plan, or None.
+        notes: gets a line for what could not be known.
+    """
+    planned = dict(_planned(plan)) if plan is not None else {}
+    unknown = set(planned) - set(trace.parameters)
+    if unknown:
+        names = ", ".join(sorted(unknown)[:3])
+        raise ArgumentError("plan", f"rows for {names}", "The model has no such parameters: make the plan for this model.")
+    found: dict[int, Signal] = {}
+    guessed, missing = [], []
+    tensors_by_name = dict(model.named_parameters(remove_duplicate=False))
+    for name, value in trace.parameters.items():
+        tensor = tensors_by_name[name]
+        if name in planned:
+            distribution = planned[name]
+            mean, std = float(distribution.mean), float(distribution.std)
+            found[value] = independent(tensor.shape, mean**2 + std**2, mean)
+        elif value in found:
+            continue
+        elif not tensor.is_meta:
+            found[value] = measured_weight(tensor)
+        elif (signal := _default(model, name, tensor)) is not None:
+            found[value] = signal
+            guessed.append(name)
+        else:
+            missing.append(name)
+    if guessed:
+        notes.append(f"{len(guessed)} parameters without numbers (meta device) count as PyTorch's default draws them.")
+    if missing:
+        notes.append(f"Parameters without numbers, plan or known default: {', '.join(missing)}.")
+    return found
+
+
+def _planned(plan: Planned) -> Iterator[tuple[str, Any]]:
+    for row in plan.rows:
+        if row.distribution is not None:
+            for name in (row.parameter, *row.tied_to):
+                yield name, row.distribution
+
+
+def _default(model: nn.Module, name: str, tensor: Tensor) -> Signal | None:
+    # torch.nn.modules: Linear and convolutions U(±1/√fan_in), Embedding N(0, 1), norms the identity.
+    path, _, own = name.rpartition(".")
+    module = model.get_submodule(path)
+    if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+        fan = math.prod(module.weight.shape[1:])
+        return independent(tensor.shape, 1 / (3 * fan))
+    if isinstance(module, nn.Embedding):
+        return independent(tensor.shape, 1.0)
+    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    if isinstance(module, norms):
+        return constant(tensor.shape, 1.0 if own == "weight" else 0.0)
+    return None
+
+
+def buffer_signals(model: nn.Module, trace: Trace) -> dict[int, Signal]:
+    """Measure the buffers that are real; a norm's running statistics start at 0 and 1."""
+    buffers = dict(model.named_buffers())
+    found: dict[int, Signal] = {}
+    for value in trace.values:
+        if value.kind == "buffer" and value.name in buffers:
+            tensor = buffers[value.name]
+            if not tensor.is_meta:
+                found[value.id] = measured(tensor)
+            elif value.name.endswith(("running_var", "running_mean")):
+                found[value.id] = constant(tensor.shape, float(value.name.endswith("running_var")))
+    return found
+
+
+def starting_gradients(trace: Trace) -> dict[int, Signal]:
+    """Give each output an independent gradient of unit variance; the loss, its own: 1."""
+    found: dict[int, Signal] = {}
+    for value in trace.values:
+        if value.kind == "cotangent":
+            found[value.id] = constant(value.shape, 1.0) if value.name == "loss" else independent(value.shape, 1.0)
+    return found
+
+
+def as_mapping(found: Sequence[Mapping[int, Signal]]) -> dict[int, Signal]:
+    """Put several parts together."""
+    return {value: signal for part in found for value, signal in part.items()}

@@ -1,0 +1,134 @@
+"""The table of rules: every op has a rule, is ignored on purpose, or is unsupported; all three can be listed."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from initwell.errors import ArgumentError
+from initwell.propagate.signal import Signal
+from initwell.records import Record
+from initwell.trace.trace import Op, Trace, ValueRef
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One op as its rule sees it.
+
+    Attributes:
+        op: the op, its arguments by the schema's names.
+        trace: the walk that it is part of.
+        known: value id → signal, of all values so far; what is missing is unknown.
+        tokens: value id → how an integer input repeats: "same" pairs as in ``measured.token_agreement``.
+    """
+
+    op: Op
+    trace: Trace
+    known: Mapping[int, Signal]
+    tokens: Mapping[int, Signal] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a plain argument by its schema name."""
+        return self.op.arguments.get(name)
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor was given for this argument and its signal is known."""
+        ref = self.op.arguments.get(name)
+        return isinstance(ref, ValueRef) and ref.id in self.known
+
+    def signal(self, name: str) -> Signal:
+        """Return the signal of a tensor argument.
+
+        Raises:
+            UnknownSignalError: it is not known.
+        """
+        return self.of(self.op.arguments.get(name))
+
+    def of(self, ref: Any) -> Signal:
+        """Return the signal that a reference stands for."""
+        if not isinstance(ref, ValueRef) or ref.id not in self.known:
+            raise UnknownSignalError(str(ref))
+        return self.known[ref.id]
+
+    def shape(self, index: int = 0) -> tuple[int, ...]:
+        """Return the shape of an output."""
+        return self.trace.values[self.op.outputs[index]].shape
+
+    def forward(self) -> Op:
+        """Return the forward op that this backward op is the derivative of.
+
+        Raises:
+            UnknownSignalError: that is not known.
+        """
+        if self.op.of is None:
+            raise UnknownSignalError("the forward op")
+        return self.trace.ops[self.op.of]
+
+
+class UnknownSignalError(Exception):
+    """A rule asked for a value that an earlier op left unknown; its outputs are unknown too."""
+
+
+Rule = Callable[[Call], Sequence[Signal | None]]
+
+
+@dataclass(frozen=True)
+class RuleTable(Record):
+    """Op packet → what is done about it.
+
+    Attributes:
+        rules: packet of the out-of-place op → rule.
+        ignored: packet → why its outputs need no signal.
+    """
+
+    rules: Mapping[str, Rule]
+    ignored: Mapping[str, str]
+
+    @classmethod
+    def build(cls, parts: Iterable[Mapping[str, Rule]], ignored: Mapping[str, str]) -> "RuleTable":
+        """Put a table together.
+
+        Args:
+            parts: rules by packet; no packet twice.
+            ignored: reasons by packet.
+
+        Raises:
+            ArgumentError: a packet twice, a name that is no packet, a rule that cannot be called, an empty reason.
+        """
+        rules: dict[str, Rule] = {}
+        for part in parts:
+            for packet, rule in part.items():
+                _check(packet, rule)
+                if packet in rules:
+                    raise ArgumentError("rules", f"{packet} twice", "Give each op one rule.")
+                rules[packet] = rule
+        for packet, reason in ignored.items():
+            if packet in rules or not reason or not isinstance(reason, str):
+                raise ArgumentError("ignored", packet, "Say why, and only for ops without a rule.")
+        return cls(rules, dict(ignored))
+
+    def with_rules(self, rules: Mapping[str, Rule] | None) -> "RuleTable":
+        """Return a copy in which these rules come before its own.
+
+        Args:
+            rules: packet, such as "aten.relu" or "mylib.myop" → function of a ``Call`` that returns one signal, or
+                None for unknown, for each output.
+
+        Raises:
+            ArgumentError: no mapping, a name that is no packet, or a rule that cannot be called.
+        """
+        if rules is None:
+            return self
+        if not isinstance(rules, Mapping):
+            raise ArgumentError("rules", type(rules).__name__, "Give a mapping from op packet to rule.")
+        for packet, rule in rules.items():
+            _check(packet, rule)
+        ignored = {k: v for k, v in self.ignored.items() if k not in rules}
+        return RuleTable({**self.rules, **rules}, ignored)
+
+
+def _check(packet: object, rule: object) -> None:
+    if not isinstance(packet, str) or packet.count(".") != 1 or packet.endswith("."):
+        raise ArgumentError("rules", packet, "Name the op's packet without its overload, such as 'aten.relu'.")
+    if not callable(rule):
+        cure = "A rule is a function of a Call that returns one Signal, or None, for each output."
+        raise ArgumentError(f"rules[{packet!r}]", type(rule).__name__, cure)
