@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from initwell.measurement.debug_info import caffe_debug_info as caffe_debug_info
     from initwell.measurement.measurement import Measurement as Measurement
     from initwell.measurement.probe import measure as measure
+    from initwell.propagate.predict import predict as predict
+    from initwell.propagate.prediction import Prediction as Prediction
     from initwell.theory.activation import Activation as Activation
     from initwell.theory.activations import activation as activation
     from initwell.theory.activations import activation_names as activation_names
@@ -88,6 +90,8 @@ _PUBLIC: dict[str, str] = {
     "Plan": "initwell.apply.record",
     "plan": "initwell.apply.plan",
     "positive_unitball": "initwell.initializers.structured",
+    "predict": "initwell.propagate.predict",
+    "Prediction": "initwell.propagate.prediction",
     "Receipt": "initwell.apply.receipt",
     "scaled_uniform_orthogonal": "initwell.initializers.orthogonal",
     "scheme": "initwell.apply.schemes.registry",

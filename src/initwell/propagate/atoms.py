@@ -56,7 +56,7 @@ def _replaced(dims: Dims, axis: int, count: int, parts: tuple[Atom, ...]) -> Dim
     found, start = [], 0
     for dim in dims:
         here = axis - start
-        inside = 0 <= here and here + count <= len(dim)
+        inside = here >= 0 and here + count <= len(dim)
         found.append((*dim[:here], *parts, *dim[here + count :]) if inside else dim)
         start += len(dim)
     return tuple(found)

@@ -27,12 +27,6 @@ def covariance(signal: Signal) -> tuple[float, Array]:
     return variance, np.clip((signal.moments - signal.mean**2) / variance, -1.0, 1.0)
 
 
-def single(f: Callable[[Array], Array], kinks: tuple[float, ...], mean: float, variance: float) -> tuple[Array, Array]:
-    """Return (values of f, quadrature weights) for u ~ N(mean, variance), with the nodes of ``nodes``."""
-    z, w = nodes(kinks, mean, variance)
-    return f(mean + math.sqrt(variance) * z), w
-
-
 def nodes(kinks: tuple[float, ...], mean: float, variance: float) -> tuple[Array, Array]:
     """Return nodes z and weights of N(0, 1), split where a function of mean + √variance·z is not smooth."""
     breaks = standard_breaks(kinks, variance, mean)

@@ -67,6 +67,11 @@ def predict(
     inner, notes = uncompiled(model), list[str]()
     floating, tokens = input_signals(model, trace, batch)
     start = as_mapping(
-        [floating, parameter_signals(inner, trace, plan, notes), buffer_signals(inner, trace), starting_gradients(trace)]
+        [
+            floating,
+            parameter_signals(inner, trace, plan, notes),
+            buffer_signals(inner, trace),
+            starting_gradients(trace),
+        ]
     )
     return prediction(trace, walk(trace, table, start, tokens), notes)

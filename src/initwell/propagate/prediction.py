@@ -92,7 +92,9 @@ def _drawable(value: float | None, *, log: bool) -> bool:
 def prediction(trace: Trace, walk: Walk, notes: Sequence[str]) -> Prediction:
     """Put together what a walk found."""
     moving = trace.dependents(v.id for v in trace.values if v.kind in ("input", "parameter", "buffer"))
-    rows = [_row(trace, walk, value, op) for op in trace.forward_ops if (value := _shown(trace, op, moving)) is not None]
+    rows = [
+        _row(trace, walk, value, op) for op in trace.forward_ops if (value := _shown(trace, op, moving)) is not None
+    ]
     inputs = [
         _numbers(trace, walk, value) | {"path": "", "op": "input", "call": 0, "name": name}
         for name, value in trace.inputs.items()

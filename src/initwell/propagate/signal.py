@@ -10,8 +10,8 @@ special. Then E[x_i x_j] depends only on *which axes i and j differ in*, and a t
 **Atoms.** A reshape must lose nothing, so the axes of that array are not the tensor's dimensions but *atoms*: each
 dimension is a row-major tuple of atoms whose sizes multiply to its length. (N, T, C) seen as (N·T, C) is the same three
 atoms, grouped otherwise. An atom of size a·b can be cut in two exactly: indices agree on it when they agree on both
-parts, so ``moments[.., d, ..]`` becomes ``moments[.., d1, d2, ..] = moments[.., d1 or d2, ..]``. A dimension of length 1
-has no atoms at all.
+parts, so ``moments[.., d, ..]`` becomes ``moments[.., d1, d2, ..] = moments[.., d1 or d2, ..]``. A dimension of
+length 1 has no atoms at all.
 """
 
 import math
@@ -56,15 +56,11 @@ class Image:
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """Says that a gradient is φ′(u)·g, with u the Gaussian ``pre`` and g independent of it.
-
-    ``peak`` is above 1 where g reaches an entry only if it is the largest of that many.
-    """
+    """Says that a gradient is φ′(u)·g, with u the Gaussian ``pre`` and g, ``plain``, independent of it."""
 
     phi: Activation
     pre: "Signal"
     plain: "Signal"
-    peak: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +77,8 @@ class Signal:
         image: the Gaussian that it is a function of, where it is one.
         gate: the mask that it went through, where it is a gradient that met one.
         roots: (tag, a): it contains a times the normalized value of that tag, plus what is independent of it.
-        peak: above 1 where only the largest of that many entries got a gradient: max pooling's backward.
+        peak: above 1 where only the largest of that many entries along the spatial dimensions (2, 3, …) got a
+            gradient: max pooling's backward.
     """
 
     dims: Dims

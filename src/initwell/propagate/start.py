@@ -64,9 +64,7 @@ def input_signals(model: nn.Module, trace: Trace, batch: Any) -> tuple[dict[int,
     return floating, tokens
 
 
-def parameter_signals(
-    model: nn.Module, trace: Trace, plan: Planned | None, notes: list[str]
-) -> dict[int, Signal]:
+def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, notes: list[str]) -> dict[int, Signal]:
     """Give every parameter its signal: of the plan, else of its real values, else of PyTorch's default.
 
     Args:
@@ -79,7 +77,9 @@ def parameter_signals(
     unknown = set(planned) - set(trace.parameters)
     if unknown:
         names = ", ".join(sorted(unknown)[:3])
-        raise ArgumentError("plan", f"rows for {names}", "The model has no such parameters: make the plan for this model.")
+        raise ArgumentError(
+            "plan", f"rows for {names}", "The model has no such parameters: make the plan for this model."
+        )
     found: dict[int, Signal] = {}
     guessed, missing = [], []
     tensors_by_name = dict(model.named_parameters(remove_duplicate=False))

@@ -6,6 +6,7 @@ between them makes so.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from initwell.propagate.atoms import together
@@ -16,8 +17,6 @@ from initwell.trace.trace import ValueRef
 
 def scaled(signal: Signal, factor: float) -> Signal:
     """Multiply by a number; what the signal remembers is scaled along."""
-    from dataclasses import replace
-
     if factor == 1.0:
         return signal
     found = signal.changed(signal.moments * factor**2, signal.mean * factor, gaussian=signal.gaussian)
@@ -28,8 +27,6 @@ def scaled(signal: Signal, factor: float) -> Signal:
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
     """Add alpha·a + beta·b of the same atoms, independent of each other."""
-    from dataclasses import replace
-
     moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * a.mean * b.mean
     normal = (a.gaussian and b.gaussian) if gaussian is None else gaussian
     found = a.changed(moments, alpha * a.mean + beta * b.mean, gaussian=normal)

@@ -19,9 +19,7 @@ from initwell.propagate.signal import Signal, merged_fidelity
 from initwell.propagate.table import Call, Rule
 
 
-def contract(
-    a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]] = ()
-) -> Signal:
+def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]] = ()) -> Signal:
     """Contract two independent signals.
 
     Args:

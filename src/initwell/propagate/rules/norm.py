@@ -20,11 +20,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from initwell.propagate.atoms import matched, together, totals, viewed
+from initwell.propagate.atoms import together, totals, viewed
 from initwell.propagate.gaussian import covariance, pair_moments
 from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.signal import Array, Signal, constant, merged_fidelity
+from initwell.propagate.signal import Array, Signal, merged_fidelity
 from initwell.propagate.table import Call, Rule
 
 
@@ -201,9 +201,11 @@ def _layer_norm_backward(call: Call) -> Sequence[Signal | None]:
     g, x = call.signal("grad_out"), call.signal("input")
     dims, layout = _last(call)
     inner = _unscaled(call, g, layout)
-    dx, _ = normalized_backward(inner, x, dims, float(call["eps"]), tag=call.forward().outputs[0])
+    forward = call.forward()
+    eps = float(forward.arguments["eps"])
+    dx, _ = normalized_backward(inner, x, dims, eps, tag=forward.outputs[0])
     others = [d for d in range(len(x.dims)) if d not in dims]
-    hat = normalized(x, dims, float(call["eps"]))
+    hat = normalized(x, dims, eps)
     dweight = summed(multiplied(*together(g, hat, x.shape)), others, keep=False, mean=False)
     return _masked(call, [dx, dweight, summed(g, others, keep=False, mean=False)])
 

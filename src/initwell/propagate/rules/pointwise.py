@@ -4,12 +4,14 @@ Each moment of φ(u) is E[φ(u)φ(v)] at the correlation of its own agreement pa
 independent of u, has the moments of g times E[φ′(u)φ′(v)]. Assumption: u is Gaussian; where it is not, it says so.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from initwell.propagate.atoms import together
 from initwell.propagate.gaussian import covariance, nodes, pair_moments
 from initwell.propagate.signal import Array, Gate, Image, Signal, merged_fidelity
 from initwell.propagate.table import Call, Rule
@@ -76,32 +78,35 @@ def pulled_back(phi: Activation, u: Signal, g: Signal) -> Signal:
     law of a maximum, not a Gaussian's.
     """
     variance, correlations = covariance(u)
-    mean, moments = pair_moments(phi.derivative, phi.kinks, u.mean, variance, correlations)
     if g.peak > 1 and variance > 0:
-        mean, q = _at_peak(phi.derivative, phi.kinks, u.mean, variance, g.peak)
-        moments = np.full_like(moments, mean**2)
-        moments[(0,) * moments.ndim] = q
+        values, weights = peak_law(phi.derivative, phi.kinks, u, g.peak)
+        mean, q = float(values @ weights), float((values * values) @ weights)
+        moments = mean**2 + (q - mean**2) * correlations
+    else:
+        mean, moments = pair_moments(phi.derivative, phi.kinks, u.mean, variance, correlations)
     found = g.changed(g.moments * moments, g.mean * mean)
-    return merged_fidelity(replace(found, gate=Gate(phi, u, g, g.peak)), u)
+    return merged_fidelity(replace(found, gate=Gate(phi, u, g)), u)
 
 
-def _at_peak(
-    f: Callable[[Array], Array], kinks: tuple[float, ...], mean: float, variance: float, count: int
-) -> tuple[float, float]:
-    """Return E[f] and E[f²] at the largest of ``count`` independent Gaussians."""
-    values, weights = peak_law(f, kinks, mean, variance, count)
-    return float(values @ weights), float((values * values) @ weights)
+def peak_law(f: Callable[[Array], Array], kinks: tuple[float, ...], u: Signal, count: int) -> tuple[Array, Array]:
+    """Return values of f, and their weights, at the largest of ``count`` entries of u along its spatial dimensions.
 
-
-def peak_law(
-    f: Callable[[Array], Array], kinks: tuple[float, ...], mean: float, variance: float, count: int
-) -> tuple[Array, Array]:
-    """Return values of f and weights under the law of the largest of ``count``: density n·Φ(z)^(n−1)·φ(z)."""
+    What all positions of a sample share does not compete: with c their correlation, the largest is
+    μ + s(√c·z₀ + √(1−c)·z), z with the density n·Φ(z)^(n−1)·φ(z) of the largest of n.
+    """
     from scipy.special import ndtr
 
-    z, weights = nodes(kinks, mean, variance)
-    weights = weights * count * ndtr(z) ** (count - 1)
-    return f(mean + np.sqrt(variance) * z), weights / weights.sum()
+    variance, correlations = covariance(u)
+    spatial = u.axes(range(2, len(u.dims)))
+    shared = float(correlations[tuple(int(i in spatial) for i in range(correlations.ndim))])
+    common = min(max(shared, 0.0), 1.0)
+    z, weights = nodes((), 0.0, 1.0)
+    keep = weights > 1e-9
+    z, weights = z[keep][::2], weights[keep][::2]
+    top = weights * count * ndtr(z) ** (count - 1)
+    values = math.sqrt(common) * z[:, None] + math.sqrt(1 - common) * z[None, :]
+    mass = (weights[:, None] * top[None, :]).ravel()
+    return f(u.mean + math.sqrt(variance) * values.ravel()), mass / mass.sum()
 
 
 def _forward(call: Call) -> Sequence[Signal | None]:
@@ -110,8 +115,6 @@ def _forward(call: Call) -> Sequence[Signal | None]:
 
 
 def _backward(call: Call) -> Sequence[Signal]:
-    from initwell.propagate.atoms import together
-
     forward = call.forward()
     g = call.signal("grad_output" if "grad_output" in call.op.arguments else "grad_out")
     u = call.of(forward.arguments["self"])

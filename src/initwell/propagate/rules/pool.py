@@ -12,35 +12,30 @@ from dataclasses import replace
 
 import numpy as np
 
-from initwell.propagate.gaussian import covariance, nodes
+from initwell.propagate.gaussian import covariance
 from initwell.propagate.rules.pointwise import peak_law
-from initwell.propagate.rules.taps import _geometry, _spread, tapped
-from initwell.propagate.signal import Atom, Signal, constant
+from initwell.propagate.rules.taps import geometry, spread, tapped
+from initwell.propagate.signal import Array, Atom, Signal, constant
 from initwell.propagate.table import Call, Rule
 
 _WHY = "max pooling: entries of a window as independent, and its maxima correlated as its inputs are"
 
 
 def _window(call: Call) -> int:
-    return math.prod(_spread(call["kernel_size"], len(call.shape()) - 2))
+    return math.prod(spread(call["kernel_size"], len(call.shape()) - 2))
+
+
+def _itself(u: Array) -> Array:
+    return u
 
 
 def _max_pool(call: Call) -> Sequence[Signal | None]:
     x, count = call.signal("self"), _window(call)
     phi, u = (x.image.phi, x.image.pre) if x.image else (None, x)
     rank = len(x.dims)
-    variance, correlations = covariance(u)
-    # What all positions of a sample share does not compete within a window.
-    shared = correlations[tuple(int(i in u.axes(range(2, rank))) for i in range(correlations.ndim))]
-    common = min(max(float(shared), 0.0), 1.0)
-    z, weights = nodes((), u.mean, variance)
-    law, chance = peak_law(lambda v: v, (), 0.0, 1.0, count)
-    # u_max = μ + s(√common·z₀ + √(1−common)·max z): its mean and variance, then φ of a value so distributed.
-    values = math.sqrt(common) * z[:, None] + math.sqrt(1 - common) * law[None, ::4]
-    mass = weights[:, None] * (chance[None, ::4] / chance[::4].sum())
-    top = u.mean + math.sqrt(variance) * values
-    top = phi.fn(top.ravel()).reshape(top.shape) if phi else top
-    mean, q = float((top * mass).sum()), float((top * top * mass).sum())
+    _, correlations = covariance(u)
+    top, chance = peak_law(phi.fn if phi else _itself, phi.kinks if phi else (), u, count)
+    mean, q = float(top @ chance), float((top * top) @ chance)
     moments = mean**2 + (q - mean**2) * correlations
     dims = tuple(
         dim if d < 2 else ((Atom(call.shape()[d]),) if call.shape()[d] > 1 else ()) for d, dim in enumerate(x.dims)
@@ -53,9 +48,9 @@ def _max_pool(call: Call) -> Sequence[Signal | None]:
 
 def _max_pool_backward(call: Call) -> Sequence[Signal]:
     g, x = call.signal("grad_output"), call.signal("self")
-    kernel = _spread(call["kernel_size"], len(x.dims) - 2)
+    kernel = spread(call["kernel_size"], len(x.dims) - 2)
     count = math.prod(kernel)
-    axes = _geometry(call, x.shape[2:], g.shape[2:], kernel)
+    axes = geometry(call, x.shape[2:], g.shape[2:], kernel)
     spread = tapped(g, constant(kernel, 1 / count), axes, "pkx")
     moments = spread.moments.copy()
     alone = math.prod(a.pairs[0, 0, 0] / a.sizes[1] for a in axes)

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from initwell.propagate.atoms import expanded, matched, permuted, viewed
+from initwell.propagate.atoms import expanded, joined, matched, permuted, viewed
 from initwell.propagate.signal import Atom, Signal, constant, merged_fidelity
 from initwell.propagate.table import Call, Rule
 
@@ -58,7 +57,6 @@ def shortened(signal: Signal, dim: int, length: int) -> Signal:
     """Keep ``length`` of a dimension's indices: exchangeable ones stay exchangeable."""
     if signal.shape[dim] == length:
         return signal
-    joined, _ = matched(signal, constant(signal.shape, 0.0), [])
     atoms = signal.dims[dim]
     if len(atoms) > 1:
         inner = math.prod(a.size for a in atoms[1:])
@@ -67,16 +65,14 @@ def shortened(signal: Signal, dim: int, length: int) -> Signal:
             dims = (*signal.dims[:dim], (*first, *atoms[1:]), *signal.dims[dim + 1 :])
             moments = signal.moments if first else signal.moments.take(0, signal.axes([dim])[0])
             return signal.regrouped(dims, np.asarray(moments))
-        joined = _one_atom(signal, dim)
-    axis = joined.axes([dim])[0]
-    atom = joined.dims[dim][0]
-    dims = (*joined.dims[:dim], (Atom(length, atom.sample),) if length > 1 else (), *joined.dims[dim + 1 :])
-    return joined.regrouped(dims, joined.moments if length > 1 else np.asarray(joined.moments.take(0, axis)))
+        signal = _one_atom(signal, dim)
+    axis = signal.axes([dim])[0]
+    atom = signal.dims[dim][0]
+    dims = (*signal.dims[:dim], (Atom(length, atom.sample),) if length > 1 else (), *signal.dims[dim + 1 :])
+    return signal.regrouped(dims, signal.moments if length > 1 else np.asarray(signal.moments.take(0, axis)))
 
 
 def _one_atom(signal: Signal, dim: int) -> Signal:
-    from initwell.propagate.atoms import joined
-
     while len(signal.dims[dim]) > 1:
         signal = joined(signal, signal.axes([dim])[0])
     return signal
@@ -161,7 +157,7 @@ def _slice_backward(call: Call) -> Sequence[Signal]:
     differ = whole.moments.take(1, axis) if part > 1 else np.zeros_like(agree)
     moments = np.stack([agree * part / n, differ * part * (part - 1) / (n * (n - 1))], axis)
     dims = (*whole.dims[:dim], (Atom(n),), *whole.dims[dim + 1 :])
-    return [replace(whole.changed(moments, whole.mean * part / n, dims=dims)).approximate(_MIXED)]
+    return [whole.changed(moments, whole.mean * part / n, dims=dims).approximate(_MIXED)]
 
 
 def _filled(value: float) -> Rule:

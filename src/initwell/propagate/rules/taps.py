@@ -15,11 +15,14 @@ Channels contract by the contraction rule. Assumption: positions are exchangeabl
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from initwell.propagate.atoms import joined, matched, permuted, together, viewed
 from initwell.propagate.rules.branch import added, scaled
+from initwell.propagate.rules.shape import summed
 from initwell.propagate.signal import Array, Atom, Signal, constant, merged_fidelity
 from initwell.propagate.table import Call, Rule
 
@@ -48,7 +51,7 @@ def spatial_axis(inputs: int, outputs: int, taps: int, stride: int, padding: int
     return _axis(inside, at, (outputs, inputs, taps))
 
 
-def _axis(inside: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", at: Array, sizes: tuple[int, int, int]) -> Axis:
+def _axis(inside: NDArray[np.bool_], at: NDArray[Any], sizes: tuple[int, int, int]) -> Axis:
     every = float(inside.sum())
     by_output, by_tap = inside.sum(axis=1).astype(float), inside.sum(axis=0).astype(float)
     by_input = np.bincount(at[inside].astype(int), minlength=sizes[1]).astype(float)
@@ -80,14 +83,11 @@ def tapped(
     Returns:
         Dimensions: the shared ones, the rest of a, the rest of b, then the spatial ones.
     """
-    count = len(axes)
     a, b = matched(a, b, [*over, *batch])
-    rank_a, rank_b = len(a.dims) - count, len(b.dims) - count
-    a, moments_a = _spatial(a, rank_a)
-    b, moments_b = _spatial(b, rank_b)
-    plain_a, plain_b = a.axes(range(rank_a)), b.axes(range(rank_b))
-    names_a = list(range(len(plain_a) + count))
-    names_b = [20 + i for i in range(len(plain_b) + count)]
+    rank_a, rank_b = len(a.dims) - len(axes), len(b.dims) - len(axes)
+    (a, moments_a), (b, moments_b) = _spatial(a, rank_a), _spatial(b, rank_b)
+    names_a = list(range(moments_a.ndim))
+    names_b = [20 + i for i in range(moments_b.ndim)]
     for da, db in (*over, *batch):
         for i, j in zip(a.axes([da]), b.axes([db]), strict=True):
             names_b[j] = names_a[i]
@@ -98,22 +98,25 @@ def tapped(
         operands += [np.array([size, size * (size - 1.0)]), [names_a[i]]]
         number *= size
     order = tuple("pxk".index(r) for r in roles)
+    last_a, last_b = names_a[len(names_a) - len(axes) :], names_b[len(names_b) - len(axes) :]
     for i, axis in enumerate(axes):
         n = axis.sizes[order[2]]
         shares = axis.pairs.transpose(order) / np.array([n, max(n * (n - 1.0), 1.0)])
-        operands += [shares, [names_a[len(plain_a) + i], names_b[len(plain_b) + i], 40 + i]]
+        operands += [shares, [last_a[i], last_b[i], 40 + i]]
         number *= axis.pairs[0, 0, 0] / n
-    shared = [d for d, _ in batch]
-    free_a = [d for d in range(rank_a) if d not in shared and d not in [d for d, _ in over]]
-    free_b = [d for d in range(rank_b) if d not in [d for _, d in batch] and d not in [d for _, d in over]]
-    out = [names_a[i] for i in a.axes([*shared, *free_a])] + [names_b[i] for i in b.axes(free_b)]
+    kept_a = [*(d for d, _ in batch), *_rest(rank_a, [d for d, _ in (*over, *batch)])]
+    kept_b = _rest(rank_b, [d for _, d in (*over, *batch)])
+    out = [names_a[i] for i in a.axes(kept_a)] + [names_b[i] for i in b.axes(kept_b)]
+    found = np.asarray(np.einsum(*operands, [*out, *range(40, 40 + len(axes))]))  # type: ignore[call-overload]
     sizes = [axis.sizes[order[2]] for axis in axes]
-    found = np.asarray(np.einsum(*operands, [*out, *range(40, 40 + count)]))  # type: ignore[call-overload]
     found = found[(..., *(slice(None) if n > 1 else 0 for n in sizes))]
-    dims = tuple(a.dims[d] for d in (*shared, *free_a)) + tuple(b.dims[d] for d in free_b)
-    dims += tuple((Atom(n),) if n > 1 else () for n in sizes)
-    result = Signal(dims, found, number * a.mean * b.mean, a.fidelity, a.reasons, gaussian=True)
-    return merged_fidelity(result, b)
+    space = tuple((Atom(n),) if n > 1 else () for n in sizes)
+    dims = tuple(a.dims[d] for d in kept_a) + tuple(b.dims[d] for d in kept_b) + space
+    return merged_fidelity(Signal(dims, found, number * a.mean * b.mean, a.fidelity, a.reasons, gaussian=True), b)
+
+
+def _rest(rank: int, gone: Sequence[int]) -> list[int]:
+    return [d for d in range(rank) if d not in gone]
 
 
 def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
@@ -129,15 +132,17 @@ def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
     return signal, moments
 
 
-def _geometry(call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]) -> list[Axis]:
+def geometry(call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]) -> list[Axis]:
+    """Return the axes of an op with stride, padding and dilation arguments."""
     n = len(kernel)
-    stride, padding, dilation = (_spread(call[k], n) for k in ("stride", "padding", "dilation"))
+    stride, padding, dilation = (spread(call[k], n) for k in ("stride", "padding", "dilation"))
     stride = stride if call["stride"] not in ((), None) else tuple(kernel)
     columns = (inputs, outputs, kernel, stride, padding, dilation)
     return [spatial_axis(i, o, k, s, p, d) for i, o, k, s, p, d in zip(*columns, strict=True)]
 
 
-def _spread(value: object, n: int) -> tuple[int, ...]:
+def spread(value: object, n: int) -> tuple[int, ...]:
+    """Return an argument that may be given once for all axes as one number an axis."""
     if value is None or value == ():
         return (1,) * n
     if isinstance(value, int):
@@ -163,9 +168,9 @@ def _conv(call: Call, x_shape: Sequence[int], y_shape: Sequence[int]) -> _Conv:
     if call["transposed"]:
         # It is the gradient of a convolution that goes from its output to its input.
         weight = permuted(weight, [0, 2, 1, *range(3, len(weight.dims))])
-        axes = _geometry(call, y_shape[2:], x_shape[2:], kernel)
+        axes = geometry(call, y_shape[2:], x_shape[2:], kernel)
         return _Conv(weight, groups, axes, {"y": "x", "x": "p"})
-    return _Conv(weight, groups, _geometry(call, x_shape[2:], y_shape[2:], kernel), {"y": "p", "x": "x"})
+    return _Conv(weight, groups, geometry(call, x_shape[2:], y_shape[2:], kernel), {"y": "p", "x": "x"})
 
 
 def _grouped(signal: Signal, groups: int) -> Signal:
@@ -207,14 +212,14 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
             dw = permuted(dw, [0, 2, 1, *range(3, len(dw.dims))])
         found.append(viewed(dw, call.signal("weight").shape))
     if wanted[2]:
-        from initwell.propagate.rules.shape import summed
-
         found.append(summed(g, [0, *range(2, len(g.dims))], keep=False, mean=False))
     return found
 
 
-def _pool(call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]) -> tuple[list[Axis], Signal]:
-    axes = _geometry(call, inputs, outputs, kernel)
+def _pool(
+    call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]
+) -> tuple[list[Axis], Signal]:
+    axes = geometry(call, inputs, outputs, kernel)
     size = float(np.prod(kernel))
     if call["divisor_override"]:
         size = float(call["divisor_override"])
@@ -226,14 +231,14 @@ def _pool(call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Seq
 def _avg_pool(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     n = len(call.shape()) - 2
-    axes, kernel = _pool(call, x.shape[2:], call.shape()[2:], _spread(call["kernel_size"], n))
+    axes, kernel = _pool(call, x.shape[2:], call.shape()[2:], spread(call["kernel_size"], n))
     return [tapped(x, kernel, axes, "xkp")]
 
 
 def _avg_pool_backward(call: Call) -> Sequence[Signal]:
     g = call.signal("grad_output")
     n = len(call.shape()) - 2
-    axes, kernel = _pool(call, call.shape()[2:], g.shape[2:], _spread(call["kernel_size"], n))
+    axes, kernel = _pool(call, call.shape()[2:], g.shape[2:], spread(call["kernel_size"], n))
     return [tapped(g, kernel, axes, "pkx")]
 
 

@@ -1,0 +1,126 @@
+"""Softmax: p_t = e^(s_t)/Σ e^s over an axis of length T, and its backward, alone and in a cross-entropy loss.
+
+What all entries share cancels, so only v = q − moments[differ along T] matters. With independent Gaussian s the moments
+of p are exact in one integral over x, from 1/S^k = ∫ x^(k−1) e^(−xS) dx / (k−1)!:
+
+    E[p^k] = ∫ x^(k−1)/(k−1)! · E[e^(ks) e^(−x e^s)] · E[e^(−x e^s)]^(T−1) dx
+
+The mean is 1/T, and since p sums to 1 over T, E[p_t p'_u] for t ≠ u is (1/T − E[p_t p'_t])/(T−1). Between two softmaxes
+whose centred scores correlate by ρ, E[p_t p'_t] grows as e^(ρv) − 1 does. Assumption: Gaussian scores.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from initwell.propagate.atoms import joined, together
+from initwell.propagate.gaussian import nodes
+from initwell.propagate.signal import Array, Signal, independent, merged_fidelity
+from initwell.propagate.table import Call, Rule, UnknownSignalError
+
+_WHY = "softmax: scores as Gaussian, and independent of the gradient"
+
+
+def concentration(variance: float, count: int, power: int) -> float:
+    """Compute E[p^power] for one softmax weight of ``count`` independent N(0, variance) scores.
+
+    >>> round(concentration(0.0, 8, 2) * 64, 6), round(concentration(1e-8, 5, 3) * 125, 5)
+    (1.0, 1.0)
+    """
+    z, w = nodes((), 0.0, 1.0)
+    scores = math.sqrt(variance) * z
+    log_x = np.linspace(-40.0, 8.0, 1201) - math.log(count)
+    values = np.exp(np.minimum(log_x[:, None] + scores[None, :], 700.0))
+    decay = np.exp(-values) @ w
+    rising = (np.exp(-values + power * (log_x[:, None] + scores[None, :]))) @ w
+    inside = rising * decay ** (count - 1) / math.factorial(power - 1)
+    return float(inside.sum() * (log_x[1] - log_x[0]))
+
+
+def _centred(s: Signal, dim: int) -> tuple[Signal, int, Array]:
+    """Return the signal with one atom along ``dim``, that atom's axis, and moments less those that differ along it."""
+    while len(s.dims[dim]) > 1:
+        s = joined(s, s.axes([dim])[0])
+    axis = s.axes([dim])[0]
+    return s, axis, np.asarray(s.moments.take(0, axis) - s.moments.take(1, axis))
+
+
+def softmaxed(s: Signal, dim: int) -> Signal:
+    """Apply softmax along a dimension of length 2 or more."""
+    s, axis, centred = _centred(s, dim)
+    count = s.atoms[axis].size
+    v = max(float(centred[(0,) * centred.ndim]), 0.0)
+    top = concentration(v, count, 2)
+    flat = 1 / count**2
+    share = np.expm1(centred) / math.expm1(v) if v > 1e-12 else np.ones_like(centred)
+    agree = flat + (top - flat) * share
+    differ = (1 / count - agree) / (count - 1)
+    return s.changed(np.stack([agree, differ], axis), 1 / count).approximate(_WHY)
+
+
+def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
+    """Take a gradient back through p(g − Σ p g): it sums to zero over T, and so do its moments."""
+    s, axis, scores = _centred(s, dim)
+    g, s = together(g, s, s.shape)
+    g, axis, centred = _centred(g, dim)
+    s, _, scores = _centred(s, dim)
+    count = g.atoms[axis].size
+    v = max(float(scores[(0,) * scores.ndim]), 0.0)
+    two, three = concentration(v, count, 2), concentration(v, count, 3)
+    weight = two * (1 + count * two) - 2 * three
+    flat = (1 - 1 / count) / count**2
+    share = np.expm1(scores) / math.expm1(v) if v > 1e-12 else np.ones_like(scores)
+    agree = centred * (flat + (weight - flat) * share)
+    moments = np.stack([agree, -agree / (count - 1)], axis)
+    return merged_fidelity(g.changed(moments, 0.0), s).approximate(_WHY)
+
+
+def _softmax(call: Call) -> Sequence[Signal]:
+    s = call.signal("self")
+    return [softmaxed(s, call["dim"] % len(s.dims))]
+
+
+def _softmax_backward(call: Call) -> Sequence[Signal]:
+    s = call.of(call.forward().arguments["self"])
+    return [softmax_backward(call.signal("grad_output"), s, call["dim"] % len(s.dims))]
+
+
+def _log_softmax_backward(call: Call) -> Sequence[Signal]:
+    """Cross-entropy's gradient (p − y)/N, y the target's one-hot: independent at initialization, E[p y'] = 1/C²."""
+    s = call.of(call.forward().arguments["self"])
+    dim = call["dim"] % len(s.dims)
+    g = call.signal("grad_output")
+    if dim != 1 or len(s.dims) != 2 or not g.reasons or _TARGETS not in g.reasons:
+        raise UnknownSignalError("a log-softmax whose gradient is no cross-entropy's")
+    p = softmaxed(s, dim)
+    p, g = together(p, g, p.shape)
+    classes = p.shape[1]
+    # g is −y/N: its mean is −1/(N·C).
+    per = abs(g.mean) * classes
+    return [p.changed(p.moments * per**2 - 2 * per**2 / classes**2 + g.moments, 0.0).approximate(_TARGETS)]
+
+
+_TARGETS = "cross-entropy: targets as drawn at random"
+
+
+def _nll_loss_backward(call: Call) -> Sequence[Signal]:
+    shape = call.shape()
+    if len(shape) != 2 or call["reduction"] not in (1, 2):
+        raise UnknownSignalError("an nll loss of more than one axis, or unreduced")
+    n, classes = shape
+    per = call.signal("grad_output").mean / (n if call["reduction"] == 1 else 1)
+    y = independent(shape, per**2 / classes, -per / classes, sample=0)
+    moments = y.moments.copy()
+    if classes > 1:
+        moments[(0,) * (moments.ndim - 1) + (1,)] = 0.0
+    return [y.changed(moments, y.mean).approximate(_TARGETS)]
+
+
+RULES: Mapping[str, Rule] = {
+    "aten._softmax": _softmax,
+    "aten._safe_softmax": _softmax,
+    "aten._softmax_backward_data": _softmax_backward,
+    "aten._log_softmax_backward_data": _log_softmax_backward,
+    "aten.nll_loss_backward": _nll_loss_backward,
+}
