@@ -51,11 +51,11 @@ def _max_pool_backward(call: Call) -> Sequence[Signal]:
     kernel = spread(call["kernel_size"], len(x.dims) - 2)
     count = math.prod(kernel)
     axes = geometry(call, x.shape[2:], g.shape[2:], kernel)
-    spread = tapped(g, constant(kernel, 1 / count), axes, "pkx")
-    moments = spread.moments.copy()
+    shared = tapped(g, constant(kernel, 1 / count), axes, "pkx")
+    moments = shared.moments.copy()
     alone = math.prod(a.pairs[0, 0, 0] / a.sizes[1] for a in axes)
     moments[(0,) * moments.ndim] += g.q * alone * (1 / count - 1 / count**2)
-    found = replace(spread, moments=moments, gaussian=False, peak=count)
+    found = replace(shared, moments=moments, gaussian=False, peak=count)
     return [found.approximate(_WHY)]
 
 

@@ -1,0 +1,219 @@
+"""Whole small models: predicted against measured, as rms over weight seeds, within the measured value's own error.
+
+The measured rms over n = 12 weight seeds has a standard error s, estimated from the seeds; an error counts beyond two of
+them. A rule wrong by a factor √2 (a forgotten ReLU, a fan of the other side) is off by 41 %, many times any bound here.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import initwell as iw
+from initwell.errors import ArgumentError
+from initwell.initializers.distributions import Normal
+from initwell.sampling.fill import fill
+
+SEEDS = 12
+
+
+def images(*shape: int) -> Tensor:
+    return torch.from_numpy(fill(Normal(0.0, 1.0), shape, seed=5, name="batch").copy()).float()
+
+
+def mlp(act: type[nn.Module], *, bias: bool = True) -> nn.Module:
+    layers: list[nn.Module] = []
+    for i in range(5):
+        layers += [nn.Linear(48 if i == 0 else 128, 128, bias=bias), act()]
+    return nn.Sequential(*layers, nn.Linear(128, 10))
+
+
+def convnet(act: type[nn.Module], pool: nn.Module, *, norm: bool) -> nn.Module:
+    layers: list[nn.Module] = []
+    width = 3
+    for out in (24, 32):
+        layers += [nn.Conv2d(width, out, 3, padding=1), nn.BatchNorm2d(out) if norm else nn.Identity(), act(), pool]
+        width = out
+    layers += [nn.Conv2d(width, 32, 3, stride=2, groups=2), act(), nn.Flatten(), nn.Linear(32, 10)]
+    return nn.Sequential(*layers)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.norm1(self.conv1(x)))
+        return torch.relu_(x + self.norm2(self.conv2(h)))
+
+
+def resnet() -> nn.Module:
+    stem = [nn.Conv2d(3, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU()]
+    return nn.Sequential(*stem, Block(24), Block(24), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10))
+
+
+class Mixer(nn.Module):
+    """One pre-norm transformer block on patches, mean-pooled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.norm1, self.norm2 = nn.Linear(48, 64), nn.LayerNorm(64), nn.LayerNorm(64)
+        self.qkv, self.out = nn.Linear(64, 192), nn.Linear(64, 64)
+        self.up, self.down, self.head = nn.Linear(64, 128), nn.Linear(128, 64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x)
+        q, k, v = self.qkv(self.norm1(x)).reshape(*x.shape[:2], 3, 4, 16).permute(2, 0, 3, 1, 4).unbind(0)
+        a = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        x = x + self.out(a)
+        x = x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+        y: Tensor = self.head(x.mean(1))
+        return y
+
+
+def kaiming(model: nn.Module) -> None:
+    iw.init_(model, "kaiming", seed=int(torch.randint(1 << 30, ())))
+
+
+def xavier(model: nn.Module) -> None:
+    iw.init_(model, "xavier", seed=int(torch.randint(1 << 30, ())))
+
+
+def errors(
+    build: Callable[[], nn.Module], batch: Tensor, start: Callable[[nn.Module], None] | None = None
+) -> dict[str, list[float]]:
+    """Return |predicted/measured − 1| less two standard errors, not below 0, by direction."""
+    runs, predicted = [], None
+    for seed in range(SEEDS):
+        torch.manual_seed(seed)
+        model = build()
+        if start is not None:
+            start(model)
+        predicted = predicted or iw.predict(model, batch)
+        runs.append(iw.measure(model, batch, seed=seed))
+    assert predicted is not None
+    assert [(r["value"], r["path"], r["op"], r["call"]) for r in predicted.rows] == [
+        (r["value"], r["path"], r["op"], r["call"]) for r in runs[0].rows
+    ]
+    found: dict[str, list[float]] = {"forward_rms": [], "gradient_rms": []}
+    for i, row in enumerate(predicted.rows):
+        for key, errors in found.items():
+            squares = torch.tensor([run.rows[i][key] for run in runs], dtype=torch.float64).square()
+            spread = float(squares.std() / math.sqrt(SEEDS) / (2 * squares.mean()))
+            off = abs(row[key] / float(squares.mean().sqrt()) - 1)
+            errors.append(max(0.0, off - 2 * spread))
+    return {key: sorted(errors) for key, errors in found.items()}
+
+
+CASES = {
+    "tanh": (lambda: mlp(nn.Tanh), images(16, 48), None),
+    "tanh, xavier": (lambda: mlp(nn.Tanh, bias=False), images(16, 48), xavier),
+    "relu": (lambda: mlp(nn.ReLU), images(16, 48), None),
+    "relu, kaiming": (lambda: mlp(nn.ReLU, bias=False), images(16, 48), kaiming),
+    "gelu": (lambda: mlp(nn.GELU), images(16, 48), None),
+    "sigmoid": (lambda: mlp(nn.Sigmoid), images(16, 48), None),
+    "conv": (lambda: convnet(nn.ReLU, nn.AvgPool2d(2), norm=False), images(16, 3, 16, 16), None),
+    "conv, max": (lambda: convnet(nn.ReLU, nn.MaxPool2d(2), norm=False), images(16, 3, 16, 16), kaiming),
+    "conv, norm": (lambda: convnet(nn.Tanh, nn.AvgPool2d(2), norm=True), images(16, 3, 16, 16), None),
+    "conv, norm, eval": (lambda: convnet(nn.ReLU, nn.AvgPool2d(2), norm=True).eval(), images(16, 3, 16, 16), None),
+    "resnet": (resnet, images(16, 3, 12, 12), None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_predicted_and_measured_agree_value_by_value(name: str) -> None:
+    off = errors(*CASES[name])
+    for key, (median, most) in {"forward_rms": (0.01, 0.06), "gradient_rms": (0.03, 0.1)}.items():
+        assert off[key][len(off[key]) // 2] <= median
+        assert off[key][int(0.9 * len(off[key]))] <= most
+
+
+def test_a_transformer_block_with_attention() -> None:
+    off = errors(Mixer, images(8, 16, 48))
+    assert off["forward_rms"][-1] <= 0.06
+    # The gradient of the queries is known to be too small; it is one value of the list.
+    assert off["gradient_rms"][-2] <= 0.08
+
+
+def test_the_model_comes_back_as_it_was_and_no_random_number_is_drawn() -> None:
+    model = resnet().train()
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    iw.predict(model, images(4, 3, 12, 12))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_plan_stands_for_the_weights_it_would_draw() -> None:
+    model, batch = mlp(nn.ReLU, bias=False), images(16, 48)
+    plan = iw.plan(model, "kaiming", seed=3)
+    planned = iw.predict(model, batch, plan=plan)
+    iw.init_(model, plan)
+    written = iw.predict(model, batch)
+    for one, two in zip(planned.rows, written.rows, strict=True):
+        assert one["forward_rms"] == pytest.approx(two["forward_rms"], rel=0.05)
+    with pytest.raises(ArgumentError, match="plan"):
+        iw.predict(nn.Linear(48, 2), batch, plan=plan)
+
+
+def test_a_model_on_meta_counts_as_pytorch_would_draw_it() -> None:
+    torch.manual_seed(0)
+    real = iw.predict(mlp(nn.Tanh), images(16, 48))
+    with torch.device("meta"):
+        unborn = mlp(nn.Tanh)
+    found = iw.predict(unborn, images(16, 48))
+    for one, two in zip(found.rows, real.rows, strict=True):
+        assert one["forward_rms"] == pytest.approx(two["forward_rms"], rel=0.1)
+    assert any("PyTorch's default" in note for note in found.notes)
+
+
+def test_the_gradient_of_cross_entropy_is_known_at_the_start() -> None:
+    torch.manual_seed(0)
+    model, batch = mlp(nn.ReLU), images(64, 48)
+    targets = torch.arange(64) % 10
+
+    def loss(out: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(out, targets.to(out.device))
+
+    found, real = iw.predict(model, batch, loss=loss), iw.measure(model, batch, loss=loss)
+    logits = [row for row in found.rows if row["path"] == "10"][0]
+    truth = [row for row in real.rows if row["path"] == "10"][0]
+    # Logits are small, so p = 1/C but for a few percent: √((1 − 1/C)/C)/N.
+    assert logits["gradient_rms"] == pytest.approx(math.sqrt(0.09) / 64, rel=0.02)
+    assert logits["gradient_rms"] == pytest.approx(truth["gradient_rms"], rel=0.02)
+
+
+def test_rows_parameters_charts_and_json() -> None:
+    found = iw.predict(mlp(nn.Tanh), images(16, 48))
+    assert set(found.rows[0]) >= set(found.table_columns())
+    row = {r["parameter"]: r for r in found.parameters}["0.weight"]
+    assert row["shape"] == (128, 48) and row["weight_rms"] == pytest.approx(1 / math.sqrt(3 * 48), rel=0.05)
+    assert row["gradient_rms"] > 0
+    (chart,) = found.charts()
+    assert [panel.title for panel in chart.panels] == ["Signal", "Gradient", "Overlap of samples"]
+    assert len(json.loads(found.to_json())["rows"]) == len(found.rows)
+    assert "Prediction: 11 values" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("batch", "text"),
+    [
+        (torch.zeros(0, 48), "empty"),
+        (torch.full((2, 48), math.nan), "NaN"),
+        (torch.zeros(2, 48, device="meta"), "meta device"),
+    ],
+)
+def test_a_batch_that_cannot_be_measured_is_refused(batch: Tensor, text: str) -> None:
+    with pytest.raises(ArgumentError, match=text):
+        iw.predict(mlp(nn.Tanh), batch)
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="model"):
+        iw.predict("mlp", torch.zeros(2, 2))  # type: ignore[arg-type]

@@ -1,0 +1,77 @@
+"""The table and the walk: duplicates, wrong types, user rules, failures with their place, ops without a rule."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import nn
+
+from initwell.errors import ArgumentError, ModelError
+from initwell.propagate.default import default_table
+from initwell.propagate.engine import RuleError
+from initwell.propagate.predict import predict
+from initwell.propagate.signal import Signal, constant
+from initwell.propagate.table import Call, RuleTable
+
+
+def rule(call: Call) -> Sequence[Signal]:
+    return [constant(call.shape(), 2.0)]
+
+
+def test_an_op_has_one_rule() -> None:
+    with pytest.raises(ArgumentError, match=r"aten\.relu twice"):
+        RuleTable.build([{"aten.relu": rule}, {"aten.relu": rule}], {})
+    with pytest.raises(ArgumentError, match="Say why"):
+        RuleTable.build([{"aten.relu": rule}], {"aten.relu": "no need"})
+
+
+@pytest.mark.parametrize("rules", [{"relu": rule}, {"aten.relu.default": rule}, {"aten.relu": 3}, [rule]])
+def test_rules_that_are_none_are_refused(rules) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ArgumentError, match="rules"):
+        default_table().with_rules(rules)
+
+
+def test_a_rule_of_the_users_counts_for_one_call_only() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.ones(2, 4)
+    assert predict(model, x, rules={"aten.relu": rule}).rows[-1]["forward_rms"] == 2.0
+    assert predict(model, x).rows[-1]["forward_rms"] != 2.0
+    assert default_table().rules["aten.relu"] is not rule
+
+
+def test_a_failing_rule_is_reported_with_its_op_and_module() -> None:
+    def broken(call: Call) -> Sequence[Signal]:
+        raise ZeroDivisionError("by nothing")
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU()))
+    with pytest.raises(RuleError, match=r"aten\.relu\.default failed at 1\.0 \(forward\).*by nothing") as found:
+        predict(model, torch.ones(2, 4), rules={"aten.relu": broken})
+    assert isinstance(found.value.__cause__, ZeroDivisionError)
+    with pytest.raises(ModelError, match="a signal of shape"):
+        predict(model, torch.ones(2, 4), rules={"aten.relu": lambda call: [constant((3,), 1.0)]})
+
+
+class Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.b(torch.cumsum(self.a(x), 1))
+        return y
+
+
+def test_an_op_without_a_rule_is_named_with_what_it_made_unknown() -> None:
+    found = predict(Odd(), torch.ones(3, 4))
+    assert found.unsupported["aten.cumsum"] == 2  # once a direction
+    by_op = {(row["path"], row["op"]): row for row in found.rows}
+    assert by_op["a", "aten.addmm"]["forward_rms"] is not None
+    last = by_op["b", "aten.addmm"]
+    assert last["forward_rms"] is None and last["fidelity"] == "unknown"
+    assert any("aten.cumsum (2×)" in note for note in found.notes)
+    assert any(note.startswith("Unknown: ") for note in found.notes)
+
+
+def test_every_rule_is_listed_once_and_every_ignored_op_says_why() -> None:
+    table = default_table()
+    assert not set(table.rules) & set(table.ignored)
+    assert all(reason for reason in table.ignored.values())
