@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 JOBS   ?= 2
 
-.PHONY: install demo test test-slow lint types format reproduce bench clean
+.PHONY: install demo test test-slow lint types format reproduce bench bench-predict clean
 
 install: $(STAMP)
 
@@ -41,6 +41,9 @@ reproduce: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python scripts/bench.py
+
+bench-predict: $(STAMP)
+	$(BIN)/python scripts/bench_predict.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache runs dist build

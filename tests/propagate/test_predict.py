@@ -1,7 +1,9 @@
 """Whole small models: predicted against measured, as rms over weight seeds, within the measured value's own error.
 
-The measured rms over n = 12 weight seeds has a standard error s, estimated from the seeds; an error counts beyond two of
-them. A rule wrong by a factor √2 (a forgotten ReLU, a fan of the other side) is off by 41 %, many times any bound here.
+Predicted is the rms of the same 12 models' predictions, each from its own weights.
+
+The measured rms over n = 12 weight seeds has a standard error s, estimated from the seeds; an error counts beyond
+two of them. A rule wrong by a factor √2 (a forgotten ReLU, a fan of the other side) is off by 41 %, many times any bound here.
 """
 
 import copy
@@ -89,24 +91,24 @@ def errors(
     build: Callable[[], nn.Module], batch: Tensor, start: Callable[[nn.Module], None] | None = None
 ) -> dict[str, list[float]]:
     """Return |predicted/measured − 1| less two standard errors, not below 0, by direction."""
-    runs, predicted = [], None
+    runs, predictions = [], []
     for seed in range(SEEDS):
         torch.manual_seed(seed)
         model = build()
         if start is not None:
             start(model)
-        predicted = predicted or iw.predict(model, batch)
+        predictions.append(iw.predict(model, batch))
         runs.append(iw.measure(model, batch, seed=seed))
-    assert predicted is not None
-    assert [(r["value"], r["path"], r["op"], r["call"]) for r in predicted.rows] == [
+    assert [(r["value"], r["path"], r["op"], r["call"]) for r in predictions[0].rows] == [
         (r["value"], r["path"], r["op"], r["call"]) for r in runs[0].rows
     ]
     found: dict[str, list[float]] = {"forward_rms": [], "gradient_rms": []}
-    for i, row in enumerate(predicted.rows):
+    for i in range(len(runs[0].rows)):
         for key, errors in found.items():
             squares = torch.tensor([run.rows[i][key] for run in runs], dtype=torch.float64).square()
             spread = float(squares.std() / math.sqrt(SEEDS) / (2 * squares.mean()))
-            off = abs(row[key] / float(squares.mean().sqrt()) - 1)
+            expected = math.sqrt(sum(p.rows[i][key] ** 2 for p in predictions) / SEEDS)
+            off = abs(expected / float(squares.mean().sqrt()) - 1)
             errors.append(max(0.0, off - 2 * spread))
     return {key: sorted(errors) for key, errors in found.items()}
 
@@ -182,8 +184,8 @@ def test_the_gradient_of_cross_entropy_is_known_at_the_start() -> None:
         return nn.functional.cross_entropy(out, targets.to(out.device))
 
     found, real = iw.predict(model, batch, loss=loss), iw.measure(model, batch, loss=loss)
-    logits = [row for row in found.rows if row["path"] == "10"][0]
-    truth = [row for row in real.rows if row["path"] == "10"][0]
+    logits = next(row for row in found.rows if row["path"] == "10")
+    truth = next(row for row in real.rows if row["path"] == "10")
     # Logits are small, so p = 1/C but for a few percent: √((1 − 1/C)/C)/N.
     assert logits["gradient_rms"] == pytest.approx(math.sqrt(0.09) / 64, rel=0.02)
     assert logits["gradient_rms"] == pytest.approx(truth["gradient_rms"], rel=0.02)
