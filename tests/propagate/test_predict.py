@@ -3,7 +3,8 @@
 Predicted is the rms of the same 12 models' predictions, each from its own weights.
 
 The measured rms over n = 12 weight seeds has a standard error s, estimated from the seeds; an error counts beyond
-two of them. A rule wrong by a factor √2 (a forgotten ReLU, a fan of the other side) is off by 41 %, many times any bound here.
+two of them. A rule wrong by a factor √2 (a forgotten ReLU, a fan of the other side) is off by 41 %, many times any
+bound here.
 """
 
 import copy
@@ -27,10 +28,10 @@ def images(*shape: int) -> Tensor:
     return torch.from_numpy(fill(Normal(0.0, 1.0), shape, seed=5, name="batch").copy()).float()
 
 
-def mlp(act: type[nn.Module], *, bias: bool = True) -> nn.Module:
+def mlp(act: type[nn.Module], *, bias: bool = True, norm: bool = False) -> nn.Module:
     layers: list[nn.Module] = []
     for i in range(5):
-        layers += [nn.Linear(48 if i == 0 else 128, 128, bias=bias), act()]
+        layers += [nn.Linear(48 if i == 0 else 128, 128, bias=bias), *([nn.BatchNorm1d(128)] if norm else []), act()]
     return nn.Sequential(*layers, nn.Linear(128, 10))
 
 
@@ -124,7 +125,9 @@ CASES = {
     "conv, max": (lambda: convnet(nn.ReLU, nn.MaxPool2d(2), norm=False), images(16, 3, 16, 16), kaiming),
     "conv, norm": (lambda: convnet(nn.Tanh, nn.AvgPool2d(2), norm=True), images(16, 3, 16, 16), None),
     "conv, norm, eval": (lambda: convnet(nn.ReLU, nn.AvgPool2d(2), norm=True).eval(), images(16, 3, 16, 16), None),
+    "batch norm": (lambda: mlp(nn.ReLU, norm=True), images(16, 48), None),
     "resnet": (resnet, images(16, 3, 12, 12), None),
+    "resnet, eval": (lambda: resnet().eval(), images(16, 3, 12, 12), None),
 }
 
 

@@ -55,12 +55,34 @@ class Image:
 
 
 @dataclass(frozen=True, eq=False)
+class Law:
+    """How one entry is distributed that is no Gaussian: Σ weights·N(values, variance), a function of one plus another.
+
+    ``image`` times ``factor`` is the part of it that the values stand for; the Gaussian part has mean ``offset``.
+    """
+
+    values: Array
+    weights: Array
+    variance: float
+    image: Image
+    factor: float
+    offset: float
+
+
+@dataclass(frozen=True, eq=False)
 class Gate:
-    """Says that a gradient is φ′(u)·g, with u the Gaussian ``pre`` and g, ``plain``, independent of it."""
+    """Says that a part of a gradient went through φ′(u), u being ``pre``: what it is, given u.
+
+    ``moments`` are those of that part; E[g²|u] = φ′(u)²·power(u), and E[g|u] goes as φ′(u)·passed(u): tables over
+    ``grid``.
+    """
 
     phi: Activation
     pre: "Signal"
-    plain: "Signal"
+    moments: Array
+    grid: Array
+    power: Array
+    passed: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +97,8 @@ class Signal:
         reasons: why it is only approximate.
         gaussian: whether entries may be taken as jointly Gaussian: sums of many independent terms, and sums of those.
         image: the Gaussian that it is a function of, where it is one.
-        gate: the mask that it went through, where it is a gradient that met one.
+        law: how its entries are distributed, where they are the sum of a Gaussian and a function of one.
+        gates: the masks that its parts went through last, where it is a gradient that met some.
         roots: (tag, a): it contains a times the normalized value of that tag, plus what is independent of it.
         peak: above 1 where only the largest of that many entries along the spatial dimensions (2, 3, …) got a
             gradient: max pooling's backward.
@@ -88,7 +111,8 @@ class Signal:
     reasons: tuple[str, ...] = ()
     gaussian: bool = False
     image: Image | None = None
-    gate: Gate | None = None
+    law: Law | None = None
+    gates: tuple[Gate, ...] = ()
     roots: tuple[tuple[int, float], ...] = ()
     peak: int = 1
 

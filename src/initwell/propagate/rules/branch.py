@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from initwell.propagate.atoms import together
+from initwell.propagate.laws import sum_law
 from initwell.propagate.signal import Signal, constant, merged_fidelity
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -21,8 +22,9 @@ def scaled(signal: Signal, factor: float) -> Signal:
         return signal
     found = signal.changed(signal.moments * factor**2, signal.mean * factor, gaussian=signal.gaussian)
     roots = tuple((tag, a * factor) for tag, a in signal.roots)
-    gate = signal.gate and replace(signal.gate, plain=scaled(signal.gate.plain, factor))
-    return replace(found, roots=roots, gate=gate, peak=signal.peak)
+    square = factor**2
+    gates = tuple(replace(g, moments=g.moments * square, power=g.power * square) for g in signal.gates)
+    return replace(found, roots=roots, gates=gates, peak=signal.peak)
 
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
@@ -31,7 +33,9 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     normal = (a.gaussian and b.gaussian) if gaussian is None else gaussian
     found = a.changed(moments, alpha * a.mean + beta * b.mean, gaussian=normal)
     roots = [(tag, c * alpha) for tag, c in a.roots] + [(tag, c * beta) for tag, c in b.roots]
-    return merged_fidelity(replace(found, roots=tuple(roots)), b)
+    gates = scaled(a, alpha).gates + scaled(b, beta).gates
+    law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
+    return merged_fidelity(replace(found, roots=tuple(roots), gates=gates, law=law), b)
 
 
 def multiplied(a: Signal, b: Signal) -> Signal:

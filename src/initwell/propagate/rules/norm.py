@@ -9,9 +9,11 @@ The backward projects the gradient off the constant and off x̂, over the same a
 
     dx = (g − ḡ − x̂·c)/s,   c = mean(g x̂)       E[dx dx'] = (G − avg G − avg(E[g x̂ g' x̂'])·X̂) / s²
 
-g is not independent of x̂ where a nonlinearity follows: g = φ′(u)·h, and u contains x̂. With u = a·x̂ + rest, Gaussian,
-x̂ is α(u − E u) + r with r independent of u and α = a/var u; so E[g x̂ g' x̂'] = H · (E[f(u) f(u')] + E[r r'] E[φ′ φ′'])
-with f = α(u − E u)φ′. Assumption: s does not vary (many entries per mean).
+g is not independent of x̂ where a nonlinearity follows: g = φ′(u)·h, and u contains x̂. Given a Gaussian u = a·x̂ + rest,
+x̂ has the mean a(u − E u)/var u and the variance 1 − a²/var u; so E[(g x̂)²] and E[g x̂]² are expectations over u alone.
+
+1/s² is larger than 1/E[s²]: over ν independent entries s² is a χ² with E[1/s²] = ν/(ν−2)/E[s²], and correlated ones
+count as 1/ν = the average of their squared correlations over all pairs.
 """
 
 import math
@@ -21,7 +23,8 @@ from dataclasses import replace
 import numpy as np
 
 from initwell.propagate.atoms import together, totals, viewed
-from initwell.propagate.gaussian import covariance, pair_moments
+from initwell.propagate.gaussian import covariance
+from initwell.propagate.laws import distribution
 from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.signal import Array, Signal, merged_fidelity
@@ -80,7 +83,9 @@ def normalized_backward(
     cross = _average(g, _with_itself(g, hat, tag), dims)
     inner = g.moments - _average(g, g.moments, dims) if centred else g.moments
     found = inner - cross * hat * share * (2 - share)
-    dx = g.changed(found / (variance + eps), 0.0)
+    free = 1 / max(_average(g, hat**2, dims).flat[0], 1e-12)
+    varies = 1 + share * (free / (free - 2) - 1) if free > 2.5 else 1.0
+    dx = g.changed(found * varies / (variance + eps), 0.0)
     axes = g.axes(dims)
     kept = tuple(() if d in dims else dim for d, dim in enumerate(g.dims))
     cross = cross[tuple(0 if i in axes else slice(None) for i in range(cross.ndim))]
@@ -89,23 +94,28 @@ def normalized_backward(
 
 def _with_itself(g: Signal, hat: Array, tag: int) -> Array:
     """Return E[g x̂ g' x̂'], for a gradient that may have been gated by what x̂ is part of."""
-    a = sum(c for t, c in g.gate.pre.roots if t == tag) if g.gate else 0.0
-    if not g.gate or a == 0.0 or g.gate.plain.moments.shape != g.moments.shape:
+    gate = g.gates[0] if len(g.gates) == 1 else None
+    a = sum(c for t, c in gate.pre.roots if t == tag) if gate else 0.0
+    if gate is None or a == 0.0:
         return np.asarray(g.moments * hat)
-    phi, u, plain = g.gate.phi, g.gate.pre, g.gate.plain
-    variance, correlations = covariance(u)
-    if variance == 0.0 or correlations.shape != g.moments.shape:
+    u = gate.pre
+    points, weights = distribution(u)
+    if u.law is None:
+        variance, centre = covariance(u)[0], np.full_like(points, u.mean)
+    else:
+        variance, centre = u.law.variance, np.repeat(u.law.values, points.size // u.law.values.size)
+    slope = gate.phi.derivative(points)
+    once = weights * slope * np.interp(points, gate.grid, gate.passed)
+    twice = weights * slope**2 * np.interp(points, gate.grid, gate.power)
+    if variance <= 0 or once.sum() == 0 or twice.sum() == 0:
         return np.asarray(g.moments * hat)
-    alpha = a / variance
-
-    def f(v: Array) -> Array:
-        return np.asarray(alpha * (v - u.mean) * phi.derivative(v))
-
-    _, pairs = pair_moments(f, phi.kinks, u.mean, variance, correlations)
-    _, slopes = pair_moments(phi.derivative, phi.kinks, u.mean, variance, correlations)
-    # x̂ = α(u − E u) + r: the covariance of r is what is left of that of x̂.
-    rest = hat * (1 - 2 * a * alpha) + alpha**2 * variance * correlations
-    return np.asarray((pairs + rest * slopes) * plain.moments)
+    # Given u and its non-Gaussian part, x̂ has this mean, and the variance 1 − a²/variance.
+    given = a * (points - centre) / variance
+    first = float(once @ given / once.sum())
+    second = float(twice @ given**2 / twice.sum()) + 1 - a * a / variance
+    factors = first**2 + hat * (1 - first**2)
+    factors[(0,) * factors.ndim] = second
+    return np.asarray(g.moments * factors)
 
 
 def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
@@ -171,7 +181,7 @@ def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
     else:
         factor = 1 / math.sqrt(call.signal("running_var").mean + eps)
         dx, cross = scaled(inner, factor), normalized_backward(inner, x, dims, eps, tag=tag)[1]
-    dx = replace(dx, gate=None)
+    dx = replace(dx, gates=())
     dweight = scaled(viewed(cross, (x.shape[1],)), n / _weight_mean(call))
     dbias = summed(g, dims, keep=False, mean=False)
     return _masked(call, [dx, dweight, dbias])

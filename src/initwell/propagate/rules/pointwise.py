@@ -13,6 +13,7 @@ import numpy as np
 
 from initwell.propagate.atoms import together
 from initwell.propagate.gaussian import covariance, nodes, pair_moments
+from initwell.propagate.laws import distribution, grid_of, through
 from initwell.propagate.signal import Array, Gate, Image, Signal, merged_fidelity
 from initwell.propagate.table import Call, Rule
 from initwell.theory.activation import Activation
@@ -59,33 +60,68 @@ def _elu(arguments: Mapping[str, Any]) -> Activation:
 
 
 def applied(phi: Activation, u: Signal) -> Signal:
-    """Apply φ to a Gaussian signal; the result remembers it.
+    """Apply φ to a Gaussian signal, or one of known law; the result remembers it.
 
     >>> from initwell.propagate.signal import independent
     >>> applied(activation("relu"), independent((4, 3), 1.0)).moments.round(4).tolist()
     [[0.5, 0.1592], [0.1592, 0.1592]]
     """
-    variance, correlations = covariance(u)
-    mean, moments = pair_moments(phi.fn, phi.kinks, u.mean, variance, correlations)
+    mean, moments = _pairs(phi.fn, phi.kinks, u)
     found = replace(u.changed(moments, mean), image=Image(phi, u))
-    return found if u.gaussian or variance == 0 else found.approximate(_NOT_GAUSSIAN)
+    return found if u.gaussian or u.law or u.q == u.mean**2 else found.approximate(_NOT_GAUSSIAN)
 
 
-def pulled_back(phi: Activation, u: Signal, g: Signal) -> Signal:
+def _pairs(f: Callable[[Array], Array], kinks: tuple[float, ...], u: Signal) -> tuple[float, Array]:
+    """Return E[f(u)] and E[f(u)f(v)]; of a known law, its own mean and second moment and a Gaussian's correlations."""
+    variance, correlations = covariance(u)
+    mean, moments = pair_moments(f, kinks, u.mean, variance, correlations)
+    if u.law is None or variance == 0:
+        return mean, moments
+    points, weights = distribution(u)
+    values = f(points)
+    true, q = float(values @ weights), float((values * values) @ weights)
+    spread = float(moments[(0,) * moments.ndim]) - mean**2
+    shape = (moments - mean**2) / spread if spread > 0 else correlations
+    return true, np.asarray(true**2 + (q - true**2) * shape)
+
+
+def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = None) -> Signal:
     """Multiply a gradient by φ′(u); the result remembers the gate.
 
     A gradient that comes from max pooling reaches an entry only where it is the largest of ``g.peak``: there u has the
-    law of a maximum, not a Gaussian's.
+    law of a maximum, not a Gaussian's. A part of the gradient that met a later mask, of w = a·φ(u) + b with b Gaussian,
+    is not independent of u: given u, it has the power E_b[power(w)], and passes E_b[φ′(w)·passed(w)].
+
+    Args:
+        phi: the activation.
+        u: what it was applied to, with the atoms of g.
+        g: the gradient at φ(u).
+        origin: u as later values remember it.
     """
-    variance, correlations = covariance(u)
-    if g.peak > 1 and variance > 0:
+    if g.peak > 1 and covariance(u)[0] > 0:
         values, weights = peak_law(phi.derivative, phi.kinks, u, g.peak)
         mean, q = float(values @ weights), float((values * values) @ weights)
-        moments = mean**2 + (q - mean**2) * correlations
+        slopes = mean**2 + (q - mean**2) * covariance(u)[1]
     else:
-        mean, moments = pair_moments(phi.derivative, phi.kinks, u.mean, variance, correlations)
-    found = g.changed(g.moments * moments, g.mean * mean)
-    return merged_fidelity(replace(found, gate=Gate(phi, u, g)), u)
+        mean, slopes = _pairs(phi.derivative, phi.kinks, u)
+    gates = [gate for gate in g.gates if gate.moments.shape == g.moments.shape]
+    here = (0,) * g.moments.ndim
+    grid = grid_of(u)
+    rest = g.moments - sum((gate.moments for gate in gates), np.zeros_like(g.moments))
+    moments, power, passed = rest * slopes, np.full_like(grid, rest[here]), np.full_like(grid, rest[here])
+    points, weights = distribution(u)
+    slope = phi.derivative(points)
+    for gate in gates:
+        powers, passes = through(gate, phi, grid, origin)
+        carried, alone = np.interp(points, grid, passes), float(weights @ np.interp(points, grid, passes))
+        twice = float(weights @ (slope * carried)) / (mean * alone) if mean * alone else 1.0
+        part = gate.moments * slopes * twice**2
+        part[here] = float(weights @ (slope**2 * np.interp(points, grid, powers)))
+        moments, power = moments + part, power + powers
+        passed = passed + gate.moments[here] * passes / (alone or 1.0)
+    found = g.changed(np.asarray(moments), g.mean * mean)
+    gate = Gate(phi, u, found.moments, grid, power, passed / (g.q or 1.0))
+    return merged_fidelity(replace(found, gates=(gate,)), u)
 
 
 def peak_law(f: Callable[[Array], Array], kinks: tuple[float, ...], u: Signal, count: int) -> tuple[Array, Array]:
@@ -119,7 +155,7 @@ def _backward(call: Call) -> Sequence[Signal]:
     g = call.signal("grad_output" if "grad_output" in call.op.arguments else "grad_out")
     u = call.of(forward.arguments["self"])
     gradient, pre = together(g, u, call.shape())
-    return [pulled_back(phi_of(forward), pre, gradient)]
+    return [pulled_back(phi_of(forward), pre, gradient, u)]
 
 
 def _derivative_names() -> Sequence[str]:

@@ -22,10 +22,15 @@ from initwell.propagate.table import Call, Rule, UnknownSignalError
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"
 
 
-def concentration(variance: float, count: int, power: int) -> float:
-    """Compute E[p^power] for one softmax weight of ``count`` independent N(0, variance) scores.
+def concentration(variance: float, count: int, *powers: int) -> float:
+    """Compute E[p_1^a p_2^b …] of softmax weights of ``count`` independent N(0, variance) scores.
 
-    >>> round(concentration(0.0, 8, 2) * 64, 6), round(concentration(1e-8, 5, 3) * 125, 5)
+    Args:
+        variance: of a score.
+        count: T.
+        *powers: a, b, …: one for each of as many different weights.
+
+    >>> round(concentration(0.0, 8, 2) * 64, 6), round(concentration(1e-8, 5, 2, 2) * 625, 5)
     (1.0, 1.0)
     """
     z, w = nodes((), 0.0, 1.0)
@@ -33,8 +38,9 @@ def concentration(variance: float, count: int, power: int) -> float:
     log_x = np.linspace(-40.0, 8.0, 1201) - math.log(count)
     values = np.exp(np.minimum(log_x[:, None] + scores[None, :], 700.0))
     decay = np.exp(-values) @ w
-    rising = (np.exp(-values + power * (log_x[:, None] + scores[None, :]))) @ w
-    inside = rising * decay ** (count - 1) / math.factorial(power - 1)
+    inside = decay ** (count - len(powers)) / math.factorial(sum(powers) - 1)
+    for power in powers:
+        inside = inside * (np.exp(-values + power * (log_x[:, None] + scores[None, :])) @ w)
     return float(inside.sum() * (log_x[1] - log_x[0]))
 
 
@@ -67,8 +73,9 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     s, _, scores = _centred(s, dim)
     count = g.atoms[axis].size
     v = max(float(scores[(0,) * scores.ndim]), 0.0)
-    two, three = concentration(v, count, 2), concentration(v, count, 3)
-    weight = two * (1 + count * two) - 2 * three
+    # g_t(p_t − p_t²) and, for each other u, −g_u p_t p_u.
+    alone = concentration(v, count, 2) - 2 * concentration(v, count, 3) + concentration(v, count, 4)
+    weight = alone + (count - 1) * concentration(v, count, 2, 2)
     flat = (1 - 1 / count) / count**2
     share = np.expm1(scores) / math.expm1(v) if v > 1e-12 else np.ones_like(scores)
     agree = centred * (flat + (weight - flat) * share)

@@ -1,0 +1,90 @@
+"""Entries that are no Gaussian: a rectified stream plus a fresh branch, then rectified again, and the masks of both.
+
+A residual stream is x' = φ(u'), u' = a·φ(u) + b, b Gaussian and independent. Its law is Σ w_i N(v_i, σ²) with v_i the
+values of a·φ(u), binned to a few hundred of equal weight: exact in mean and variance, and again of that form one block
+on. Backward, the gradient at φ(u) through the stream is φ′(u')·g', and u' remembers u: the same mask twice.
+"""
+
+import math
+
+import numpy as np
+
+from initwell.propagate.gaussian import covariance, nodes
+from initwell.propagate.signal import Array, Gate, Image, Law, Signal
+from initwell.theory.activation import Activation
+
+_BINS = 200
+_GRID = 401
+
+
+def distribution(u: Signal) -> tuple[Array, Array]:
+    """Return points and weights of one entry's distribution."""
+    if u.law is None:
+        variance, _ = covariance(u)
+        z, w = nodes((), u.mean, max(variance, 1e-300))
+        return u.mean + math.sqrt(variance) * z, w / w.sum()
+    z, w = _coarse()
+    values = u.law.values[:, None] + math.sqrt(u.law.variance) * z[None, :]
+    weights = u.law.weights[:, None] * w[None, :]
+    return values.ravel(), weights.ravel()
+
+
+def _coarse() -> tuple[Array, Array]:
+    # Equal steps, with 0 between two points: a rectified stream has half its mass on one value, and its kink there.
+    z = np.linspace(-6.0, 6.0, 120)
+    w = np.exp(-z * z / 2)
+    return z, w / w.sum()
+
+
+def sum_law(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
+    """Return the law of alpha·a + beta·b where a is a function of a known law and b is Gaussian; else None."""
+    if a.image is None or b.image is not None or b.law is not None or not b.gaussian:
+        return None
+    points, weights = distribution(a.image.pre)
+    values, weights = _binned(alpha * a.image.phi.fn(points), weights)
+    variance = beta**2 * max(b.q - b.mean**2, 0.0)
+    if variance == 0:
+        return None
+    offset = beta * b.mean
+    return Law(values + offset, weights, variance, Image(a.image.phi, a.image.pre), alpha, offset)
+
+
+def _binned(values: Array, weights: Array) -> tuple[Array, Array]:
+    """Merge into bins of about equal weight; mean and variance stay."""
+    order = np.argsort(values)
+    values, weights = values[order], weights[order]
+    place = np.minimum((np.cumsum(weights) - weights / 2) * _BINS / weights.sum(), _BINS - 1).astype(int)
+    mass = np.bincount(place, weights, _BINS)
+    sums = np.bincount(place, weights * values, _BINS)
+    keep = mass > 0
+    mass, centres = mass[keep], sums[keep] / mass[keep]
+    mean = float(mass @ centres)
+    before, after = float(weights @ (values - mean) ** 2), float(mass @ (centres - mean) ** 2)
+    stretch = math.sqrt(before / after) if after > 0 else 1.0
+    return mean + (centres - mean) * stretch, np.asarray(mass, dtype=np.float64)
+
+
+def grid_of(u: Signal) -> Array:
+    """Return the points at which what depends on an entry is tabulated."""
+    spread = math.sqrt(max(u.q - u.mean**2, 0.0)) or 1.0
+    return np.asarray(u.mean + spread * np.linspace(-7.0, 7.0, _GRID))
+
+
+def through(gate: Gate, phi: Activation, grid: Array, origin: Signal | None) -> tuple[Array, Array]:
+    """Return E[g²|u] and E[g|u] over a grid of u, for the part of a gradient at φ(u) that met a later mask.
+
+    Args:
+        gate: that mask, of w.
+        phi: what was applied to u.
+        grid: of u.
+        origin: u; if w does not contain φ(u), the two are independent.
+    """
+    law = gate.pre.law
+    if law is None or origin is None or law.image.pre is not origin:
+        return np.full_like(grid, gate.moments[(0,) * gate.moments.ndim]), np.ones_like(grid)
+    z, weights = _coarse()
+    w = law.offset + law.factor * phi.fn(grid)[:, None] + math.sqrt(law.variance) * z[None, :]
+    slope = gate.phi.derivative(w.ravel()).reshape(w.shape)
+    power = np.interp(w, gate.grid, gate.power)
+    passed = np.interp(w, gate.grid, gate.passed)
+    return np.asarray((slope**2 * power) @ weights), np.asarray((slope * passed) @ weights)

@@ -1,0 +1,163 @@
+"""Each rule against brute force over all pairs, and against sampling of what it assumes.
+
+Sampling: n independent draws of a value with relative standard deviation about √2 in its square give a relative error
+of √(2/n); the bounds are five of these or more, and a forgotten factor is off by tens of percent.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from initwell.propagate.gaussian import pair_moments
+from initwell.propagate.measured import measured, pair_averages
+from initwell.propagate.rules.branch import added
+from initwell.propagate.rules.contraction import contract
+from initwell.propagate.rules.norm import normalized, normalized_backward
+from initwell.propagate.rules.pointwise import applied, pulled_back
+from initwell.propagate.rules.softmax import concentration, softmax_backward, softmaxed
+from initwell.propagate.rules.taps import spatial_axis, tapped
+from initwell.propagate.signal import Signal, independent
+from initwell.theory import moments as theory
+from initwell.theory.activations import activation
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+def average(draw: Callable[[], Tensor], times: int) -> Array:
+    torch.manual_seed(11)
+    return np.asarray(sum(pair_averages(draw()) for _ in range(times)) / times)
+
+
+def permutations_of(x: Tensor, dim: int) -> list[Tensor]:
+    return [x.index_select(dim, torch.tensor(p)) for p in itertools.permutations(range(x.shape[dim]))]
+
+
+def test_contraction_against_every_ordering_of_exchangeable_axes() -> None:
+    # Reordering b's rows in every way makes a and b independent along the contracted axis, exactly.
+    generator = torch.Generator().manual_seed(1)
+    a = torch.randn(3, 4, generator=generator) + 0.3
+    b = torch.randn(4, 2, generator=generator) - 0.2
+    brute = np.mean([pair_averages(a.double() @ c.double()) for c in permutations_of(b, 0)], axis=0)
+    found = contract(measured(a), measured(b), [(1, 0)])
+    np.testing.assert_allclose(found.moments, brute, rtol=1e-9)
+    assert found.mean == pytest.approx(float((a.mean() * b.mean() * 4).double()), rel=1e-5)
+
+
+def test_batched_contraction_shares_an_axis() -> None:
+    generator = torch.Generator().manual_seed(2)
+    a, b = torch.randn(2, 3, 3, generator=generator), torch.randn(2, 3, 2, generator=generator)
+    orders = [c.double() for p in permutations_of(b, 0) for c in permutations_of(p, 1)]
+    brute = np.mean([pair_averages(torch.bmm(a.double(), c)) for c in orders], axis=0)
+    # A common order of the rows in both of the batch is the contracted axis; reordering the batch is the shared one.
+    found = contract(measured(a), measured(b), [(2, 1)], [(0, 0)])
+    np.testing.assert_allclose(found.moments[1], brute[1], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (1, 1, 1), (2, 1, 1), (1, 2, 2), (3, 0, 1)])
+def test_pairs_of_incidences_are_those_of_enumeration(stride: int, padding: int, dilation: int) -> None:
+    inputs, taps = 7, 3
+    outputs = (inputs + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
+    hits = [(p, p * stride - padding + k * dilation, k) for p in range(outputs) for k in range(taps)]
+    hits = [h for h in hits if 0 <= h[1] < inputs]
+    brute = np.zeros((2, 2, 2))
+    for one, two in itertools.product(hits, hits):
+        brute[tuple(int(a != b) for a, b in zip(one, two, strict=True))] += 1
+    np.testing.assert_array_equal(spatial_axis(inputs, outputs, taps, stride, padding, dilation).pairs, brute)
+
+
+def test_a_convolution_its_input_gradient_and_its_weight_gradient_by_sampling() -> None:
+    axes = [spatial_axis(6, 3, 3, 2, 1, 1)]
+    x, w, g = independent((4, 3, 6), 1.0), independent((5, 3, 3), 0.5), independent((4, 5, 3), 2.0)
+
+    def forward() -> Tensor:
+        return F.conv1d(torch.randn(4, 3, 6), torch.randn(5, 3, 3) * math.sqrt(0.5), stride=2, padding=1)
+
+    y = tapped(x, w, axes, "xkp", over=[(1, 1)])
+    assert y.q == pytest.approx(average(forward, 2000)[0, 0, 0], rel=0.03)
+    dx = tapped(g, w, axes, "pkx", over=[(1, 0)])
+    assert dx.q == pytest.approx(2 * 0.5 * 5 * 8 / 6)  # 8 taps of 9 fall inside, on 6 inputs
+    dw = tapped(g, x, axes, "pxk", over=[(0, 0)])
+    assert dw.q == pytest.approx(2 * 4 * 8 / 3)
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "tanh", "sigmoid", "leaky_relu", "hardtanh"])
+def test_pair_moments_are_the_theorys(name: str) -> None:
+    phi = activation(name)
+    c = np.array([1.0, 0.97, 0.5, 0.0, -0.4])
+    _, pairs = pair_moments(phi.fn, phi.kinks, 0.3, 0.8, c)
+    _, slopes = pair_moments(phi.derivative, phi.kinks, 0.3, 0.8, c)
+    for i, correlation in enumerate(c):
+        assert pairs[i] == pytest.approx(float(theory.overlap(phi, 0.8, correlation, 0.3)), rel=1e-4)
+        assert slopes[i] == pytest.approx(float(theory.derivative_overlap(phi, 0.8, correlation, 0.3)), rel=6e-3)
+
+
+def test_the_same_mask_twice_and_a_rectified_stream_by_sampling() -> None:
+    relu = activation("relu")
+    u, b, g = (independent((64, 64), q, sample=0) for q in (1.0, 0.3, 1.0))
+    u, b = (Signal(s.dims, s.moments, 0.0, gaussian=True) for s in (u, b))
+    x = applied(relu, u)
+    w = added(x, b)
+    y = applied(relu, w)
+    at_w = pulled_back(relu, w, g, w)
+    at_u = pulled_back(relu, u, at_w, u)
+    torch.manual_seed(3)
+    tu, tb, tg = torch.randn(10**6), math.sqrt(0.3) * torch.randn(10**6), torch.randn(10**6)
+    tw = tu.relu() + tb
+    assert y.q == pytest.approx(float(tw.relu().square().mean()), rel=0.01)
+    assert at_w.q == pytest.approx(float((tg * (tw > 0)).square().mean()), rel=0.01)
+    assert at_u.q == pytest.approx(float((tg * (tw > 0) * (tu > 0)).square().mean()), rel=0.01)
+    # As independent masks the last would be 0.32 in place of 0.44.
+    assert at_u.q > 0.4
+
+
+def test_normalization_and_its_gradient_by_sampling() -> None:
+    x, g = independent((16, 40), 2.0), independent((16, 40), 1.0)
+
+    def gradient() -> Tensor:
+        t = (torch.randn(16, 40, dtype=torch.float64) * math.sqrt(2)).requires_grad_()
+        y = F.batch_norm(t, None, None, training=True, eps=1e-12)
+        (found,) = torch.autograd.grad(y, t, torch.randn_like(y))
+        return found
+
+    assert normalized(x, [0], 0.0).q == pytest.approx(1.0)
+    dx, _ = normalized_backward(g, x, [0], 0.0)
+    sampled = average(gradient, 300)
+    np.testing.assert_allclose(dx.moments, sampled, rtol=0.05, atol=0.003)
+
+
+def test_a_gradient_gated_by_what_is_normalized_by_sampling() -> None:
+    # relu after the norm: the gradient of the norm's output, all of one sign, is correlated with x̂.
+    x = Signal(independent((64, 32), 1.0).dims, independent((64, 32), 1.0).moments, 0.0, gaussian=True)
+    hat = normalized(x, [0], 0.0, tag=7)
+    shared = Signal(x.dims, np.array([[1.0, 0.0], [1.0, 0.0]]), 0.0)  # one gradient for all samples of a channel
+    dx, _ = normalized_backward(pulled_back(activation("relu"), hat, shared, hat), x, [0], 0.0, tag=7)
+
+    def gradient() -> Tensor:
+        t = torch.randn(64, 32, dtype=torch.float64).requires_grad_()
+        y = F.batch_norm(t, None, None, training=True, eps=1e-12).relu()
+        (found,) = torch.autograd.grad(y, t, torch.randn(1, 32, dtype=torch.float64).expand(64, 32))
+        return found
+
+    # 1/2 − 1/4 − 1/(2π) = 0.09; as independent it would be 0.25.
+    assert dx.q == pytest.approx(average(gradient, 300)[0, 0], rel=0.06)
+
+
+@pytest.mark.parametrize("variance", [0.05, 1.0, 4.0])
+def test_softmax_and_its_gradient_by_sampling(variance: float) -> None:
+    torch.manual_seed(5)
+    s = torch.randn(20000, 12, dtype=torch.float64) * math.sqrt(variance)
+    p = s.softmax(1)
+    assert concentration(variance, 12, 2) == pytest.approx(float(p.square().mean()), rel=0.02)
+    assert concentration(variance, 12, 3) == pytest.approx(float(p.pow(3).mean()), rel=0.05)
+    scores = independent((50, 12), variance)
+    found = softmaxed(scores, 1)
+    assert found.moments[0, 0] + 11 * found.moments[0, 1] == pytest.approx(1 / 12)
+    g = torch.randn_like(p)
+    sampled = float((p * (g - (p * g).sum(1, keepdim=True))).square().mean())
+    assert softmax_backward(independent((50, 12), 1.0), scores, 1).q == pytest.approx(sampled, rel=0.05)
