@@ -10,12 +10,12 @@ import pytest
 
 from initwell.errors import ArgumentError, InitwellError, UnknownNameError
 from initwell.experiments.reproduce import catalogue
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     rows = ({"layer": 1, "low": 0.9, "high": 1.1}, {"layer": 2, "low": 0.8, "high": 1.2, "note": "<b>"})
-    return Outcome("a-claim", "It holds.", "confirmed", "It held.", rows, (), {"seeds": settings.seeds})
+    return Finding("confirmed", "It held.", rows, (), {"seeds": settings.seeds})
 
 
 def test_settings_give_data_and_seeds() -> None:
@@ -46,7 +46,7 @@ def test_settings_that_cannot_be() -> None:
 
 
 def test_an_outcome_prints_its_verdict_and_escapes() -> None:
-    outcome = run(Settings())
+    outcome = Claim("a-claim", "T", "It holds.", "S", run).reproduce(Settings())
     assert "a-claim: confirmed" in str(outcome)
     assert "Found: It held." in str(outcome)
     assert "seeds 5" in str(outcome)
@@ -55,7 +55,8 @@ def test_an_outcome_prints_its_verdict_and_escapes() -> None:
 
 
 def test_reproducing_notes_data_length_and_time() -> None:
-    outcome = Claim("a-claim", "T", "C", "S", run).reproduce(Settings(seeds=2, quick=False))
+    outcome = Claim("a-claim", "T", "It holds.", "S", run).reproduce(Settings(seeds=2, quick=False))
+    assert (outcome.name, outcome.claim, outcome.verdict) == ("a-claim", "It holds.", "confirmed")
     assert outcome.conditions == {"data": "mnist-5k", "length": "full", "seeds": 2}
     assert outcome.seconds > 0
 

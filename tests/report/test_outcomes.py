@@ -7,7 +7,7 @@ import pytest
 
 from initwell.charts import Chart, Panel, Series
 from initwell.errors import DataFormatError
-from initwell.experiments.reproduce.claim import Claim, Outcome
+from initwell.experiments.reproduce.claim import Claim, Finding, Outcome
 from initwell.report.depth import depth_chart, depth_words
 from initwell.report.html import render
 from initwell.report.outcomes import keep, kept, reproduction_page
@@ -17,7 +17,9 @@ CHART = Chart("a chart", "t", "c", (Panel("p", "x", "y", (SERIES,), x_log=True),
 OUTCOME = Outcome(
     "a-claim", "All is well.", "refuted", "It is 0.5 and not 1. More.", ({"value": 0.5},), (CHART,), {"seeds": 3}, 61.0
 )
-CLAIM = Claim("a-claim", "A <title>", "All is well.", "A paper", lambda _: OUTCOME)
+CLAIM = Claim(
+    "a-claim", "A <title>", "All is well.", "A paper", lambda _: Finding("refuted", OUTCOME.statement, (), ())
+)
 
 
 def test_an_outcome_comes_back_as_it_was(tmp_path: Path) -> None:

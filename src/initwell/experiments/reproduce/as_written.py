@@ -12,7 +12,7 @@ from initwell.apply.write import init_
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.preparation import Prepared
 from initwell.experiments.reproduce.activity import relu_activity
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, ratio_over_seeds, verdict_of, within
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, run_stack
@@ -227,7 +227,7 @@ def _rows(curves: Mapping[tuple[int, str], Sequence[Sequence[float]]], seeds: in
     return rows
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Run every formula as written and as meant: in stacks on real images, as drawn weights, and in training."""
     seeds, epochs = (2 * settings.seeds, 5) if settings.quick else (6 * settings.seeds, 50)
     x = of_unit_rms(flat_images(settings, "standardize", IMAGES)).astype(np.float32)
@@ -246,9 +246,7 @@ def run(settings: Settings) -> Outcome:
             if m.fans is None
         ),
     )
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
+    return Finding(
         verdict,
         statement(rows, verdict),
         tuple(rows),

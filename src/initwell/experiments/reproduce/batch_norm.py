@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.trainings import Trained, Training, at_best_rate, by_arm, run_trainings
 from initwell.experiments.statistics import Verdict, judge, mean_interval, paired_difference, together
 from initwell.experiments.train import TrainConfig
@@ -149,7 +149,7 @@ def _chart(rows: Sequence[Mapping[str, Any]], name: str) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train the same net from every start, with and without batch normalization."""
     data = settings.prepared("standardize")
     steps = 150 if settings.quick else 1500
@@ -176,9 +176,7 @@ def run(settings: Settings) -> Outcome:
         }
     )
     verdict = decide(rows)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=verdict,
         statement=statement(rows, verdict),
         rows=tuple(rows),

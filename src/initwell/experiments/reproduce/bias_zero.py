@@ -10,7 +10,7 @@ from initwell.apply.write import init_
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.data import load
 from initwell.experiments.preparation import Prepared, prepared
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, over_seeds, verdict_of
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
@@ -130,7 +130,7 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     return Chart("bias-zero", "What a small constant bias gains", caption, tuple(panels))
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train both networks under each constant."""
     seeds, epochs = range(max(settings.seeds, 5)), 3 if settings.quick else 20
     jobs = [
@@ -142,9 +142,7 @@ def run(settings: Settings) -> Outcome:
     ]
     found = dict(zip(jobs, settings.map(accuracy, jobs), strict=True))
     rows = evidence(found)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=judge(rows),
         statement=statement(rows),
         rows=tuple(rows),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import ratio_over_seeds, verdict_of, within
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import (
@@ -164,7 +164,7 @@ def _panel(widths: Sequence[int], runs: Runs, phi: str, direction: str) -> Panel
     return Panel(f"{phi}, {direction}", "layer", what, tuple(series), y_log=True)
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Push real images and unit gradients through stacks of unequal layers under the three rules."""
     seeds = 2 * settings.seeds if settings.quick else 6 * settings.seeds
     x = of_unit_rms(flat_images(settings, "standardize", IMAGES)).astype(np.float32)
@@ -180,9 +180,7 @@ def run(settings: Settings) -> Outcome:
         "layer's own size.",
         tuple(_panel(widths, runs, phi, d) for d in ("forward", "backward") for phi in ACTIVATIONS),
     )
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
+    return Finding(
         verdict,
         statement(rows, verdict),
         tuple(rows),

@@ -7,7 +7,7 @@ from typing import Any
 
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.preparation import Prepared
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.trainings import (
     Trained,
     Training,
@@ -159,7 +159,7 @@ def _chart(runs: Sequence[Trained], data: Prepared) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train all versions with every seed, on CIFAR-10 when its folder is given."""
     data = settings.prepared("standardize", train=QUICK_IMAGES if settings.quick else IMAGES)
     config = replace(TUTORIAL, epochs=QUICK_EPOCHS) if settings.quick else TUTORIAL
@@ -171,9 +171,7 @@ def run(settings: Settings) -> Outcome:
     runs = run_trainings(settings, data, trainings)
     rows = evidence(runs, data.classes)
     verdict = decide(rows)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=verdict,
         statement=statement(rows, verdict),
         rows=tuple(rows),

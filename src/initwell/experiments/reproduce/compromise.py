@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, over_seeds, ratio_over_seeds, verdict_of
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, Moments, chain_of, draw_weights, rescaled, run_stack
@@ -169,7 +169,7 @@ def _panel(runs: Runs, shape: str, side: str, pixels: int) -> Panel:
     return Panel(f"{shape}, {side}", "layer", what, tuple(series), y_log=True)
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Push real images and unit gradients through stacks of three shapes under the three rules."""
     seeds = 2 * settings.seeds if settings.quick else 8 * settings.seeds
     x = of_unit_rms(flat_images(settings, "standardize", IMAGES)).astype(np.float32)
@@ -188,9 +188,7 @@ def run(settings: Settings) -> Outcome:
         tuple(_panel(runs, shape, side, x.shape[1]) for side in ("forward", "backward") for shape in SHAPES),
     )
     shapes = "; ".join(f"{name} {x.shape[1]}-{'-'.join(map(str, hidden))}" for name, hidden in SHAPES.items())
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
+    return Finding(
         verdict,
         statement(rows, verdict),
         tuple(rows),

@@ -10,7 +10,7 @@ from initwell.charts import Chart, Panel, Series
 from initwell.experiments.data import load
 from initwell.experiments.preparation import prepared
 from initwell.experiments.reproduce.activity import Activity, relu_activity
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, over_seeds, verdict_of
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
@@ -236,15 +236,13 @@ def _charts(rows: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
     return (Chart("dead-relu", "Dead units by learning rate", caption, (panel,)),)
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train the grid and count the dead."""
     seeds, epochs = range(max(settings.seeds, 4)), 4 if settings.quick else 16
     todo = jobs(seeds, epochs, settings.data)
     found = dict(zip(todo, settings.map(deaths, todo), strict=True))
     rows = evidence(found)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=judge(rows),
         statement=statement(rows),
         rows=tuple(rows),

@@ -9,7 +9,7 @@ from initwell.charts import Chart, Panel, Series
 from initwell.experiments.data import load
 from initwell.experiments.preparation import prepared
 from initwell.experiments.reproduce.activity import relu_activity
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, over_seeds, verdict_of, within
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
@@ -129,7 +129,7 @@ def _chart(network: str, runs: Sequence[Sequence[Sequence[float]]]) -> Panel:
     return Panel(network, "epoch", "P(y > 0)", (*series, half))
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train both networks from several seeds and follow P(y > 0) layer by layer."""
     seeds, epochs = range(max(settings.seeds, 4)), 4 if settings.quick else 30
     jobs = [
@@ -147,9 +147,7 @@ def run(settings: Settings) -> Outcome:
         "Bands are 95 % intervals over seeds.",
         tuple(_chart(network, its) for network, its in runs.items()),
     )
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=judge(rows),
         statement=statement(rows),
         rows=tuple(rows),

@@ -8,7 +8,7 @@ from initwell.apply.write import init_
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.data import load
 from initwell.experiments.preparation import prepared
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, over_seeds, verdict_of
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
@@ -136,15 +136,13 @@ def _chart(found: Mapping[Job, Found], rows: Sequence[Mapping[str, Any]]) -> Cha
     return Chart("input-whitening", "Raw, scaled, standardized and whitened input", caption, (panel,))
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Sweep the learning rate under each preparation."""
     seeds, epochs = range(max(settings.seeds, 3)), 3 if settings.quick else 15
     jobs = [Job(p, rate, seed, epochs, settings.data) for p in PREPARATIONS for rate in RATES for seed in seeds]
     found = dict(zip(jobs, settings.map(learn, jobs), strict=True))
     rows = evidence(found)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=judge(rows),
         statement=statement(rows),
         rows=tuple(rows),

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from initwell.apply.write import init_
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.preparation import Prepared
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, ratio_over_seeds, verdict_of, within
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
@@ -188,7 +188,7 @@ def _panel(activation: str, stage: str, runs: Sequence[Found]) -> Panel:
     return Panel(f"{activation}, {stage}", "layer", "mean|x| / std", tuple(series), y_log=True)
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Measure mean|x| / std of distributions, images, and all tensors of real networks at the start and trained."""
     seeds, epochs = (settings.seeds, 2) if settings.quick else (4 * settings.seeds, 20)
     data = settings.prepared("standardize")
@@ -219,9 +219,7 @@ def run(settings: Settings) -> Outcome:
             for activation, runs in zip(ACTIVATIONS, by_activation, strict=True)
         ),
     )
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
+    return Finding(
         verdict,
         statement(rows, verdict),
         tuple(rows),

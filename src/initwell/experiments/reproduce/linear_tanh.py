@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import (
     Judgement,
     over_seeds,
@@ -143,15 +143,13 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Push real images of growing scale through tanh stacks whose weights keep the variance of a linear one."""
     seeds = settings.seeds if settings.quick else 4 * settings.seeds
     x = of_unit_rms(flat_images(settings, "standardize", IMAGES)).astype(np.float32)
     rows = _rows(settings.map(one_draw, range(seeds), shared=x), x.shape[1])
     verdict = judge(rows)
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
+    return Finding(
         verdict,
         statement(rows, verdict),
         tuple(rows),

@@ -11,7 +11,7 @@ from initwell.apply.write import init_
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.data import load
 from initwell.experiments.preparation import prepared
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import over_seeds, verdict_of
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
@@ -116,7 +116,7 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train both kinds of network from several seeds and read their slopes."""
     epochs = 4 if settings.quick else 30
     seeds = range(max(settings.seeds, 4))
@@ -125,9 +125,7 @@ def run(settings: Settings) -> Outcome:
     rows = []
     for sharing in ("layer", "channel"):
         rows += evidence(sharing, [f for job, f in zip(jobs, found, strict=True) if job.sharing == sharing])
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=judge(rows),
         statement=statement(rows),
         rows=tuple(rows),

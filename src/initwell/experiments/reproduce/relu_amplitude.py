@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import ratio_over_seeds
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, Moments, chain_of, draw_weights, run_stack
@@ -169,7 +169,7 @@ def _chart(found: Found, widths: Sequence[int]) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Measure stacks on real images at every scale, and set them beside the chain formula."""
     x = of_unit_rms(flat_images(settings, "standardize", IMAGES)).astype("float32")
     widths = (x.shape[1], *(WIDTH,) * DEPTH)
@@ -177,9 +177,7 @@ def run(settings: Settings) -> Outcome:
     found = measured(x, widths, seeds)
     rows = evidence(found, widths)
     verdict = decide(rows)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=verdict,
         statement=statement(rows, verdict),
         rows=tuple({key: value for key, value in row.items() if key != "kind"} for row in rows),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.trainings import (
     STALLED,
     Trained,
@@ -168,7 +168,7 @@ def _chart(runs: Sequence[Trained], classes: int, name: str) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Choose each start's learning rate with one seed, then train it with others."""
     data = settings.prepared("standardize")
     steps, channels = (250, (8, 8, 16)) if settings.quick else (1500, (16, 16, 32))
@@ -184,9 +184,7 @@ def run(settings: Settings) -> Outcome:
     runs = at_swept_rate(settings, data, arms, RATES, seeds)
     rows = evidence(runs, data.classes)
     verdict = decide(rows)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=verdict,
         statement=statement(rows, verdict, steps),
         rows=tuple(rows),

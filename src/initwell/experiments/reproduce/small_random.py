@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import (
     Judgement,
     over_seeds,
@@ -168,7 +168,7 @@ def _panel(phi: str, curves: Mapping[int, tuple[list[list[float]], list[float]]]
     return Panel(phi, "layer", "rms between images", tuple(series), y_log=True)
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Follow the signal of real images through 0.01·randn for every activation and width."""
     seeds = settings.seeds if settings.quick else 4 * settings.seeds
     x = of_unit_rms(flat_images(settings, "standardize", IMAGES))
@@ -192,9 +192,7 @@ def run(settings: Settings) -> Outcome:
         "ReLU, ¼ for sigmoid: a straight line down, level only where that product is 1.",
         tuple(panels),
     )
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
+    return Finding(
         verdict,
         statement(rows, verdict),
         tuple(rows),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.trainings import (
     Trained,
     Training,
@@ -150,7 +150,7 @@ def _chart(runs: Sequence[Trained], name: str) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train every network from both starts; a seed orders the images alike for both."""
     data = settings.prepared("standardize")
     steps = 250 if settings.quick else 2000
@@ -169,9 +169,7 @@ def run(settings: Settings) -> Outcome:
     runs = at_best_rate(run_trainings(settings, data, trainings))
     rows = evidence(runs)
     verdict = decide(rows)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=verdict,
         statement=statement(rows, verdict),
         rows=tuple(rows),

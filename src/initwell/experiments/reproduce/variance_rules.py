@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import ratio_over_seeds, verdict_of, within
 from initwell.experiments.reproduce.images import flat_images
 from initwell.experiments.statistics import Verdict
@@ -195,7 +195,7 @@ def _row(case: Case) -> dict[str, Any]:
     return {"case": case.case, "judged": case.judged, "n": len(case.ratios), **found, "predicted": case.predicted}
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Sample the rules, then put real images through fresh weights."""
     seeds, size = 4 * settings.seeds, 2**18 if settings.quick else 2**21
     raw = flat_images(settings, "scale", 1000)
@@ -207,9 +207,7 @@ def run(settings: Settings) -> Outcome:
     found = [_row(case) for case in [*cases, *on]]
     rows, shifted = found[: -len(OFFSETS)], found[-len(OFFSETS) :]
     verdict = judge(rows)
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
+    return Finding(
         verdict,
         statement(rows, verdict),
         tuple(rows),

@@ -7,7 +7,7 @@ from typing import Any
 
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.preparation import Prepared
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import ratio_over_seeds
 from initwell.experiments.reproduce.images import of_unit_rms
 from initwell.experiments.reproduce.stacks import chain_of, draw_weights, run_stack
@@ -160,7 +160,7 @@ def _chart(rows: Sequence[Mapping[str, Any]], data: Prepared, seeds: Sequence[in
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train every depth from both starts with both optimizers."""
     data = settings.prepared("standardize")
     steps = 220 if settings.quick else 2000
@@ -182,9 +182,7 @@ def run(settings: Settings) -> Outcome:
     rows = evidence(run_trainings(settings, data, trainings), data.classes)
     rows.sort(key=lambda row: (list(RATES).index(row["optimizer"]), row["depth"]))
     verdict = decide(rows)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=verdict,
         statement=statement(rows, verdict, steps),
         rows=tuple(rows),

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from initwell.apply.write import init_
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.preparation import Prepared
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, over_seeds, verdict_of
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
@@ -217,7 +217,7 @@ def _chart(found: Sequence[Found]) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train MLPs from zeros and from next to zeros on real images, and watch their units."""
     epochs = 12 if settings.quick else 40
     data = settings.prepared("standardize")
@@ -230,9 +230,7 @@ def run(settings: Settings) -> Outcome:
     found = settings.map(train_one, jobs, shared=data)
     rows = _rows(found)
     verdict = judge(rows)
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
+    return Finding(
         verdict,
         statement(rows, verdict),
         tuple(rows),
