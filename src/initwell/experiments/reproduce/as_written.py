@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from initwell.apply.write import init_
-from initwell.charts import Chart, Panel, Series
+from initwell.charts import Chart, Panel
 from initwell.experiments.preparation import Prepared
 from initwell.experiments.reproduce.activity import relu_activity
+from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, ratio_over_seeds, verdict_of, within
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
@@ -201,9 +202,7 @@ def _panel(mistake: Mistake, curves: Mapping[str, Sequence[Sequence[float]]]) ->
     series = []
     layers = tuple(range(1, len(WIDTHS) + 1))
     for which in ("written", "meant"):
-        stats = [ratio_over_seeds(v) for v in zip(*curves[which], strict=True)]
-        value, low, high = (tuple(s[key] for s in stats) for key in ("value", "low", "high"))
-        series.append(Series(f"as {which}", layers, value, low, high, "both"))
+        series.append(band(f"as {which}", layers, points_over_seeds(curves[which], ratios=True), "both"))
     return Panel(mistake.mistake, "layer", "E[y²]", tuple(series), y_log=True)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initwell.charts import Chart, Panel, Series
+from initwell.charts import Chart, Panel
+from initwell.experiments.reproduce.bands import band
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.trainings import Trained, Training, at_best_rate, by_arm, run_trainings
 from initwell.experiments.statistics import Verdict, judge, mean_interval, paired_difference, together
@@ -135,10 +136,9 @@ def _chart(rows: Sequence[Mapping[str, Any]], name: str) -> Chart:
         series = []
         for norm in NORMS:
             of = [r for r in rows if r["measure"] == measure and r["what"] == "mean" and r["batch_norm"] == norm]
-            columns = [tuple(float(r[key]) for r in of) for key in ("value", "low", "high")]
             # Side by side, so that equal values do not hide one another.
-            x = tuple(k + (0.0 if norm == "without" else 0.15) for k in range(1, len(of) + 1))
-            series.append(Series(f"{norm} batch norm", x, columns[0], columns[1], columns[2], "points"))
+            x = (k + (0.0 if norm == "without" else 0.15) for k in range(1, len(of) + 1))
+            series.append(band(f"{norm} batch norm", x, of, "points"))
         label = ", ".join(f"{k}: {scheme}" for k, scheme in enumerate(SCHEMES, start=1))
         panels.append(Panel(measure, label, measure, tuple(series)))
     return Chart(

@@ -10,8 +10,9 @@ from initwell.apply.write import init_
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.data import load
 from initwell.experiments.preparation import Prepared, prepared
+from initwell.experiments.reproduce.bands import band
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
-from initwell.experiments.reproduce.evidence import Judgement, over_seeds, verdict_of
+from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 from initwell.experiments.zoo import build
@@ -84,7 +85,7 @@ def _at_best_rate(found: Mapping[Job, float], network: str, bias: float) -> tupl
 
 def judgement(row: Mapping[str, Any]) -> Judgement:
     """Judge one gain: below ``MATTERS`` the claim holds, above it fails, across it these seeds cannot tell."""
-    return "holds" if row["high"] < MATTERS else "fails" if row["low"] > MATTERS else "open"
+    return judged(row["low"], row["high"], below=MATTERS)
 
 
 def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -116,14 +117,7 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     panels = []
     for network in dict.fromkeys(r["network"] for r in rows):
         its = [r for r in rows if r["network"] == network and r["what"] == "gain over zero"]
-        gain = Series(
-            "gain over zero bias",
-            tuple(r["bias"] for r in its),
-            tuple(100 * r["value"] for r in its),
-            tuple(100 * r["low"] for r in its),
-            tuple(100 * r["high"] for r in its),
-            "points",
-        )
+        gain = band("gain over zero bias", (r["bias"] for r in its), its, "points", scale=100)
         nothing = Series("no difference", (min(gain.x), max(gain.x)), (0.0, 0.0), style="dashed")
         panels.append(Panel(network, "initial bias", "points of test accuracy", (gain, nothing), x_log=True))
     caption = "Paired by seed, each at its best learning rate; bars are 95 % intervals."

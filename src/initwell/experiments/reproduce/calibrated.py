@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from initwell.charts import Chart, Panel, Series
+from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import ratio_over_seeds, verdict_of, within
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
@@ -150,9 +151,8 @@ def _panel(widths: Sequence[int], runs: Runs, phi: str, direction: str) -> Panel
         chain = chain_of(widths, SCHEMES[scheme](), phi, 1.0)
         key = "forward_second_moment" if direction == "forward" else "gradient_second_moment"
         series.append(Series(f"{scheme}, theory", layers, tuple(r[key] for r in chain.rows)))
-        by_layer = [ratio_over_seeds(v) for v in zip(*(getattr(m, direction) for m in runs[scheme, phi]), strict=True)]
-        value, low, high = (tuple(s[k] for s in by_layer) for k in ("value", "low", "high"))
-        series.append(Series(f"{scheme}, measured", layers, value, low, high, "points"))
+        points = points_over_seeds((getattr(m, direction) for m in runs[scheme, phi]), ratios=True)
+        series.append(band(f"{scheme}, measured", layers, points, "points"))
     if phi == "tanh":
         pairs = list(pairwise(widths))
         factors = [i * weight_variance(SCHEMES["1/n"](), i, o) for i, o in pairs]

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initwell.charts import Chart, Panel, Series
+from initwell.charts import Chart, Panel
 from initwell.experiments.preparation import Prepared
+from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.trainings import (
     Trained,
     Training,
     by_arm,
-    curve_with_band,
     run_trainings,
 )
 from initwell.experiments.statistics import Verdict, judge, mean_interval, paired_difference, together
@@ -145,9 +145,9 @@ def _chart(runs: Sequence[Trained], data: Prepared) -> Chart:
     for title, curve, log in curves:
         series = []
         for arm, of_arm in by_arm(runs).items():
-            mean, low, high = curve_with_band([curve(run) for run in of_arm], geometric=log)
-            if mean:
-                series.append(Series(arm, tuple(range(1, len(mean) + 1)), mean, low, high))
+            points = points_over_seeds((curve(run) for run in of_arm), ratios=log)
+            if points:
+                series.append(band(arm, range(1, len(points) + 1), points))
         unit = "nats" if title == "training loss" else "share right"
         panels.append(Panel(title, "epoch", f"{title} ({unit})", tuple(series), y_log=log))
     pixels = math.prod(data.shape)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from initwell.charts import Chart, Panel, Series
+from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
-from initwell.experiments.reproduce.evidence import Judgement, over_seeds, ratio_over_seeds, verdict_of
+from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, Moments, chain_of, draw_weights, rescaled, run_stack
 from initwell.experiments.statistics import Verdict
@@ -77,7 +78,7 @@ def judge_shape(low: float, high: float) -> Judgement:
 
     As a compromise it holds if it is no worse than a tie, fails if it is worse than one, and is open in between.
     """
-    return "holds" if high <= TIE else "fails" if low > TIE else "open"
+    return judged(low, high, below=TIE)
 
 
 def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -161,10 +162,8 @@ def _panel(runs: Runs, shape: str, side: str, pixels: int) -> Panel:
     for rule in RULES:
         theory = _theory(shape, "identity", rule, pixels)[side == "backward"]
         found = [[math.sqrt(v) for v in getattr(m, side)] for m in runs[shape, "identity", rule]]
-        stats = [ratio_over_seeds(values) for values in zip(*found, strict=True)]
-        value, low, high = (tuple(s[key] for s in stats) for key in ("value", "low", "high"))
         series.append(Series(f"{rule}, theory", layers, tuple(map(math.sqrt, theory))))
-        series.append(Series(f"{rule}, measured", layers, value, low, high, "points"))
+        series.append(band(f"{rule}, measured", layers, points_over_seeds(found, ratios=True), "points"))
     what = "rms of the output" if side == "forward" else "rms of the gradient at the input"
     return Panel(f"{shape}, {side}", "layer", what, tuple(series), y_log=True)
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from initwell.apply.write import init_
-from initwell.charts import Chart, Panel, Series
+from initwell.charts import Chart, Panel
 from initwell.experiments.data import load
 from initwell.experiments.preparation import prepared
 from initwell.experiments.reproduce.activity import Activity, relu_activity
+from initwell.experiments.reproduce.bands import band
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
-from initwell.experiments.reproduce.evidence import Judgement, over_seeds, verdict_of
+from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 from initwell.experiments.zoo import build
@@ -155,15 +156,15 @@ def judgements(rows: Sequence[Mapping[str, Any]]) -> dict[str, Judgement]:
     by = {r["what"]: r for r in rows if ": " in r["what"]}
     rate = by[CONTRASTS[0][0]]
     return {
-        "the rate": "holds" if rate["low"] > 0 else "fails" if rate["high"] <= 0 else "open",
-        **{f"staying dead, depth {r['depth']}": _above(r, STAY) for r in rows if r["what"] == STAYED},
+        "the rate": judged(rate["low"], rate["high"], above=0.0),
+        **{
+            f"staying dead, depth {r['depth']}": judged(r["low"], r["high"], above=STAY)
+            for r in rows
+            if r["what"] == STAYED
+        },
         "initialization": _any_effect([by[w] for w in by if w.startswith("initialization")]),
         "policy": _any_effect([by[w] for w in by if w.startswith("policy")]),
     }
-
-
-def _above(row: Mapping[str, Any], floor: float) -> Judgement:
-    return "holds" if row["low"] >= floor else "fails" if row["high"] < floor else "open"
 
 
 def _any_effect(rows: Sequence[Mapping[str, Any]]) -> Judgement:
@@ -210,20 +211,9 @@ def _by_rate(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _charts(rows: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
     rates = _by_rate(rows)
     ends = [r for r in rows if r["what"] == "dead at end" and r["depth"] == SHALLOW]
-    line = Series(
-        "kaiming, fixed rate",
-        tuple(r["learning_rate"] for r in rates),
-        tuple(r["value"] for r in rates),
-        tuple(r["low"] for r in rates),
-        tuple(r["high"] for r in rates),
-        "both",
-    )
+    line = band("kaiming, fixed rate", (r["learning_rate"] for r in rates), rates, "both")
     others = tuple(
-        Series(
-            f"{r['scheme']}, {r['policy']}", (r["learning_rate"],), (r["value"],), (r["low"],), (r["high"],), "points"
-        )
-        for r in ends
-        if r not in rates
+        band(f"{r['scheme']}, {r['policy']}", (r["learning_rate"],), [r], "points") for r in ends if r not in rates
     )
     panel = Panel(
         "dead at the end of training, one hidden layer",

@@ -9,8 +9,9 @@ from initwell.charts import Chart, Panel, Series
 from initwell.experiments.data import load
 from initwell.experiments.preparation import prepared
 from initwell.experiments.reproduce.activity import relu_activity
+from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
-from initwell.experiments.reproduce.evidence import Judgement, over_seeds, verdict_of, within
+from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of, within
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 from initwell.experiments.zoo import build
@@ -82,9 +83,7 @@ def half_at_start(rows: Sequence[Mapping[str, Any]]) -> list[Judgement]:
 
 def sparser_with_depth(rows: Sequence[Mapping[str, Any]]) -> list[Judgement]:
     """Judge network by network whether P(y > 0) falls with depth after training."""
-    return [
-        "holds" if r["high"] < 0 else "fails" if r["low"] > 0 else "open" for r in rows if r["what"] == "slope at end"
-    ]
+    return [judged(r["low"], r["high"], below=0.0) for r in rows if r["what"] == "slope at end"]
 
 
 def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -114,17 +113,8 @@ def _chart(network: str, runs: Sequence[Sequence[Sequence[float]]]) -> Panel:
     epochs = len(runs[0])
     series = []
     for layer in range(len(runs[0][0])):
-        points = [over_seeds([run[epoch][layer] for run in runs]) for epoch in range(epochs)]
-        series.append(
-            Series(
-                f"layer {layer + 1}",
-                tuple(float(e) for e in range(epochs)),
-                tuple(p["value"] for p in points),
-                tuple(p["low"] for p in points),
-                tuple(p["high"] for p in points),
-                "both",
-            )
-        )
+        points = points_over_seeds([shares[layer] for shares in run] for run in runs)
+        series.append(band(f"layer {layer + 1}", range(epochs), points, "both"))
     half = Series("1/2", (0.0, float(epochs - 1)), (0.5, 0.5), style="dashed")
     return Panel(network, "epoch", "P(y > 0)", (*series, half))
 

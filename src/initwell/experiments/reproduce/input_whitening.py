@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from initwell.apply.write import init_
-from initwell.charts import Chart, Panel, Series
+from initwell.charts import Chart, Panel
 from initwell.experiments.data import load
 from initwell.experiments.preparation import prepared
+from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
-from initwell.experiments.reproduce.evidence import Judgement, over_seeds, verdict_of
+from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 from initwell.experiments.zoo import build
@@ -87,7 +88,7 @@ def evidence(found: Mapping[Job, Found]) -> list[dict[str, Any]]:
 def judgements(rows: Sequence[Mapping[str, Any]]) -> dict[str, Judgement]:
     """Judge, for standardized and whitened input, whether the loss is lower than on raw pixels."""
     return {
-        r["preparation"]: "holds" if r["high"] < 0 else "fails" if r["low"] > 0 else "open"
+        r["preparation"]: judged(r["low"], r["high"], below=0.0)
         for r in rows
         if r["what"] == "loss less raw's" and r["preparation"] in ("standardize", "whiten")
     }
@@ -121,16 +122,9 @@ def _chart(found: Mapping[Job, Found], rows: Sequence[Mapping[str, Any]]) -> Cha
     for row in (r for r in rows if r["what"] == "train loss"):
         key = row["preparation"], row["learning_rate"]
         runs = [f.train_loss for j, f in found.items() if (j.preparation, j.rate) == key and f.status == "done"]
-        points = [over_seeds(at) for at in zip(*runs, strict=True)]
-        series.append(
-            Series(
-                f"{row['preparation']}, rate {row['learning_rate']:g}",
-                tuple(float(e + 1) for e in range(len(points))),
-                tuple(p["value"] for p in points),
-                tuple(p["low"] for p in points),
-                tuple(p["high"] for p in points),
-            )
-        )
+        points = points_over_seeds(runs)
+        label = f"{row['preparation']}, rate {row['learning_rate']:g}"
+        series.append(band(label, range(1, len(points) + 1), points))
     panel = Panel("training loss", "epoch", "cross-entropy (nats)", tuple(series))
     caption = "Each preparation at its best learning rate; bands are 95 % intervals over seeds."
     return Chart("input-whitening", "Raw, scaled, standardized and whitened input", caption, (panel,))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from initwell.apply.write import init_
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.preparation import Prepared
+from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, ratio_over_seeds, verdict_of, within
 from initwell.experiments.statistics import Verdict
@@ -181,9 +182,8 @@ def _panel(activation: str, stage: str, runs: Sequence[Found]) -> Panel:
     layers = tuple(range(1, DEPTH + 1))
     series = []
     for tensor in ("before φ", "after φ", "gradient", "weight", "weight gradient"):
-        stats = [ratio_over_seeds([run[stage, tensor, k] for run in runs]) for k in layers]
-        value, low, high = (tuple(s[key] for s in stats) for key in ("value", "low", "high"))
-        series.append(Series(tensor, layers, value, low, high, "both"))
+        points = points_over_seeds(([run[stage, tensor, k] for k in layers] for run in runs), ratios=True)
+        series.append(band(tensor, layers, points, "both"))
     series.append(Series("normal, √(2/π)", (1, DEPTH), (DISTRIBUTIONS["normal"],) * 2, style="dashed"))
     return Panel(f"{activation}, {stage}", "layer", "mean|x| / std", tuple(series), y_log=True)
 

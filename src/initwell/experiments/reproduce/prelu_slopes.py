@@ -11,8 +11,9 @@ from initwell.apply.write import init_
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.data import load
 from initwell.experiments.preparation import prepared
+from initwell.experiments.reproduce.bands import band
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
-from initwell.experiments.reproduce.evidence import over_seeds, verdict_of
+from initwell.experiments.reproduce.evidence import judged, over_seeds, verdict_of
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 
@@ -79,7 +80,7 @@ def evidence(sharing: str, runs: Sequence[Sequence[float]]) -> list[dict[str, An
 def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     """Give the verdict: early slopes above late ones, with one slope a layer and with one a channel."""
     falls = [r for r in rows if r["what"] == "early less late"]
-    return verdict_of(["holds" if r["low"] > 0 else "fails" if r["high"] < 0 else "open" for r in falls])
+    return verdict_of([judged(r["low"], r["high"], above=0.0) for r in falls])
 
 
 def statement(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -99,16 +100,7 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     series = []
     for sharing in ("layer", "channel"):
         its = [r for r in rows if r["what"] == "slope" and r["sharing"] == sharing]
-        series.append(
-            Series(
-                f"one a {sharing}",
-                tuple(float(r["layer"]) for r in its),
-                tuple(r["value"] for r in its),
-                tuple(r["low"] for r in its),
-                tuple(r["high"] for r in its),
-                "both",
-            )
-        )
+        series.append(band(f"one a {sharing}", (r["layer"] for r in its), its, "both"))
     start = Series("start", (1.0, float(len(CHANNELS))), (START, START), style="dashed")
     panel = Panel("learned slope", "layer", "slope a of max(0, y) + a·min(0, y)", (*series, start))
     return Chart(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from initwell.charts import Chart, Panel, Series
+from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import ratio_over_seeds
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
@@ -152,10 +153,9 @@ def _chart(found: Found, widths: Sequence[int]) -> Chart:
         for scale, initializer in SCALES.items():
             theory = tuple(math.sqrt(v) for v in predicted(initializer, part, widths))
             runs = [of_direction(m, part.direction) for m in found[scale, part.activation]]
-            points = [ratio_over_seeds([math.sqrt(run[k]) for run in runs]) for k in range(0, len(layers), 2)]
-            value, low, high = (tuple(p[key] for p in points) for key in ("value", "low", "high"))
+            points = points_over_seeds(([math.sqrt(v) for v in run[::2]] for run in runs), ratios=True)
             series.append(Series(f"{scale}, theory", layers, theory))
-            series.append(Series(f"{scale}, measured", layers[::2], value, low, high, "points"))
+            series.append(band(f"{scale}, measured", layers[::2], points, "points"))
         name = "ReLU" if part.activation == "relu" else "sigmoid"
         what = "rms of the output" if part.direction == "forward" else "rms of the gradient"
         panels.append(Panel(f"{name}, {part.direction}", "layer", what, tuple(series), y_log=True))

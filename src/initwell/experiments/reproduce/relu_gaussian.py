@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from initwell.charts import Chart, Panel, Series
+from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.trainings import (
     STALLED,
@@ -13,7 +14,6 @@ from initwell.experiments.reproduce.trainings import (
     Training,
     at_swept_rate,
     by_arm,
-    curve_with_band,
     smoothed,
 )
 from initwell.experiments.statistics import Verdict, judge, mean_interval, together
@@ -147,13 +147,12 @@ def _chart(runs: Sequence[Trained], classes: int, name: str) -> Chart:
             if PARTS[arm].activation != activation or any(r.result.status == "diverged" for r in of_arm):
                 continue
             over = max(1, len(of_arm[0].result.loss_curve) // 30)
-            mean, low, high = curve_with_band([smoothed(run.result.loss_curve, over) for run in of_arm])
-            x = tuple(over * (k + 0.5) for k in range(len(mean)))
+            points = points_over_seeds(smoothed(run.result.loss_curve, over) for run in of_arm)
+            x = tuple(over * (k + 0.5) for k in range(len(points)))
             longest = max(longest, round(x[-1]))
             # Losses of thousands are off the chart, as are intervals below 0: what matters is where they come to rest.
             top = 2 * math.log(classes)
-            mean, low, high = (tuple(min(max(v, 0.0), top) for v in values) for values in (mean, low, high))
-            series.append(Series(arm, x, mean, low, high))
+            series.append(band(arm, x, [{k: min(max(v, 0.0), top) for k, v in point.items()} for point in points]))
         blind = (math.log(classes),) * 2
         series.append(Series("a blind guess, ln C", (0, longest), blind, style="dashed"))
         panels.append(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initwell.charts import Chart, Panel, Series
+from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import (
     Judgement,
@@ -159,11 +160,10 @@ def _panel(phi: str, curves: Mapping[int, tuple[list[list[float]], list[float]]]
     deepest = 1
     for width, (runs, theory) in curves.items():
         shared = min(len(r) for r in runs)
-        stats = [ratio_over_seeds([r[k] for r in runs]) for k in range(shared)]
         deepest = max(deepest, shared, len(theory))
         series.append(Series(f"width {width:,}, theory", tuple(range(1, len(theory) + 1)), tuple(theory)))
-        value, low, high = (tuple(s[key] for s in stats) for key in ("value", "low", "high"))
-        series.append(Series(f"width {width:,}, measured", tuple(range(1, shared + 1)), value, low, high, "points"))
+        points = points_over_seeds(runs, ratios=True)
+        series.append(band(f"width {width:,}, measured", range(1, shared + 1), points, "points"))
     series.append(Series(f"{DEAD:g}", (1, deepest), (DEAD, DEAD), style="dashed"))
     return Panel(phi, "layer", "rms between images", tuple(series), y_log=True)
 

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from initwell.charts import Chart, Panel, Series
+from initwell.charts import Chart, Panel
+from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.trainings import (
     Trained,
     Training,
     at_best_rate,
     by_arm,
-    curve_with_band,
     run_trainings,
     smoothed,
 )
@@ -139,8 +139,8 @@ def _chart(runs: Sequence[Trained], name: str) -> Chart:
         for start in net.starts():
             curves = [r.result.loss_curve for r in arms[f"{net.name}, {start}"]]
             over = max(1, min(map(len, curves)) // 25)
-            mean, low, high = curve_with_band([smoothed(curve, over) for curve in curves], geometric=True)
-            series.append(Series(start, tuple(over * (k + 0.5) for k in range(len(mean))), mean, low, high))
+            points = points_over_seeds((smoothed(curve, over) for curve in curves), ratios=True)
+            series.append(band(start, (over * (k + 0.5) for k in range(len(points))), points))
         panels.append(Panel(net.name, "step", "training loss (nats)", tuple(series), y_log=True))
     return Chart(
         "sparse",

@@ -7,8 +7,8 @@ from typing import Any
 
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.preparation import Prepared
+from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
-from initwell.experiments.reproduce.evidence import ratio_over_seeds
 from initwell.experiments.reproduce.images import of_unit_rms
 from initwell.experiments.reproduce.stacks import chain_of, draw_weights, run_stack
 from initwell.experiments.reproduce.trainings import (
@@ -142,10 +142,9 @@ def _signal_panel(data: Prepared, seeds: Sequence[int]) -> Panel:
     for scheme, initializer in SCHEMES.items():
         theory = [math.sqrt(r["forward_second_moment"]) for r in chain_of(widths, initializer, "relu", 1.0).rows]
         runs = [run_stack(draw_weights(widths, initializer, seed), "relu", x, seed).forward for seed in seeds]
-        points = [ratio_over_seeds([math.sqrt(run[depth - 1]) for run in runs]) for depth in DEPTHS]
-        value, low, high = (tuple(p[key] for p in points) for key in ("value", "low", "high"))
+        points = points_over_seeds(([math.sqrt(run[depth - 1]) for depth in DEPTHS] for run in runs), ratios=True)
         series.append(Series(f"{scheme}, theory", tuple(range(1, len(theory) + 1)), tuple(theory)))
-        series.append(Series(f"{scheme}, measured", tuple(map(float, DEPTHS)), value, low, high, "points"))
+        series.append(band(f"{scheme}, measured", DEPTHS, points, "points"))
     return Panel("at initialization", "hidden layer", "rms of the output", tuple(series), y_log=True)
 
 
