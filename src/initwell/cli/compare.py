@@ -131,8 +131,9 @@ def shown(charts: Sequence["Chart"]) -> tuple["Chart", ...]:
 
 
 def _page(given: argparse.Namespace, found: "Comparison") -> Path:
+    from initwell.files import write
     from initwell.report.conditions import conditions
-    from initwell.report.files import safe_name, write
+    from initwell.report.files import safe_name
     from initwell.report.html import Page, Section, save
     from initwell.report.plots import draw
     from initwell.report.tables import Table

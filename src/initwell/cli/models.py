@@ -155,7 +155,7 @@ def _saver() -> Any:
         raise ArgumentError("out", "a file for weights", cure) from error
 
     def save(model: "nn.Module", path: Path) -> None:
-        from initwell.report.files import write_with
+        from initwell.files import write_with
 
         # save_model knows tied weights, which a plain state_dict would refuse.
         write_with(path, lambda neighbour: save_model(model, str(neighbour)))
