@@ -10,7 +10,7 @@ import pytest
 
 from initwell.errors import ArgumentError, InitwellError, UnknownNameError
 from initwell.experiments.reproduce import catalogue
-from initwell.experiments.reproduce.claim import Claim, Finding, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Outcome, Settings
 
 
 def run(settings: Settings) -> Finding:
@@ -49,9 +49,16 @@ def test_an_outcome_prints_its_verdict_and_escapes() -> None:
     outcome = Claim("a-claim", "T", "It holds.", "S", run).reproduce(Settings())
     assert "a-claim: confirmed" in str(outcome)
     assert "Found: It held." in str(outcome)
+    assert (outcome.conclusion, outcome.figures) == ("It held.", "")
     assert "seeds 5" in str(outcome)
     assert outcome.table_columns() == ("layer", "low", "high", "note")
     assert "&lt;b&gt;" in outcome._repr_html_()
+
+
+def test_the_conclusion_ends_at_a_full_stop_and_not_within_a_number() -> None:
+    outcome = Outcome("n", "c", "depends", "By 2.5 points 0.01·randn: not by 1.5. Of 3.5, 2. More.", (), ())
+    assert outcome.conclusion == "By 2.5 points 0.01·randn: not by 1.5."
+    assert outcome.figures == "Of 3.5, 2. More."
 
 
 def test_reproducing_notes_data_length_and_time() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from initwell.cli.main import main
 from initwell.experiments.reproduce.catalogue import claims
+from initwell.experiments.reproduce.wording import first_sentence
 
 NAMES = {
     *("variance-rules", "zero-init", "small-random", "calibrated", "cifar-mlp", "as-written", "relu-gaussian"),
@@ -22,7 +23,11 @@ def test_the_catalogue_holds_the_nineteen_claims() -> None:
 
 def check(outcome: dict[str, object], folder: Path) -> None:
     assert outcome["verdict"] in ("confirmed", "refuted", "depends")
-    assert len(str(outcome["statement"])) > 40
+    statement = str(outcome["statement"])
+    # A conclusion that can stand alone: of some length, begun with a word, and with figures to follow.
+    conclusion = first_sentence(statement)
+    assert 40 < len(conclusion) < 300 and conclusion != statement
+    assert conclusion[0].isupper()
     assert isinstance(outcome["rows"], list) and outcome["rows"]
     with_intervals = [row for row in outcome["rows"] if "low" in row and "value" in row]
     assert with_intervals, "no row has an interval"

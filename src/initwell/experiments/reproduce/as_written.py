@@ -17,6 +17,7 @@ from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, ratio_over_seeds, verdict_of, within
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, run_stack
+from initwell.experiments.reproduce.wording import listed
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 from initwell.experiments.zoo import build
@@ -170,19 +171,30 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of([r["judgement"] for r in rows])
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence how many of the formulas do what their text says."""
+    count = {judgement: sum(r["judgement"] == judgement for r in rows) for judgement in ("holds", "fails", "open")}
+    if count["holds"] == len(rows):
+        return f"As printed, all {len(rows)} formulas do what the text beside them says."
+    if count["fails"] == len(rows):
+        return f"As printed, none of the {len(rows)} formulas does what the text beside it says."
+    words = {
+        "fails": f"of the {len(rows)} formulas miss what the text beside them says",
+        "holds": "give it",
+        "open": "stays undecided" if count["open"] == 1 else "stay undecided",
+    }
+    told = [f"{count[judgement]} {said}" for judgement, said in words.items() if count[judgement]]
+    return f"As printed, {listed(told)}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
-    head = {
-        "confirmed": f"All {len(rows)} do what their text says of them.",
-        "refuted": f"None of the {len(rows)} does what its text says of it.",
-        "depends": f"{sum(r['judgement'] == 'fails' for r in rows)} of {len(rows)} do not do what their text says.",
-    }[verdict]
     undecided = [r["mistake"] for r in rows if r["judgement"] == "open"]
-    head += f" Not decided: {', '.join(undecided)}." if undecided else ""
+    more = f" Not decided: {', '.join(undecided)}." if undecided else ""
     each = "; ".join(
         f"{r['mistake']}: {r['aim']} is {r['value']:.3g} (right: {r['right']}, {r['right_value']:.3g})" for r in rows
     )
-    return f"{head} Each figure ought to be 1. {each}."
+    return f"{conclusion(rows)}{more} Each figure ought to be 1. {each}."
 
 
 def _row(mistake: str, right: str, aim: str, written: Sequence[float], meant: Sequence[float]) -> dict[str, Any]:
@@ -234,7 +246,6 @@ def run(settings: Settings) -> Finding:
     rows = _rows(curves, seeds)
     jobs = [(seed, epochs) for seed in range(seeds)]
     rows.append(_share_row(settings.map(positive_shares, jobs, shared=settings.prepared("standardize"))))
-    verdict = judge(rows)
     chart = Chart(
         "as-written",
         "Formulas as written and as meant",
@@ -246,8 +257,8 @@ def run(settings: Settings) -> Finding:
         ),
     )
     return Finding(
-        verdict,
-        statement(rows, verdict),
+        judge(rows),
+        statement(rows),
         tuple(rows),
         (chart,),
         conditions={

@@ -20,6 +20,7 @@ from initwell.experiments.reproduce.stacks import (
     run_stack,
     weight_variance,
 )
+from initwell.experiments.reproduce.wording import listed
 from initwell.experiments.statistics import Verdict
 from initwell.initializers.base import Initializer
 from initwell.initializers.scaling import kaiming, lecun, xavier
@@ -92,7 +93,22 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of([r["judgement"] for r in rows])
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence for which activations the product gives the sizes."""
+    product = "The product n·Var(w), halved for ReLU, gives"
+    of = {phi: {r["judgement"] for r in rows if r["activation"] == phi} for phi in [r["activation"] for r in rows]}
+    good = [phi for phi, found in of.items() if found == {"holds"}]
+    off = [phi for phi in of if phi not in good]
+    if not off:
+        return f"{product} every layer's size, forward and backward, for {listed(good)}."
+    if set().union(*of.values()) == {"fails"}:
+        return f"{product} the sizes in no stack tried."
+    if not good:
+        return f"{product} the sizes in some stacks alone: for {listed(off)} it is off in others."
+    return f"{product} every layer's size, forward and backward, for {listed(good)}, but not always for {listed(off)}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
     flat = [
         f"{r['scheme']} with {r['activation']} {r['direction']} {r['value']:.3f} a layer"
@@ -100,22 +116,15 @@ def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
         if (r["scheme"], r["activation"]) in {("1/n", "identity"), ("1/n", "relu"), ("2/n", "relu")}
         and r["direction"] == "forward"
     ]
-    off = [r for r in rows if r["judgement"] != "holds"]
     worst = {
         phi: max((abs(r["value"] / r["formula"] - 1) for r in rows if r["activation"] == phi), default=0.0)
         for phi in dict.fromkeys(r["activation"] for r in rows)
     }
     exact = max(abs(r["value"] / r["chain"] - 1) for r in rows)
-    head = {
-        "confirmed": "The product n·Var(w)·(½ for ReLU) gives every layer's size, forward and backward",
-        "refuted": "The product n·Var(w)·(½ for ReLU) gives no stack's sizes",
-        "depends": "Whether the product n·Var(w)·(½ for ReLU) gives the sizes depends on the activation: it is off for "
-        + ", ".join(dict.fromkeys(r["activation"] for r in off)),
-    }[verdict]
     errors = ", ".join(f"{phi} {100 * w:.1f} %" for phi, w in worst.items())
     return (
-        f"{head} (largest error of the factor per layer: {errors}). Measured: {'; '.join(flat)}. With E[φ²] and "
-        f"E[φ′²] at each layer's own size in place of ½ and 1, the error is {100 * exact:.1f} % at most."
+        f"{conclusion(rows)} Largest error of the factor per layer: {errors}. Measured: {'; '.join(flat)}. With E[φ²] "
+        f"and E[φ′²] at each layer's own size in place of ½ and 1, the error is {100 * exact:.1f} % at most."
     )
 
 
@@ -172,7 +181,6 @@ def run(settings: Settings) -> Finding:
     found = settings.map(one_draw, range(seeds), shared=x)
     runs = {(scheme, phi): [f[scheme, phi] for f in found] for phi in ACTIVATIONS for scheme in SCHEMES}
     rows = _rows(widths, runs)
-    verdict = judge(rows)
     chart = Chart(
         "calibrated",
         "Three rules through ten layers of 500 and 400 units",
@@ -181,8 +189,8 @@ def run(settings: Settings) -> Finding:
         tuple(_panel(widths, runs, phi, d) for d in ("forward", "backward") for phi in ACTIVATIONS),
     )
     return Finding(
-        verdict,
-        statement(rows, verdict),
+        judge(rows),
+        statement(rows),
         tuple(rows),
         (chart,),
         conditions={

@@ -11,6 +11,7 @@ from initwell.experiments.data import EMBEDDED, Dataset, load
 from initwell.experiments.jobs import run_all
 from initwell.experiments.pool import Pool
 from initwell.experiments.preparation import Prepared, prepared
+from initwell.experiments.reproduce.wording import first_sentence
 from initwell.experiments.statistics import Verdict
 from initwell.records import Record, Row, TableRecord
 
@@ -105,11 +106,15 @@ class Finding:
 class Outcome(TableRecord):
     """What a reproduction found.
 
+    A statement begins with its conclusion: one sentence, computed from the judgements, that says what was found and on
+    what it depends, and that stands alone in lists of many outcomes. The figures follow. A full stop and a space end
+    the sentence, so it holds no abbreviation such as "e.g.".
+
     Attributes:
         name: the claim's.
         claim: what was claimed.
         verdict: ``confirmed``, ``refuted`` or ``depends``, computed from the intervals.
-        statement: the finding in plain words, with the numbers.
+        statement: the finding in plain words: the conclusion, then the numbers.
         rows: the evidence; ``low`` and ``high`` are the ends of an interval.
         charts: its figures, as data.
         conditions: the data, the length, and the settings of the run that a reader needs.
@@ -124,6 +129,16 @@ class Outcome(TableRecord):
     charts: tuple[Chart, ...]
     conditions: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def conclusion(self) -> str:
+        """The statement's first sentence: what was found, and on what it depends."""
+        return first_sentence(self.statement)
+
+    @property
+    def figures(self) -> str:
+        """The rest of the statement."""
+        return self.statement.removeprefix(self.conclusion).strip()
 
     def table_title(self) -> str:
         """Return the verdict."""

@@ -12,6 +12,7 @@ from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, Moments, chain_of, draw_weights, rescaled, run_stack
+from initwell.experiments.reproduce.wording import capital, clause
 from initwell.experiments.statistics import Verdict
 from initwell.initializers.scaling import VarianceScaling
 
@@ -86,7 +87,24 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of([r["judgement"] for r in rows if r["rule"] == "average"])
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence on which shapes the average is as good as the better one-sided rule."""
+    shapes: dict[str, list[Judgement]] = {}
+    for row in rows:
+        if row["rule"] == "average":
+            shapes.setdefault(row["shape"], []).append(row["judgement"])
+    good = [shape for shape, found in shapes.items() if set(found) == {"holds"}]
+    worse = [shape for shape, found in shapes.items() if set(found) == {"fails"}]
+    other = [shape for shape in shapes if shape not in (*good, *worse)]
+    if len(worse) == len(shapes):
+        return "On every shape the average's worse side drifts further than that of the better one-sided rule."
+    told = clause("the average is as good as the better one-sided rule, or better, on {} stacks", good)
+    told += clause("the average is worse than the better one-sided rule on {} ones", worse)
+    told += clause("on {} ones it depends on the activation or is not settled", other)
+    return f"{capital(', '.join(told))}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
     parts = []
     for row in rows:
@@ -95,18 +113,10 @@ def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
         others = {r["rule"]: r for r in rows if r["shape"] == row["shape"] and r["activation"] == "identity"}
         sides = ", ".join(f"{name} {r['forward']:+.2f}/{r['backward']:+.2f}" for name, r in others.items())
         parts.append(f"{row['shape']}: {sides}")
-    good = [f"{r['shape']} ({r['activation']})" for r in rows if r["judgement"] == "holds"]
-    bad = [f"{r['shape']} ({r['activation']})" for r in rows if r["judgement"] not in ("holds", None)]
-    head = {
-        "confirmed": "The average is as good as the better one-sided rule, or better, on every shape.",
-        "refuted": "On every shape the average's worse side drifts further than that of the better one-sided rule.",
-        "depends": f"It depends on the shape: the average is as good or better for {', '.join(good) or 'none'}; "
-        f"not for {', '.join(bad)}.",
-    }[verdict]
     return (
-        f"{head} log₁₀ rms at the far end, forward/backward: {'; '.join(parts)}. One-sided rules pay n_out/n_in, "
-        "whose product over layers is only last width over first; the average pays 2·n_in/(n_in+n_out) on both sides, "
-        "and where widths go up and down again those factors multiply to less than 1."
+        f"{conclusion(rows)} The log₁₀ rms at the far end, forward/backward: {'; '.join(parts)}. One-sided rules pay "
+        "n_out/n_in, whose product over layers is only last width over first; the average pays 2·n_in/(n_in+n_out) on "
+        "both sides, and where widths go up and down again those factors multiply to less than 1."
     )
 
 
@@ -178,7 +188,6 @@ def run(settings: Settings) -> Finding:
         for key, moments in measured.items():
             runs.setdefault(key, []).append(moments)
     rows = _rows(runs, x.shape[1])
-    verdict = judge(rows)
     chart = Chart(
         "compromise",
         "Where layers are not square, which side pays",
@@ -188,8 +197,8 @@ def run(settings: Settings) -> Finding:
     )
     shapes = "; ".join(f"{name} {x.shape[1]}-{'-'.join(map(str, hidden))}" for name, hidden in SHAPES.items())
     return Finding(
-        verdict,
-        statement(rows, verdict),
+        judge(rows),
+        statement(rows),
         tuple(rows),
         (chart,),
         conditions={

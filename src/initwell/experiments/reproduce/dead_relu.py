@@ -13,6 +13,7 @@ from initwell.experiments.reproduce.activity import Activity, relu_activity
 from initwell.experiments.reproduce.bands import band
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of
+from initwell.experiments.reproduce.wording import capital, clause, grouped, listed
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 from initwell.experiments.zoo import build
@@ -180,12 +181,35 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of(list(judgements(rows).values()))
 
 
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence what kills units, what changes how many, and whether the dead stay dead."""
+    parts = judgements(rows)
+    rate = {
+        "holds": "high rates kill units",
+        "fails": "high rates kill no more units than low ones",
+        "open": "the seeds do not settle whether high rates kill units",
+    }[parts["the rate"]]
+    of = grouped({part: parts[part] for part in ("initialization", "policy")})
+    told = clause("{} change how many" if of["holds"][1:] else "{} changes how many", of["holds"])
+    told += clause("{} make no difference" if of["fails"][1:] else "{} makes no difference", of["fails"])
+    told += clause("the seeds do not settle whether {} matters", of["open"])
+    return f"{capital(rate)}, and {listed(told)}; {_staying(parts)}."
+
+
+def _staying(parts: Mapping[str, Judgement]) -> str:
+    words: Mapping[Judgement, str] = {"holds": "stay dead", "fails": "often come back", "open": "may or may not do so"}
+    one, four = (parts[f"staying dead, depth {depth}"] for depth in (SHALLOW, DEEP))
+    if one == four:
+        return f"the dead {words[one]}, with one hidden layer and with four"
+    return f"the dead {words[one]} with one hidden layer, and {words[four]} with four"
+
+
 def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
     by_rate = ", ".join(f"{r['value']:.1%} at {r['learning_rate']:g}" for r in _by_rate(rows))
-    parts = [f"Dead units at the end, one hidden layer, Kaiming start: {by_rate}."]
+    parts = [conclusion(rows), f"Dead units at the end, one hidden layer, Kaiming start: {by_rate}."]
     parts += [
-        f"{r['what'][0].upper()}{r['what'][1:]}: {100 * r['value']:+.1f} points "
+        f"{capital(r['what'])}: {100 * r['value']:+.1f} points "
         f"(95 % interval {100 * r['low']:+.1f} to {100 * r['high']:+.1f})."
         for r in rows
         if ": " in r["what"]
@@ -196,8 +220,8 @@ def statement(rows: Sequence[Mapping[str, Any]]) -> str:
         for r in rows
         if r["what"] == STAYED
     ]
-    parts.append("; ".join(f"{part}: {judgement}" for part, judgement in judgements(rows).items()) + ".")
-    return " ".join(parts)
+    judged_parts = "; ".join(f"{part}: {judgement}" for part, judgement in judgements(rows).items())
+    return " ".join([*parts, f"{capital(judged_parts)}."])
 
 
 def _by_rate(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

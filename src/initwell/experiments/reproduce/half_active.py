@@ -12,6 +12,7 @@ from initwell.experiments.reproduce.activity import relu_activity
 from initwell.experiments.reproduce.bands import band, points_over_seeds
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of, within
+from initwell.experiments.reproduce.wording import listed
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 from initwell.experiments.zoo import build
@@ -91,10 +92,33 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of([*half_at_start(rows), *sparser_with_depth(rows)])
 
 
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence whether half are active at the start, and in which network depth makes for sparser ends."""
+    start = half_at_start(rows)
+    if set(start) == {"holds"}:
+        half = "At initialization half of the outputs are positive in every layer"
+    else:
+        half = f"At initialization half of the outputs are positive in {start.count('holds')} of {len(start)} layers"
+    names = [r["network"] for r in rows if r["what"] == "slope at end"]
+    words: Mapping[Judgement, str] = {
+        "holds": "deeper layers end sparser",
+        "fails": "deeper layers end less sparse",
+        "open": "no trend with depth is sure",
+    }
+    by: dict[str, list[str]] = {}
+    for name, found in zip(names, sparser_with_depth(rows), strict=True):
+        by.setdefault(words[found], []).append(name)
+    ends = ", ".join(f"in {listed(networks)} {told}" for told, networks in by.items())
+    return f"{half}; after training, {ends}."
+
+
 def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
     start = [r["value"] for r in rows if r["what"] == "P(y>0) at start"]
-    parts = [f"At initialization {min(start):.2f} to {max(start):.2f} of the outputs are positive, by layer."]
+    parts = [
+        conclusion(rows),
+        f"At initialization {min(start):.2f} to {max(start):.2f} of the outputs are positive, by layer.",
+    ]
     for row in rows:
         if row["what"] != "slope at end":
             continue

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from initwell.experiments.data import load
 from initwell.experiments.preparation import prepared
 from initwell.experiments.reproduce.bands import band
 from initwell.experiments.reproduce.claim import Claim, Finding, Settings
-from initwell.experiments.reproduce.evidence import judged, over_seeds, verdict_of
+from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 
@@ -77,20 +78,42 @@ def evidence(sharing: str, runs: Sequence[Sequence[float]]) -> list[dict[str, An
     return [{**row, "seeds": len(runs)} for row in rows]
 
 
+def judgements(rows: Sequence[Mapping[str, Any]]) -> dict[str, Judgement]:
+    """Judge, for one slope a layer and one a channel, whether early slopes lie above late ones."""
+    return {r["sharing"]: judged(r["low"], r["high"], above=0.0) for r in rows if r["what"] == "early less late"}
+
+
 def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     """Give the verdict: early slopes above late ones, with one slope a layer and with one a channel."""
-    falls = [r for r in rows if r["what"] == "early less late"]
-    return verdict_of([judged(r["low"], r["high"], above=0.0) for r in falls])
+    return verdict_of(list(judgements(rows).values()))
+
+
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence whether slopes fall with depth, and under which sharing."""
+    words: Mapping[Judgement, str] = {
+        "holds": "larger",
+        "fails": "smaller",
+        "open": "neither surely larger nor smaller",
+    }
+    found = judgements(rows)
+    sharing = " and ".join(f"with one a {s}" for s in found)
+    if len(set(found.values())) == 1:
+        word = words[next(iter(found.values()))]
+        return f"PReLU slopes are {word} in the first third of the layers than in the last, {sharing} alike."
+    told = ", ".join(f"with one a {s} they are {words[judgement]}" for s, judgement in found.items())
+    return f"Whether PReLU slopes are larger in early layers than in late ones depends on what shares a slope: {told}."
 
 
 def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
-    parts = []
+    parts = [conclusion(rows)]
     for fall in (r for r in rows if r["what"] == "early less late"):
         slopes = [r["value"] for r in rows if r["what"] == "slope" and r["sharing"] == fall["sharing"]]
+        rises = sum(later > earlier for earlier, later in pairwise(slopes))
+        steady = f", with {rises} of {len(slopes) - 1} steps going up" if rises else ", falling at every step"
         parts.append(
             f"One slope a {fall['sharing']}: {', '.join(f'{s:.2f}' for s in slopes)} from the first layer to the last "
-            f"(start {START}); the first third less the last {fall['value']:+.3f} "
+            f"(start {START}){steady}; the first third less the last {fall['value']:+.3f} "
             f"(95 % interval {fall['low']:+.3f} to {fall['high']:+.3f})."
         )
     return " ".join(parts)

@@ -11,6 +11,7 @@ from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import ratio_over_seeds
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, Moments, chain_of, draw_weights, run_stack
+from initwell.experiments.reproduce.wording import capital, clause, grouped, listed
 from initwell.experiments.statistics import Verdict, judge, together
 from initwell.initializers.base import Initializer
 from initwell.initializers.basic import normal
@@ -123,7 +124,21 @@ def decide(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return together(row["judgement"] for row in rows)
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence which parts hold at every weight scale, at none, or at some."""
+    parts = {r["claim"]: together(o["judgement"] for o in rows if o["claim"] == r["claim"]) for r in rows}
+    of = grouped(parts)
+    if len(of["confirmed"]) == len(parts):
+        return f"At every weight scale tried {listed(parts)}."
+    if len(of["refuted"]) == len(parts):
+        return f"At no weight scale tried is it so that {listed(parts)}."
+    told = clause("at every scale tried {}", of["confirmed"])
+    told += clause("at no scale tried {}", of["refuted"])
+    told += clause("whether {} depends on n·Var(w)", of["depends"])
+    return f"The activation does not decide it all: {'; '.join(told)}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say part by part at which scales it holds, with the factors over the depth."""
     told = []
     for says in dict.fromkeys(row["claim"] for row in rows):
@@ -135,13 +150,8 @@ def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
             for judged, word in words.items()
             if any(r["judgement"] == judged for r in of_part)
         ]
-        told.append(f"{says[0].upper()}{says[1:]}: {'; '.join(lines)}")
-    end = {
-        "confirmed": "All of it holds at every weight scale tried.",
-        "refuted": "None of it holds at any weight scale tried.",
-        "depends": "So the activation alone decides neither: it depends on n·Var(w).",
-    }[verdict]
-    return f"Change of the rms over {DEPTH} layers of {WIDTH} units. {'. '.join(told)}. {end}"
+        told.append(f"{capital(says)}: {'; '.join(lines)}")
+    return f"{conclusion(rows)} Change of the rms over {DEPTH} layers of {WIDTH} units: {'. '.join(told)}."
 
 
 def _chart(found: Found, widths: Sequence[int]) -> Chart:
@@ -176,10 +186,9 @@ def run(settings: Settings) -> Finding:
     seeds = settings.seed_list() if settings.quick else tuple(range(4 * settings.seeds))
     found = measured(x, widths, seeds)
     rows = evidence(found, widths)
-    verdict = decide(rows)
     return Finding(
-        verdict=verdict,
-        statement=statement(rows, verdict),
+        verdict=decide(rows),
+        statement=statement(rows),
         rows=tuple({key: value for key, value in row.items() if key != "kind"} for row in rows),
         charts=(_chart(found, widths),),
         conditions={"seeds": len(seeds), "images": IMAGES, "layers": DEPTH, "width": WIDTH, "runs": f"beyond ×{RUN:g}"},
