@@ -39,8 +39,8 @@ def rows_with_gains(first: list[float], second: list[float]) -> list[dict[str, A
         ([0.02, 0.021, 0.022], [0.03, 0.031, 0.032], "refuted", "gains more than 0.5 points over zero, wherever tried"),
         ([0.02, 0.021, 0.022], [-0.03, -0.031, -0.032], "depends", "gains for mlp with 0.01, it does not for mlp with"),
         ([0.02, 0.021, 0.022], [0.2, -0.2, 0.1], "depends", "do not settle it for mlp with 0.1."),
-        ([0.2, -0.2, 0.1], [0.0, 0.0, 0.0], "depends", "exclude a gain of 0.5 points for mlp with 0.1 alone."),
-        ([0.2, -0.2, 0.1], [0.2, -0.2, 0.1], "depends", "so few seeds exclude no gain of 0.5 points."),
+        ([0.2, -0.2, 0.1], [0.0, 0.0, 0.0], "depends", "exclude one of 0.5 points only for mlp with 0.1."),
+        ([0.2, -0.2, 0.1], [0.2, -0.2, 0.1], "depends", "so few seeds can exclude one of 0.5 points for none."),
     ],
 )
 def test_verdicts(first: list[float], second: list[float], verdict: str, found: str) -> None:

@@ -25,8 +25,18 @@ def rows(first: str, second: str) -> list[dict[str, Any]]:
     [
         ("holds", "holds", "confirmed", "or better, on square and alternating stacks."),
         ("fails", "fails", "refuted", "On every shape the average's worse side drifts further"),
-        ("holds", "fails", "depends", "on square stacks, the average is worse than the better one-sided rule on alter"),
-        ("open", "fails", "depends", "on square ones it depends on the activation or is not settled."),
+        (
+            "holds",
+            "fails",
+            "depends",
+            "on square stacks and worse than the better one-sided rule on alternating stacks.",
+        ),
+        (
+            "open",
+            "fails",
+            "depends",
+            "rule on alternating stacks and one or the other, or not settled, on square stacks.",
+        ),
     ],
 )
 def test_verdict_from_numbers(first: str, second: str, verdict: str, words: str) -> None:

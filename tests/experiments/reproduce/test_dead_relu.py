@@ -46,8 +46,8 @@ def test_all_parts_fail() -> None:
     rows = evidence(made_up(rate=-0.1, stay=0.3, scheme=0.0, policy=0.0))
     assert set(judgements(rows).values()) == {"fails"} and judge(rows) == "refuted"
     assert first_sentence(statement(rows)) == (
-        "High rates kill no more units than low ones, and initialization and policy make no difference; the dead often "
-        "come back, with one hidden layer and with four."
+        "High rates kill no more units than low ones, and initialization and policy make no difference; the dead "
+        "come back in more than one case in ten, with one hidden layer and with four."
     )
 
 
@@ -68,7 +68,9 @@ def test_depths_that_differ_are_told_apart() -> None:
         if job.depth == DEEP:
             found[job] = replace(deaths, stayed=0.5 + 0.001 * job.seed)
     said = first_sentence(statement(evidence(found)))
-    assert said.endswith("the dead stay dead with one hidden layer, and often come back with four.")
+    assert said.endswith(
+        "the dead stay dead with one hidden layer, but come back in more than one case in ten with four."
+    )
 
 
 def test_diverged_runs_are_counted_apart() -> None:

@@ -16,10 +16,10 @@ def runs(start: float, end: Sequence[float]) -> list[list[list[float]]]:
 @pytest.mark.parametrize(
     ("start", "end", "verdict", "words"),
     [
-        (0.5, [0.5, 0.4, 0.3], "confirmed", "in every layer; after training, in mlp deeper layers end sparser."),
-        (0.8, [0.3, 0.4, 0.5], "refuted", "in 0 of 3 layers; after training, in mlp deeper layers end less sparse."),
-        (0.5, [0.3, 0.4, 0.5], "depends", "in every layer; after training, in mlp deeper layers end less sparse."),
-        (0.8, [0.5, 0.4, 0.3], "depends", "in 0 of 3 layers; after training, in mlp deeper layers end sparser."),
+        (0.5, [0.5, 0.4, 0.3], "confirmed", "in every layer; after training deeper layers end sparser in mlp."),
+        (0.8, [0.3, 0.4, 0.5], "refuted", "in 0 of 3 layers; after training deeper layers end less sparse in mlp."),
+        (0.5, [0.3, 0.4, 0.5], "depends", "in every layer; after training deeper layers end less sparse in mlp."),
+        (0.8, [0.5, 0.4, 0.3], "depends", "in 0 of 3 layers; after training deeper layers end sparser in mlp."),
     ],
 )
 def test_verdicts(start: float, end: Sequence[float], verdict: str, words: str) -> None:

@@ -29,9 +29,9 @@ def test_a_reach_that_shrinks_with_depth_is_told() -> None:
     shallow, deep = ([row(0.1, -0.01, depth=1), row(1.0, e, depth=1)] for e in (-0.01, -0.4)), row(0.1, -0.2, depth=20)
     for rows in shallow:
         found = first_sentence(statement([*rows, deep, row(1.0, -0.5, depth=20)]))
-        assert "the deeper the net the smaller" in found
+        assert "the smaller the deeper the net" in found
         assert found.endswith("and at no scale through 20 tanh.")
-    assert "the deeper" not in statement([row(0.1, -0.01, depth=1), row(1.0, -0.4, depth=1)])
+    assert "the deeper the net" not in statement([row(0.1, -0.01, depth=1), row(1.0, -0.4, depth=1)])
 
 
 def test_a_wide_interval_is_open() -> None:

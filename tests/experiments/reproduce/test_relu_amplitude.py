@@ -48,7 +48,11 @@ def test_the_verdict_and_its_words(judgements: list[str], verdict: str) -> None:
         for k, judged in enumerate(judgements)
     ]
     assert relu_amplitude.decide(rows) == verdict
-    words = {"confirmed": "At every weight", "refuted": "At no weight", "depends": "is held depends on n·Var(w)."}
+    words = {
+        "confirmed": "At every weight",
+        "refuted": "At no weight",
+        "depends": "is held depends on n·Var(w), not on",
+    }
     assert words[verdict] in first_sentence(relu_amplitude.statement(rows))
 
 
@@ -59,8 +63,9 @@ def test_parts_that_hold_at_every_scale_are_told_from_those_that_do_not() -> Non
                                   ("it dies", ("confirmed", "refuted")))
         for k, judged in enumerate(judgements)
     ]  # fmt: skip
-    assert first_sentence(relu_amplitude.statement(rows)).endswith(
-        "at every scale tried it holds; at no scale tried it grows; whether it dies depends on n·Var(w)."
+    assert first_sentence(relu_amplitude.statement(rows)) == (
+        "It holds at every weight scale tried; at no weight scale tried is it so that it grows; whether it dies "
+        "depends on n·Var(w), not on the activation alone."
     )
 
 

@@ -34,14 +34,16 @@ def test_confirmed_when_every_part_holds_in_every_reading() -> None:
     rows = rows_when(as_claimed())
     assert decide(rows) == "confirmed"
     found = first_sentence(statement(rows, 10))
-    assert found.startswith("It is so that xavier trains under ReLU, plain gaussian fails under ReLU, it recovers with")
+    assert found.startswith("Xavier trains under ReLU, plain gaussian fails under ReLU, it recovers with")
     assert ";" not in found
 
 
 def test_refuted_when_none_does() -> None:
     rows = rows_when(turned_round())
     assert decide(rows) == "refuted"
-    assert first_sentence(statement(rows, 10)).startswith("It is not so that xavier trains under ReLU, plain gaussian")
+    assert first_sentence(statement(rows, 10)).startswith(
+        "In no reading is it so that xavier trains under ReLU, plain gaussian"
+    )
 
 
 def test_depends_when_one_reading_fails_and_says_which() -> None:

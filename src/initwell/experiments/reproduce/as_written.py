@@ -194,7 +194,7 @@ def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     each = "; ".join(
         f"{r['mistake']}: {r['aim']} is {r['value']:.3g} (right: {r['right']}, {r['right_value']:.3g})" for r in rows
     )
-    return f"{conclusion(rows)}{more} Each figure ought to be 1. {each}."
+    return f"{conclusion(rows)}{more} Each figure ought to be 1: {each}."
 
 
 def _row(mistake: str, right: str, aim: str, written: Sequence[float], meant: Sequence[float]) -> dict[str, Any]:

@@ -112,8 +112,8 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
     if not none and not unknown:
         return f"A small constant bias at the start gains more than {100 * MATTERS:g} points over zero, wherever tried."
     if not some:
-        excluded = f"exclude a gain {counts} for {listed(none)} alone" if none else f"exclude no gain {counts}"
-        return f"No constant bias shows a gain over zero, but so few seeds {excluded}."
+        excluded = f"only for {listed(none)}" if none else "for none"
+        return f"No constant bias shows a gain over zero, but so few seeds can exclude one {counts} {excluded}."
     told = [f"it gains for {listed(some)}"]
     told += clause("it does not for {}", none)
     told += clause("the seeds do not settle it for {}", unknown)

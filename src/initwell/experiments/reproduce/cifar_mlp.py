@@ -15,7 +15,7 @@ from initwell.experiments.reproduce.trainings import (
     by_arm,
     run_trainings,
 )
-from initwell.experiments.reproduce.wording import capital, listed
+from initwell.experiments.reproduce.wording import listed
 from initwell.experiments.statistics import Verdict, judge, mean_interval, paired_difference, together
 from initwell.experiments.train import TrainConfig
 from initwell.initializers.base import Initializer
@@ -137,7 +137,10 @@ def statement(rows: Sequence[Mapping[str, Any]]) -> str:
         for what in SPEEDS
     )
     last = min(VERSIONS, key=lambda arm: found["final training loss", arm])
-    return f"{conclusion(rows)} {capital(shown)}. {told}. The lowest training loss in the end is that of {last[:2]}."
+    return (
+        f"{conclusion(rows)} Version by version, {shown}. {told}. The lowest training loss in the end is that of "
+        f"{last[:2]}."
+    )
 
 
 def _when(epochs: float) -> str:

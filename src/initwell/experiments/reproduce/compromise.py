@@ -12,7 +12,7 @@ from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, Moments, chain_of, draw_weights, rescaled, run_stack
-from initwell.experiments.reproduce.wording import capital, clause
+from initwell.experiments.reproduce.wording import clause, listed
 from initwell.experiments.statistics import Verdict
 from initwell.initializers.scaling import VarianceScaling
 
@@ -98,10 +98,10 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
     other = [shape for shape in shapes if shape not in (*good, *worse)]
     if len(worse) == len(shapes):
         return "On every shape the average's worse side drifts further than that of the better one-sided rule."
-    told = clause("the average is as good as the better one-sided rule, or better, on {} stacks", good)
-    told += clause("the average is worse than the better one-sided rule on {} ones", worse)
-    told += clause("on {} ones it depends on the activation or is not settled", other)
-    return f"{capital(', '.join(told))}."
+    told = clause("as good as the better one-sided rule, or better, on {} stacks", good)
+    told += clause("worse than the better one-sided rule on {} stacks", worse)
+    told += clause("one or the other, or not settled, on {} stacks", other)
+    return f"The average is {listed(told)}."
 
 
 def statement(rows: Sequence[Mapping[str, Any]]) -> str:

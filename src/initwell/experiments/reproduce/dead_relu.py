@@ -197,11 +197,15 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _staying(parts: Mapping[str, Judgement]) -> str:
-    words: Mapping[Judgement, str] = {"holds": "stay dead", "fails": "often come back", "open": "may or may not do so"}
+    words: Mapping[Judgement, str] = {
+        "holds": "stay dead",
+        "fails": "come back in more than one case in ten",
+        "open": "may or may not come back",
+    }
     one, four = (parts[f"staying dead, depth {depth}"] for depth in (SHALLOW, DEEP))
     if one == four:
         return f"the dead {words[one]}, with one hidden layer and with four"
-    return f"the dead {words[one]} with one hidden layer, and {words[four]} with four"
+    return f"the dead {words[one]} with one hidden layer, but {words[four]} with four"
 
 
 def statement(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -108,8 +108,8 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
     by: dict[str, list[str]] = {}
     for name, found in zip(names, sparser_with_depth(rows), strict=True):
         by.setdefault(words[found], []).append(name)
-    ends = ", ".join(f"in {listed(networks)} {told}" for told, networks in by.items())
-    return f"{half}; after training, {ends}."
+    ends = listed(f"{told} in {listed(by[told])}" for told in words.values() if told in by)
+    return f"{half}; after training {ends}."
 
 
 def statement(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -157,8 +157,9 @@ def statement(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{r['where']}, {r['stage']}, {r['tensor']}: {r['lowest']:.2g} to {r['highest']:.2g}" for r in bad[:4]
     )
     return (
-        f"{conclusion(rows)} It is so in {len(good)} of {len(real)} cases, and never the std itself: a normal tensor "
-        f"of mean 0 gives {normal['value']:.4f} (√(2/π)), and with a mean of 0 mean|x| cannot exceed the std. "
+        f"{conclusion(rows)} It is so in {len(good)} of {len(real)} cases, and even there it is not the std itself: "
+        f"a normal tensor of mean 0 gives {normal['value']:.4f} (√(2/π)), and with a mean of 0 mean|x| cannot exceed "
+        "the std. "
         f"The ratio mean|x|/std by tensor, over layers: {each}."
         + (f" Not, or not surely, within the factor: {off}." if bad else "")
         + " The reading wants a mean of 0 and few zeros; a constant part, such as a sigmoid's ½, hides a vanishing std."

@@ -17,7 +17,7 @@ from initwell.experiments.reproduce.evidence import (
 )
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, Moments, chain_of, draw_weights, run_stack
-from initwell.experiments.reproduce.wording import listed
+from initwell.experiments.reproduce.wording import capital, listed
 from initwell.experiments.statistics import Verdict
 from initwell.initializers.scaling import lecun
 
@@ -63,8 +63,8 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{'at no scale' if limit is None else f'up to rms {limit:g}'} through {depth} tanh"
         for depth, limit in limits.items()
     )
-    deeper = ", and the deeper the net the smaller they must be" if shrinks else ""
-    return f"Tanh counts as linear, {band}, for small inputs alone{deeper}: {told}."
+    deeper = ", the smaller the deeper the net" if shrinks else ""
+    return f"{capital(band)} tanh is linear only for small inputs{deeper}: {told}."
 
 
 def statement(rows: Sequence[Mapping[str, Any]]) -> str:

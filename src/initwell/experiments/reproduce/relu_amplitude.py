@@ -132,10 +132,10 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
         return f"At every weight scale tried {listed(parts)}."
     if len(of["refuted"]) == len(parts):
         return f"At no weight scale tried is it so that {listed(parts)}."
-    told = clause("at every scale tried {}", of["confirmed"])
-    told += clause("at no scale tried {}", of["refuted"])
-    told += clause("whether {} depends on n·Var(w)", of["depends"])
-    return f"The activation does not decide it all: {'; '.join(told)}."
+    told = clause("{} at every weight scale tried", of["confirmed"])
+    told += clause("at no weight scale tried is it so that {}", of["refuted"])
+    told += clause("whether {} depends on n·Var(w), not on the activation alone", of["depends"])
+    return f"{capital('; '.join(told))}."
 
 
 def statement(rows: Sequence[Mapping[str, Any]]) -> str:

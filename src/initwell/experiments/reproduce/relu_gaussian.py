@@ -113,8 +113,8 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
     false = [says for says, found in parts.items() if found == {"refuted"}]
     unsure = [says for says, found in parts.items() if found == {"depends"}]
     mixed = [says for says, found in parts.items() if len(found) > 1]
-    told = clause("it is so that {}", true)
-    told += clause("it is not so that {}", false)
+    told = clause("{}, in every reading", true)
+    told += clause("in no reading is it so that {}", false)
     told += clause("{} depends on which gaussian is meant", (f"whether {says}" for says in mixed))
     told += clause("the seeds do not settle whether {}", unsure)
     return f"{capital('; '.join(told))}."

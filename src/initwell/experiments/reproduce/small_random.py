@@ -122,8 +122,8 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
     return {
         "confirmed": f"From 0.01·randn the signal dies out within {DEPTH} layers for every activation and width tried.",
         "refuted": f"From 0.01·randn the signal survives {DEPTH} layers for every activation and width tried.",
-        "depends": "Whether the signal dies out from 0.01·randn depends on activation and width: within "
-        f"{DEPTH} layers it does, but not, or not with every seed, with {listed(alive or ['none'])}.",
+        "depends": "Whether the signal dies out from 0.01·randn depends on activation and width: it surely "
+        f"does within {DEPTH} layers in every case but {listed(alive or ['none'])}.",
     }[judge(rows)]
 
 
