@@ -132,6 +132,9 @@ def run_init(options: argparse.Namespace, output: Output) -> int:
     """Initialize a model, print the receipt, and save the weights where that was asked for."""
     if options.plan and options.scheme:
         raise ArgumentError("scheme", options.scheme, "--plan says already what is drawn; leave one of the two out.")
+    given = [name for name in ("rule", "only", "activation") if getattr(options, name)] if options.plan else []
+    if given:
+        raise ArgumentError(given[0], str(options.plan), f"The plan decides that already; leave --{given[0]} out.")
     save = _saver() if options.out else None
     from initwell.apply.plan import Plan
     from initwell.apply.write import init_
@@ -189,7 +192,7 @@ def run_measure(options: argparse.Namespace, output: Output) -> int:
     if options.format == "caffe":
         from initwell.measurement.debug_info import caffe_debug_info
 
-        print(caffe_debug_info(model, example.batch, loss=loss), end="")
+        output.write(caffe_debug_info(model, example.batch, loss=loss))
         return 0
     from initwell.measurement.probe import measure
 
