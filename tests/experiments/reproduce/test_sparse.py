@@ -42,14 +42,14 @@ def test_the_verdict_follows_from_paired_differences(gaps: list[float], scatter:
     found = first_sentence(statement(rows))
     words = {"confirmed": "Sparse is not worse", "refuted": "Sparse is worse", "depends": "Whether sparse is worse"}
     assert found.startswith(words[verdict])
-    assert ("it is in relu, depth 3" in found) == (verdict == "depends" and scatter < 0.01)
+    assert ("it is in relu of depth 3" in found) == (verdict == "depends" and scatter < 0.01)
     assert ("is not settled for every net" in found) == (scatter > 0.01)
 
 
 def test_a_tie_in_accuracy_with_a_slower_descent_is_told_as_both() -> None:
     said = statement(rows_of([0.0, 0.0, 0.0], slower=0.1))
     assert "a tie" in said
-    assert "falls more slowly in relu, depth 3" in first_sentence(said)
+    assert "falls more slowly in relu of depth 3" in first_sentence(said)
 
 
 def test_an_interval_that_reaches_above_the_margin_is_not_worse_and_no_tie() -> None:

@@ -23,7 +23,7 @@ def test_verdict_from_numbers(low: float, high: float, verdict: str) -> None:
     assert "1.18" in statement(rows)
     words = {"confirmed": "as the rule says", "refuted": "do not multiply", "depends": "in some cases and not"}
     found = first_sentence(statement(rows))
-    assert words[verdict] in found and found.endswith(", and a mean or a dependence adds to them.")
+    assert words[verdict] in found and found.endswith("; a mean or a dependence adds to the variance.")
 
 
 def test_what_adds_nothing_is_not_said_to() -> None:

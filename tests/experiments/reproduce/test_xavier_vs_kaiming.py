@@ -68,7 +68,12 @@ def test_one_optimizer(case: Case, verdict: Verdict, first: int | None) -> None:
     [
         (AS_CLAIMED, AS_CLAIMED, "confirmed", "with momentum at depth 30 and 50, with Adam at depth 30 and 50."),
         (NEVER, NEVER, "refuted", "do not differ in whether they train"),
-        (AS_CLAIMED, NEVER, "depends", "depth and optimizer: with momentum at depth 30 and 50, with Adam at none of"),
+        (
+            AS_CLAIMED,
+            NEVER,
+            "depends",
+            "depth and optimizer: with momentum at depth 30 and 50, with Adam at none for sure",
+        ),
         (BOTH_LOST, AS_CLAIMED, "depends", "with momentum at depth 30, with Adam at depth 30 and 50."),
         (UNSETTLED, UNSETTLED, "depends", "the seeds leave some depths open"),
     ],

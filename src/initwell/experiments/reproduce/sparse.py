@@ -40,8 +40,8 @@ class Net:
 
     @property
     def name(self) -> str:
-        """Such as "relu, depth 3"."""
-        return f"{self.activation}, depth {self.depth}"
+        """Such as "relu of depth 3"."""
+        return f"{self.activation} of depth {self.depth}"
 
     def starts(self) -> dict[str, Initializer]:
         """Return the two starts; over all entries, zeros included, their variance is the same."""

@@ -129,7 +129,7 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
         "depends": "For means of 0 and independence the rule holds in some cases and not, or not surely, in others",
     }[judge(rows)]
     outside = [r for r in rows if not r["judged"]]
-    more = ", and a mean or a dependence adds to them" if all(r["low"] > 1 + TOLERANCE for r in outside) else ""
+    more = "; a mean or a dependence adds to the variance" if all(r["low"] > 1 + TOLERANCE for r in outside) else ""
     return f"{head}{more}."
 
 

@@ -94,7 +94,7 @@ def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in one sentence at which depths Xavier stalls where Kaiming trains, by optimizer."""
     apart = {o: _apart(states(rows, o)) for o in dict.fromkeys(row["optimizer"] for row in rows)}
     told = ", ".join(
-        f"with {_title(o)} {f'at depth {listed(depths)}' if depths else 'at none of the depths tried'}"
+        f"with {_title(o)} {f'at depth {listed(depths)}' if depths else 'at none for sure'}"
         for o, depths in apart.items()
     )
     verdict = decide(rows)
