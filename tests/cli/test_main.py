@@ -1,6 +1,7 @@
 """Exit codes, streams and messages of the command line."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,12 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert f"usage: initwell {command}" in out
     assert len(out.splitlines()) > 5
+
+
+def test_help_speaks_of_no_option_that_no_command_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    named = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert named <= {"--help", "--version"}
 
 
 def test_a_callable_that_is_not_pointwise_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from initwell.cli import compare, demo, gain, models, reproduce
 from initwell.cli.output import Output
 from initwell.errors import InitwellError
 
-EPILOG = "exit codes: 0 done, 1 findings at or above --fail-on, 2 unusable input, 130 interrupted"
+EPILOG = "exit codes: 0 done, 2 unusable input, 130 interrupted"
 
 
 def parser() -> argparse.ArgumentParser:
