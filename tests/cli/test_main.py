@@ -241,3 +241,16 @@ def test_the_installed_command_runs_and_a_closed_pipe_is_no_error() -> None:
     ended = subprocess.run(["/bin/bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert ended.stderr == ""
     assert ended.stdout.splitlines()[0].startswith("Gain at second moment 1")
+
+
+def test_a_learning_rate_adds_the_size_of_the_updates(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["measure", MLP, *INPUT, "--lr", "0.1"]
+    assert main([*words, "--json"]) == 0
+    for row in json.loads(capsys.readouterr().out)["parameters"]:
+        assert row["update_ratio"] == pytest.approx(0.1 * row["gradient_rms"] / row["weight_rms"])
+    assert main([*words, "--parameters"]) == 0
+    assert "update_ratio" in capsys.readouterr().out
+    assert main([*words, "--format", "caffe"]) == 0
+    assert "    [Update] Layer " in capsys.readouterr().out
+    assert main(["measure", MLP, *INPUT, "--lr", "-1"]) == 2
+    assert "learning_rate: got -1.0" in capsys.readouterr().err

@@ -55,6 +55,12 @@ def add(commands: Any) -> None:
     measure.add_argument(
         "--format", choices=["table", "caffe"], default="table", help="caffe: Caffe's debug_info lines"
     )
+    measure.add_argument(
+        "--lr",
+        type=float,
+        metavar="RATE",
+        help="of plain gradient descent: adds update-to-weight ratios (see --parameters), or Caffe's [Update] lines",
+    )
     measure.add_argument("--parameters", action="store_true", help="the table of weights and their gradients instead")
     measure.add_argument("--out", type=Path, metavar="DIR", help="write a page with pictures there")
     measure.set_defaults(run=run_measure)
@@ -192,11 +198,11 @@ def run_measure(options: argparse.Namespace, output: Output) -> int:
     if options.format == "caffe":
         from initwell.measurement.debug_info import caffe_debug_info
 
-        output.write(caffe_debug_info(model, example.batch, loss=loss))
+        output.write(caffe_debug_info(model, example.batch, loss=loss, learning_rate=options.lr, seed=options.seed))
         return 0
     from initwell.measurement.probe import measure
 
-    found = measure(model, example.batch, loss=loss, seed=options.seed)
+    found = measure(model, example.batch, loss=loss, seed=options.seed, learning_rate=options.lr)
     output.show(_parameters(found) if options.parameters and not options.json else found, MEASURED_FIRST)
     if options.out:
         output.path("Page:", _page(options, example, found))
@@ -206,7 +212,9 @@ def run_measure(options: argparse.Namespace, output: Output) -> int:
 def _parameters(found: "Measurement") -> "Table":
     from initwell.report.tables import Table
 
-    columns = ("parameter", "shape", "weight_rms", "gradient_rms", "weight_abs_mean", "gradient_abs_mean")
+    with_updates = any(row["update_ratio"] is not None for row in found.parameters)
+    ratio = ("update_ratio",) if with_updates else ()
+    columns = ("parameter", "shape", "weight_rms", "gradient_rms", *ratio, "weight_abs_mean", "gradient_abs_mean")
     return Table("Parameters and their gradients", columns, tuple(found.parameters))
 
 
