@@ -29,7 +29,7 @@ def page(found: Sequence[tuple[Claim, Outcome]]) -> str:
         "",
         f"What `{COMMAND}` found on {data} (the {length} runs; {duration(seconds)} with two processes): "
         f"of {len(found)} claims {verdicts}. Each verdict and each sentence below is computed from the numbers "
-        "of its run; `initwell reproduce NAME` runs one again and draws its figures; with `--data DIR` on other images.",
+        "of its run; `initwell reproduce NAME` runs one again and draws its figures, on other images with `--data`.",
         "",
         "This page is written by `python scripts/claims_page.py`.",
         "",
