@@ -11,6 +11,7 @@ SRC = Path(__file__).parents[1] / "src" / "initwell"
 # Lowest first; a room may import from itself and from the rooms before it.
 ROOMS = [
     ["_version", "errors"],
+    ["files"],
     ["records"],
     ["charts"],
     ["theory"],
@@ -26,7 +27,7 @@ ROOMS = [
     ["cli", "__main__"],
 ]
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
-WITHOUT_TORCH = {"theory", "initializers", "sampling", "records", "errors", "charts"}
+WITHOUT_TORCH = {"theory", "initializers", "sampling", "records", "errors", "files", "charts"}
 
 
 def room_of(path: Path, root: Path = SRC) -> str:

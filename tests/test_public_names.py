@@ -34,6 +34,12 @@ def test_every_public_name_loads_and_says_what_it_is(name: str) -> None:
     assert name in dir(iw)
 
 
+def test_a_star_imports_the_public_names_and_nothing_else() -> None:
+    space: dict[str, object] = {}
+    exec("from initwell import *", space)
+    assert space.keys() - {"__builtins__"} == iw._PUBLIC.keys()
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="kaimin_"):
         _ = iw.kaimin_

@@ -105,6 +105,10 @@ _PUBLIC: dict[str, str] = {
 }
 
 
+# For ``from initwell import *``, which looks into no __getattr__ for what it is not told of.
+__all__ = list(_PUBLIC)
+
+
 def __getattr__(name: str) -> Any:
     """Load a public name on first use."""
     if name not in _PUBLIC:

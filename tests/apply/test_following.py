@@ -86,6 +86,10 @@ def test_without_any_activation_module_relu_is_assumed_and_says_so() -> None:
         (lambda x: torch.clamp_min(x, 0.0), "relu"),
         (lambda x: x.clamp(0, 6), "relu6"),
         (lambda x: x.clamp(-0.5, 2.0), "hardtanh(low=-0.5, high=2)"),
+        (torch.cos, "cos"),
+        (torch.erf, "erf"),
+        (torch.abs, "abs"),
+        (torch.atan, "arctan"),
     ],
 )
 def test_functional_activations_are_followed_with_an_example(act: Callable[[Tensor], Tensor], name: str) -> None:
@@ -111,6 +115,14 @@ def _squared(x: Tensor) -> Tensor:
         (lambda x: F.relu(x).square(), "then makes more of it, which the gain does not count"),
         (lambda x: x * torch.sigmoid(1.702 * x), "mul then makes more of it"),
         (F.tanhshrink, "sub then makes more of it"),
+        (lambda x: x.clamp(min=0).square(), "clamp in the forward of the model itself; pow then makes more of it"),
+        # GELU in both forms, softsign and a rescaling by the largest entry: the op is part of more.
+        (lambda x: 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.045 * x**3))), "mul then makes more of it"),
+        (lambda x: x * 0.5 * (1 + torch.erf(x / 2**0.5)), "followed as far as erf"),
+        (F.softsign, "followed as far as abs"),
+        (lambda x: x / x.abs().amax(), "followed as far as abs"),
+        (lambda x: x / (x.abs().mean() + 1), "followed as far as abs"),
+        (torch.asinh, "followed as far as asinh"),
         (lambda x: torch.maximum(x, torch.zeros_like(x)), "followed as far as maximum"),
         (lambda x: torch.where(x > 0, x, 0.1 * x), "may be part of an activation written by hand"),
         (lambda x: x.clamp(min=-1), "clamp in the forward of the model itself follows, which initwell has no gain for"),

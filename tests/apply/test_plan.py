@@ -277,7 +277,7 @@ def test_a_full_disk_leaves_the_older_plan_whole(tmp_path: Path, monkeypatch: py
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("initwell.apply.saved.os.fsync", full)
+    monkeypatch.setattr("initwell.files.os.fsync", full)
     with pytest.raises(ArgumentError, match="No space left"):
         plan(net(), "xavier").save(path)
     assert Plan.load(path) == made
@@ -319,8 +319,10 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataFormatError, match="UTF-8"):
         Plan.load(tmp_path / "binary.json")
-    with pytest.raises(ArgumentError, match="cannot be written"):
-        plan(net(), "kaiming").save(tmp_path / "no" / "folder.json")
+    with pytest.raises(ArgumentError, match=r"path: got .*cannot be written"):
+        plan(net(), "kaiming").save(tmp_path / "binary.json" / "a-file-is-no-folder.json")
+    plan(net(), "kaiming").save(tmp_path / "new" / "folder.json")
+    assert Plan.load(tmp_path / "new" / "folder.json").scheme
 
 
 def test_citations_are_of_what_is_used() -> None:

@@ -1,6 +1,8 @@
 """``initwell compare``: it resumes, records what diverges, and says what it cannot use."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,43 @@ def test_a_learning_rate_that_diverges_is_recorded_and_the_rest_goes_on(
     assert set(status) == {"xavier", "zeros"}
     # Nothing is left to draw for the runs that diverged; the page is there all the same.
     assert (tmp_path / "index.html").is_file()
+    assert main([*SMALL, "--out", str(tmp_path), "--schemes", "xavier", "--seeds", "1", "--lr", "1e30"]) == 0
+    assert "no run came to its end" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+LOUD = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        print("built", flush=True)
+        self.layer = nn.Linear(784, 10)
+    def forward(self, x):
+        if self.broken:
+            raise ValueError("no way through")
+        return self.layer(x.flatten(1))
+class Works(Net):
+    broken = False
+class Broken(Net):
+    broken = True
+"""
+
+
+def test_a_model_that_never_runs_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "never_runs.py").write_text(LOUD)
+    words = ["compare", "--model", f"{tmp_path}/never_runs.py:Broken", "--schemes", "xavier", "--seeds", "1"]
+    assert main([*words, "--epochs", "1", "--workers", "1", "--out", str(tmp_path / "out")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "No run could be made" in err and "no way through" in err
+
+
+def test_what_a_model_prints_in_the_workers_is_no_result(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    words = [sys.executable, "-m", "initwell", "compare", "--model", "loud.py:Works", "--schemes", "xavier", "--json"]
+    words += ["--seeds", "2", "--epochs", "1", "--batch-size", "500", "--workers", "2"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert [row["status"] for row in json.loads(done.stdout)["rows"]] == ["done", "done"]
+    assert "built" in done.stderr
 
 
 def test_a_full_disk_is_said_and_finished_runs_stand(

@@ -1,6 +1,7 @@
 """Exit codes, streams and messages of the command line."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,12 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert len(out.splitlines()) > 5
 
 
+def test_help_speaks_of_no_option_that_no_command_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    named = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert named <= {"--help", "--version"}
+
+
 def test_a_callable_that_is_not_pointwise_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "odd_functions.py"
     path.write_text("def total(x):\n    return x - x.sum()\ndef pole(x):\n    return 1 / (x * 0)\n")
@@ -100,7 +107,37 @@ def test_a_model_file_that_fails_is_named_with_its_error(tmp_path: Path, capsys:
     assert "import of 'not_installed_at_all' failed" in fails(capsys, *words)
     path.write_text(path.read_text().rpartition("import")[0])
     assert "RuntimeError: no such layer" in fails(capsys, *words)
-    assert "It gave a int, not a torch.nn.Module" in fails(capsys, "plan", f"{path}:number", "--scheme", "kaiming")
+    assert "It gave an object of type int, not a torch.nn.Module" in fails(
+        capsys, "plan", f"{path}:number", "--scheme", "kaiming"
+    )
+
+
+def test_a_model_that_ends_the_process_prints_or_is_no_function(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "loud_models.py"
+    path.write_text(
+        "import sys\nfrom torch import nn\n"
+        "def leaves():\n    sys.exit(7)\n"
+        "def prints():\n    print('one layer')\n    return nn.Linear(4, 2)\n"
+        "made = nn.Linear(4, 2)\n"
+    )
+    assert "sys.exit(7)" in fails(capsys, "plan", f"{path}:leaves", "--scheme", "kaiming")
+    assert "It is a model already; name a function" in fails(capsys, "plan", f"{path}:made", "--scheme", "kaiming")
+    assert main(["plan", f"{path}:prints", "--scheme", "kaiming", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["rows"] and "one layer" in err
+
+
+def test_what_would_have_no_effect_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = tmp_path / "plan.json"
+    assert main(["plan", MLP, *INPUT, "--scheme", "kaiming", "--out", str(saved)]) == 0
+    capsys.readouterr()
+    for option in (["--rule", "output=zeros"], ["--only", "output*"], ["--activation", "tanh"]):
+        said = fails(capsys, "init", MLP, *INPUT, "--plan", str(saved), *option)
+        assert f"The plan decides that already; leave {option[0]} out" in said
+    assert "--all names it too" in fails(capsys, "gain", "--all", "relu")
+    assert "There is no folder of that name. Known: mnist-5k." in fails(capsys, "measure", MLP, "--data", "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +160,7 @@ def test_nan_input_and_shapes_without_a_fan_are_refused(tmp_path: Path, capsys: 
         "    def forward(self, x):\n        raise ValueError('cannot run here')\n"
     )
     said = fails(capsys, "measure", f"{path}:Nan", "--input", "2x4")
-    assert "cannot run here" in said
+    assert "ValueError: cannot run here. Check that the batch" in said
 
 
 def test_interrupted_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,3 +241,16 @@ def test_the_installed_command_runs_and_a_closed_pipe_is_no_error() -> None:
     ended = subprocess.run(["/bin/bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert ended.stderr == ""
     assert ended.stdout.splitlines()[0].startswith("Gain at second moment 1")
+
+
+def test_a_learning_rate_adds_the_size_of_the_updates(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["measure", MLP, *INPUT, "--lr", "0.1"]
+    assert main([*words, "--json"]) == 0
+    for row in json.loads(capsys.readouterr().out)["parameters"]:
+        assert row["update_ratio"] == pytest.approx(0.1 * row["gradient_rms"] / row["weight_rms"])
+    assert main([*words, "--parameters"]) == 0
+    assert "update_ratio" in capsys.readouterr().out
+    assert main([*words, "--format", "caffe"]) == 0
+    assert "    [Update] Layer " in capsys.readouterr().out
+    assert main(["measure", MLP, *INPUT, "--lr", "-1"]) == 2
+    assert "learning_rate: got -1.0" in capsys.readouterr().err

@@ -8,7 +8,9 @@ from torch import nn
 from initwell.apply.plan import Plan, plan
 from initwell.apply.schemes.base import Choice, Entry, Scheme
 from initwell.apply.schemes.everywhere import Everywhere
+from initwell.apply.schemes.kaiming import Kaiming
 from initwell.apply.schemes.registry import collect, entries, scheme, scheme_names
+from initwell.apply.schemes.xavier import Xavier
 from initwell.apply.write import init_
 from initwell.errors import ArgumentError, ShapeError, UnknownNameError
 from initwell.initializers.scaling import lecun
@@ -124,6 +126,46 @@ def test_unknown_names_and_things_that_are_no_scheme() -> None:
         scheme("ortogonal")
     with pytest.raises(ArgumentError, match="or an initializer"):
         scheme(torch.nn.init.kaiming_normal_)
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "here"),
+    [
+        ("he", "kaiming"),
+        ("glorot", "xavier"),
+        ("xavier_uniform", "xavier"),
+        ("xavier_uniform_", "xavier"),
+        ("kaiming_normal", "kaiming"),
+        ("he_normal", "kaiming"),
+        ("glorot_uniform", "xavier"),
+        ("trunc_normal", "truncated_normal"),
+        ("lecun_normal", "lecun"),
+        ("random_normal", "normal"),
+        ("XAVIER", "xavier"),
+    ],
+)
+def test_the_names_of_other_libraries_lead_to_the_name_here(elsewhere: str, here: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"Did you mean {here!r}\\?$"):
+        scheme(elsewhere)
+    scheme(here)
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "here", "written", "asked"),
+    [
+        ("kaiming_uniform_", "kaiming", "Kaiming(distribution='uniform')", Kaiming(distribution="uniform")),
+        ("glorot_normal", "xavier", "Xavier(distribution='normal')", Xavier(distribution="normal")),
+        ("lecun_uniform", "lecun", "lecun(distribution='uniform')", lecun(distribution="uniform")),
+        ("he_trunc_normal", "kaiming", "Kaiming(distribution='trunc", Kaiming(distribution="truncated_normal")),
+    ],
+)
+def test_a_distribution_that_is_not_the_schemes_own_is_told_apart(
+    elsewhere: str, here: str, written: str, asked: object
+) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        scheme(elsewhere)
+    assert f"Did you mean {here!r}?" in str(caught.value) and written in str(caught.value)
+    assert written.split("'")[1] in scheme(asked).describe().replace(" ", "_")
 
 
 def test_a_choice_that_leaves_alone_says_why() -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from initwell.errors import ArgumentError, InitwellError, UnknownNameError
 from initwell.experiments.reproduce import catalogue
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Outcome, Settings
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     rows = ({"layer": 1, "low": 0.9, "high": 1.1}, {"layer": 2, "low": 0.8, "high": 1.2, "note": "<b>"})
-    return Outcome("a-claim", "It holds.", "confirmed", "It held.", rows, (), {"seeds": settings.seeds})
+    return Finding("confirmed", "It held.", rows, (), {"seeds": settings.seeds})
 
 
 def test_settings_give_data_and_seeds() -> None:
@@ -46,16 +46,24 @@ def test_settings_that_cannot_be() -> None:
 
 
 def test_an_outcome_prints_its_verdict_and_escapes() -> None:
-    outcome = run(Settings())
+    outcome = Claim("a-claim", "T", "It holds.", "S", run).reproduce(Settings())
     assert "a-claim: confirmed" in str(outcome)
     assert "Found: It held." in str(outcome)
+    assert (outcome.conclusion, outcome.figures) == ("It held.", "")
     assert "seeds 5" in str(outcome)
     assert outcome.table_columns() == ("layer", "low", "high", "note")
     assert "&lt;b&gt;" in outcome._repr_html_()
 
 
+def test_the_conclusion_ends_at_a_full_stop_and_not_within_a_number() -> None:
+    outcome = Outcome("n", "c", "depends", "By 2.5 points 0.01·randn: not by 1.5. Of 3.5, 2. More.", (), ())
+    assert outcome.conclusion == "By 2.5 points 0.01·randn: not by 1.5."
+    assert outcome.figures == "Of 3.5, 2. More."
+
+
 def test_reproducing_notes_data_length_and_time() -> None:
-    outcome = Claim("a-claim", "T", "C", "S", run).reproduce(Settings(seeds=2, quick=False))
+    outcome = Claim("a-claim", "T", "It holds.", "S", run).reproduce(Settings(seeds=2, quick=False))
+    assert (outcome.name, outcome.claim, outcome.verdict) == ("a-claim", "It holds.", "confirmed")
     assert outcome.conditions == {"data": "mnist-5k", "length": "full", "seeds": 2}
     assert outcome.seconds > 0
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -222,6 +222,22 @@ def test_a_best_rate_at_the_end_and_a_single_seed_are_said() -> None:
     assert any("One seed gives no interval" in note for note in notes)
     inside = Comparison.of("t", (), 0.1, [Made("a", r, (r, r)).runs()[k] for r in (0.1, 0.2) for k in (0, 1)], ())
     assert not any("beyond" in note or "One seed" in note for note in inside.table_notes())
+
+
+def test_intervals_keep_to_the_range_and_the_legend_to_what_varies() -> None:
+    made = [Made("a", 0.1, (0.5, 1.0, 1.0)), Made("a", 0.2, (0.0, 0.0, 0.3)), Made("b", 0.1, (0.5, 0.6, 0.7))]
+    runs = [run for m in made for run in m.runs()]
+    result = Comparison.of("t", (), 0.1, runs, ())
+    assert all(0 <= row["low"] <= row["test_accuracy"] <= row["high"] <= 1 for row in result.summary().rows)
+    assert result.summary().rows[0]["high"] == 1
+    assert "cut at 0 and 1" in result.summary().notes[0]
+    chart = result.charts()[-1]
+    assert (chart.name, [s.label for s in chart.panels[0].series]) == ("accuracy-by-rate", ["a", "b"])
+    assert "cut at 0 and 1" in chart.caption
+    assert all(low >= 0 and high <= 1 for s in chart.panels[0].series for low, high in zip(s.low, s.high, strict=True))
+    deep = [replace(run, given={**run.given, "depth": depth}) for depth in (2, 20) for run in runs]
+    labels = [s.label for s in Comparison.of("t", ("depth",), 0.1, deep, ()).charts()[-1].panels[0].series]
+    assert labels == ["a, depth 2", "b, depth 2", "a, depth 20", "b, depth 20"]
 
 
 SCRIPT = """

@@ -47,7 +47,7 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
 
 
 def test_unknown_names_and_folders() -> None:
-    with pytest.raises(UnknownNameError, match="Did you mean 'mnist-5k'"):
+    with pytest.raises(UnknownNameError, match=r"There is no folder of that name\. Did you mean 'mnist-5k'"):
         load("mnist5k")
     with pytest.raises(ArgumentError, match="There is no such folder"):
         load("/nowhere/at/all")

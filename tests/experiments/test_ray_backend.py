@@ -35,6 +35,11 @@ SCRIPT = """
     near = compare("mlp", data, workers=1, **grid)
     for a, b in zip(far.runs, near.runs, strict=True):
         assert a.result.loss_curve == b.result.loss_curve, (a, b)
+    # A model of the user's own, in a folder that Ray tells its workers nothing of.
+    from initwell.cli.naming import load_callable
+    build = load_callable(sys.argv[2] + ":build", "model")
+    own = compare(build, data, ["xavier"], 1, epochs=1, backend="ray")
+    assert [row["status"] for row in own.rows] == ["done"], own.rows
     again = compare("mlp", data, backend="ray", out=sys.argv[1], **grid)
     assert "4 of 4 runs were finished before" in again.notes[0], again.notes
     assert ray.is_initialized()
@@ -43,12 +48,35 @@ SCRIPT = """
 """
 
 
+MODEL = """
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(784, 10)
+
+        def forward(self, x):
+            return self.layer(x.flatten(1))
+
+    def build():
+        return Net()
+"""
+
+
 @pytest.mark.slow
 def test_a_local_ray_gives_the_same_runs(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
+    away = tmp_path / "elsewhere" / "my_own_model.py"
+    away.parent.mkdir()
+    away.write_text(textwrap.dedent(MODEL), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "out")], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(script), str(tmp_path / "out"), str(away)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.stdout.splitlines()[-1:] == ["all well"], done.stderr[-3000:]
 

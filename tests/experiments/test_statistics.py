@@ -62,6 +62,18 @@ def test_student_covers_as_often_as_it_says() -> None:
     assert abs(covered / 4000 - 0.95) < 0.0138
 
 
+def test_an_interval_is_cut_to_the_range_of_its_quantity_and_covers_as_often() -> None:
+    cut = mean_interval([0.9, 1.0, 1.0]).within(0, 1)
+    assert cut.high == 1 and cut.low == mean_interval([0.9, 1.0, 1.0]).low
+    single = mean_interval([0.5])
+    assert single.within(0, 1) == single, "no interval is not made one"
+    rng = np.random.default_rng(5)
+    found = [mean_interval(v).within(0, 1) for v in rng.uniform(0, 1, (4000, 3)).tolist()]
+    whole = [mean_interval(v) for v in np.random.default_rng(5).uniform(0, 1, (4000, 3)).tolist()]
+    assert [i.low <= 0.5 <= i.high for i in found] == [i.low <= 0.5 <= i.high for i in whole]
+    assert any(i.high > 1 for i in whole) and all(i.low >= 0 and i.high <= 1 for i in found)
+
+
 def test_one_value_has_no_interval_and_judges_nothing() -> None:
     single = mean_interval([0.5])
     assert (single.low, single.high) == (-math.inf, math.inf)

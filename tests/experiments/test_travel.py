@@ -102,7 +102,13 @@ def test_the_sentence_follows_from_the_numbers(
 ) -> None:
     text = _sentence({"scheme": "s", "signal": signal, "gradient": gradient, **ROW, "overlap": overlap})
     assert said in text
-    assert text.endswith("10 % ± 0 % of test images right after training.")
+    assert text.endswith("; 10 % of test images right after training.")
+
+
+def test_the_sentence_gives_the_ends_of_an_interval_that_is_cut() -> None:
+    row = {"scheme": "s", "signal": 0.5, "gradient": 0.5, **ROW, "test_accuracy": 0.8, "low": 0.55, "high": 1.0}
+    assert "80 % of test images right after training (95 % interval 55 to 100 %)" in _sentence(row)
+    assert "interval" not in _sentence({**row, "low": -math.inf, "high": math.inf, "seeds": 1})
 
 
 @pytest.mark.slow

@@ -7,17 +7,19 @@ import pytest
 
 from initwell.charts import Chart, Panel, Series
 from initwell.errors import DataFormatError
-from initwell.experiments.reproduce.claim import Claim, Outcome
+from initwell.experiments.reproduce.claim import Claim, Finding, Outcome
 from initwell.report.depth import depth_chart, depth_words
 from initwell.report.html import render
-from initwell.report.outcomes import keep, kept, reproduction_page
+from initwell.report.outcomes import keep, kept, reproduction_page, verdicts
 
 SERIES = Series("s", (1.0, 2.0), (math.inf, math.nan), (0.0, 1.0), (2.0, 3.0), "both")
 CHART = Chart("a chart", "t", "c", (Panel("p", "x", "y", (SERIES,), x_log=True),))
 OUTCOME = Outcome(
     "a-claim", "All is well.", "refuted", "It is 0.5 and not 1. More.", ({"value": 0.5},), (CHART,), {"seeds": 3}, 61.0
 )
-CLAIM = Claim("a-claim", "A <title>", "All is well.", "A paper", lambda _: OUTCOME)
+CLAIM = Claim(
+    "a-claim", "A <title>", "All is well.", "A paper", lambda _: Finding("refuted", OUTCOME.statement, (), ())
+)
 
 
 def test_an_outcome_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -38,6 +40,10 @@ def test_a_file_that_is_no_outcome_is_refused(content: str, tmp_path: Path) -> N
 def test_the_page_has_verdict_statement_evidence_and_what_failed() -> None:
     page = reproduction_page([CLAIM], [OUTCOME], {"other": "no data"}, "initwell reproduce a-claim")
     assert page.verdict == ("a-claim: refuted. It is 0.5 and not 1.", "other did not finish: no data")
+    assert page.sections[0].words[:2] == ("It is 0.5 and not 1.", "More.")
+    assert verdicts([OUTCOME]).rows == (
+        {"name": "a-claim", "verdict": "refuted", "conclusion": "It is 0.5 and not 1."},
+    )
     text = render(page)
     assert '<span class="badge refuted">refuted</span>' in text
     assert "A &lt;title&gt;" in text

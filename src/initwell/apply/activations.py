@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from initwell.apply.beyond import beyond
+from initwell.apply.beyond import alone, beyond
 from initwell.apply.following import Found, activation_of, follow, inside
 from initwell.apply.sites import Site, modules_of
 from initwell.errors import ArgumentError, InitwellError
@@ -14,7 +14,7 @@ from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
 from initwell.trace.failure import NeedsValuesError
 from initwell.trace.follow import Following, followings
-from initwell.trace.ops import ACTIVATIONS, BENDING, VIEWS
+from initwell.trace.ops import ACTIVATIONS, ALONE, BENDING, VIEWS
 from initwell.trace.recorder import record
 from initwell.trace.trace import Trace
 
@@ -79,7 +79,8 @@ class Finder:
         found = tuple(f for f in found if "embedding" not in f.start) or found
         if not found:
             return Found(None, "not used in the forward of the example")
-        bent = [f for f in found if f.kind in ("activation", "module") or f.op_name in _CLAMPS]
+        name = self._names[id(site.tensor)]
+        bent = [f for f in found if _bends(trace, name, f)]
         if not bent:
             return Found(None, self._without(found[0]))
         first = self._recognized(bent[0])
@@ -87,7 +88,7 @@ class Finder:
             return Found(None, f"{self._op(bent[0])} follows, which initwell has no gain for")
         others = len({(f.kind, f.op_name, f.path) for f in found}) - 1
         several = f"; its other uses end in {others} other places" if others else ""
-        more = beyond(trace, self._names[id(site.tensor)], bent[0])
+        more = beyond(trace, name, bent[0])
         uncounted = f"; {', '.join(more)} then makes more of it, which the gain does not count" if more else ""
         return Found(first, self._through(bent[0]) + several + uncounted)
 
@@ -97,6 +98,8 @@ class Finder:
         if known is not None:
             return known
         try:
+            if found.op_name in ALONE:
+                return activation(ALONE[found.op_name])
             if found.kind == "other":
                 return _from_clamp(found.arguments)
             return _from_op(found) if found.op_name in ACTIVATIONS else activation(module)
@@ -117,6 +120,12 @@ class Finder:
         if found.op_name in BENDING:
             return f"followed as far as {self._op(found)}, which may be part of an activation written by hand"
         return f"no activation follows before {self._op(found)}"
+
+
+def _bends(trace: Trace, parameter: str, found: Following) -> bool:
+    if found.kind == "other":
+        return found.op_name in _CLAMPS or (found.op_name in ALONE and alone(trace, parameter, found))
+    return found.kind in ("activation", "module")
 
 
 def _record(model: nn.Module, example: Any) -> tuple[Trace, tuple[str, ...]]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NoReturn
 
 from initwell.apply.record import Plan, PlanRow
 from initwell.errors import ArgumentError, DataFormatError
+from initwell.files import write
 from initwell.initializers.registry import distribution_from_dict
 from initwell.records import plain
 
@@ -21,30 +21,17 @@ _ROW = tuple(f.name for f in fields(PlanRow))
 
 
 def save(plan: Plan, path: str | Path) -> None:
-    """Write a plan into a file beside the one named, then rename it.
+    """Write a plan into a file, whole or not at all.
 
     Args:
         plan: the plan.
-        path: the file; its folder must exist.
+        path: the file; its folder is made when it is not there.
 
     Raises:
         ArgumentError: the file cannot be written; an older one of that name is still there.
     """
-    target = Path(path)
     text = json.dumps({"format": FORMAT, "version": VERSION, **_plain(plan)}, indent=1, ensure_ascii=False) + "\n"
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        try:
-            with beside.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        cure = f"It cannot be written ({error.strerror or error}); name a folder that exists, with space left on it."
-        raise ArgumentError("path", str(path), cure) from error
+    write(Path(path), text, "path")
 
 
 def _plain(plan: Plan) -> Any:

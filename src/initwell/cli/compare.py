@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from initwell.cli.naming import HOW, count, counts, is_callable_name, load_callable, names, numbers, options
 from initwell.cli.nets import LIBRARIES, Builder
 from initwell.cli.output import Output
-from initwell.errors import ArgumentError
+from initwell.errors import ArgumentError, ModelError
 
 if TYPE_CHECKING:
     from initwell.charts import Chart
@@ -94,6 +94,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
             warmup_steps=options.warmup_steps,
             **axes,
         )
+    if all(row["status"] == "failed" for row in found.rows):
+        raise ModelError(f"No run could be made. {'; '.join(dict.fromkeys(row['reason'] for row in found.rows))}")
     page = _page(options, found)
     if output.json:
         output.show(found)
@@ -131,8 +133,9 @@ def shown(charts: Sequence["Chart"]) -> tuple["Chart", ...]:
 
 
 def _page(given: argparse.Namespace, found: "Comparison") -> Path:
+    from initwell.files import write
     from initwell.report.conditions import conditions
-    from initwell.report.files import safe_name, write
+    from initwell.report.files import safe_name
     from initwell.report.html import Page, Section, save
     from initwell.report.plots import draw
     from initwell.report.tables import Table
@@ -166,6 +169,9 @@ def verdict(found: "Comparison") -> tuple[str, ...]:
     for group in found.best():
         first, *others = group
         where = ", ".join(f"{name} {value}" for name, value in first.group.items())
+        if not any(entry.finished for entry in group):
+            said.append(f"{where}: no run came to its end, so nothing can be said of the schemes.")
+            continue
         gaps = {row["scheme"]: row for row in found.summary().rows if all(row[k] == v for k, v in first.group.items())}
         ties = [o.scheme for o in others if (low := gaps[o.scheme]["behind_low"]) is not None and low <= 0]
         text = f"{where}: {first.scheme} is best, {100 * first.accuracy.value:.1f} % of test images right"

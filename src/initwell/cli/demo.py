@@ -37,8 +37,9 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace, output: Output) -> int:
     """Run the demonstration, print its tables and sentences, and write the page."""
     from initwell.experiments.demo import demo
+    from initwell.files import write
     from initwell.report.demo_page import demo_page, demo_table
-    from initwell.report.files import safe_name, write
+    from initwell.report.files import safe_name
     from initwell.report.html import save
     from initwell.report.plots import draw
     from initwell.report.text import duration, progress

@@ -35,6 +35,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     from initwell.theory.activations import activation_names
     from initwell.theory.gain import gain
 
+    if options.all and options.activation:
+        raise ArgumentError("activation", ", ".join(options.activation), "--all names it too; leave one of them out.")
     wanted = list(activation_names()) if options.all else options.activation
     if not wanted:
         raise ArgumentError("activation", "nothing", "Name at least one, such as gelu, or give --all.")

@@ -5,13 +5,14 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 from initwell._version import __version__
 from initwell.cli import compare, demo, gain, models, reproduce
 from initwell.cli.output import Output
 from initwell.errors import InitwellError
 
-EPILOG = "exit codes: 0 done, 1 findings at or above --fail-on, 2 unusable input, 130 interrupted"
+EPILOG = "exit codes: 0 done, 2 unusable input, 130 interrupted"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,10 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.command = shlex.join(["initwell", *(sys.argv[1:] if arguments is None else arguments)])
     output = Output(json=bool(getattr(options, "json", False)))
     try:
-        code: int = options.run(options, output)
+        # What a model's own code prints is no result.
+        with redirect_stdout(sys.stderr):
+            code: int = options.run(options, output)
         sys.stdout.flush()
     except InitwellError as error:
         output.error(str(error))
+        return 2
+    except SystemExit as stop:
+        output.error(f"The code of a model or function ended the process: sys.exit({stop.code!r}). Take that call out.")
         return 2
     except KeyboardInterrupt:
         output.error(f"Interrupted: {getattr(options, 'interrupted', 'nothing was written.')}")

@@ -55,6 +55,12 @@ def add(commands: Any) -> None:
     measure.add_argument(
         "--format", choices=["table", "caffe"], default="table", help="caffe: Caffe's debug_info lines"
     )
+    measure.add_argument(
+        "--lr",
+        type=float,
+        metavar="RATE",
+        help="of plain gradient descent: adds update-to-weight ratios (see --parameters), or Caffe's [Update] lines",
+    )
     measure.add_argument("--parameters", action="store_true", help="the table of weights and their gradients instead")
     measure.add_argument("--out", type=Path, metavar="DIR", help="write a page with pictures there")
     measure.set_defaults(run=run_measure)
@@ -132,6 +138,9 @@ def run_init(options: argparse.Namespace, output: Output) -> int:
     """Initialize a model, print the receipt, and save the weights where that was asked for."""
     if options.plan and options.scheme:
         raise ArgumentError("scheme", options.scheme, "--plan says already what is drawn; leave one of the two out.")
+    given = [name for name in ("rule", "only", "activation") if getattr(options, name)] if options.plan else []
+    if given:
+        raise ArgumentError(given[0], str(options.plan), f"The plan decides that already; leave --{given[0]} out.")
     save = _saver() if options.out else None
     from initwell.apply.plan import Plan
     from initwell.apply.write import init_
@@ -155,7 +164,7 @@ def _saver() -> Any:
         raise ArgumentError("out", "a file for weights", cure) from error
 
     def save(model: "nn.Module", path: Path) -> None:
-        from initwell.report.files import write_with
+        from initwell.files import write_with
 
         # save_model knows tied weights, which a plain state_dict would refuse.
         write_with(path, lambda neighbour: save_model(model, str(neighbour)))
@@ -189,11 +198,11 @@ def run_measure(options: argparse.Namespace, output: Output) -> int:
     if options.format == "caffe":
         from initwell.measurement.debug_info import caffe_debug_info
 
-        print(caffe_debug_info(model, example.batch, loss=loss), end="")
+        output.write(caffe_debug_info(model, example.batch, loss=loss, learning_rate=options.lr, seed=options.seed))
         return 0
     from initwell.measurement.probe import measure
 
-    found = measure(model, example.batch, loss=loss, seed=options.seed)
+    found = measure(model, example.batch, loss=loss, seed=options.seed, learning_rate=options.lr)
     output.show(_parameters(found) if options.parameters and not options.json else found, MEASURED_FIRST)
     if options.out:
         output.path("Page:", _page(options, example, found))
@@ -203,7 +212,9 @@ def run_measure(options: argparse.Namespace, output: Output) -> int:
 def _parameters(found: "Measurement") -> "Table":
     from initwell.report.tables import Table
 
-    columns = ("parameter", "shape", "weight_rms", "gradient_rms", "weight_abs_mean", "gradient_abs_mean")
+    with_updates = any(row["update_ratio"] is not None for row in found.parameters)
+    ratio = ("update_ratio",) if with_updates else ()
+    columns = ("parameter", "shape", "weight_rms", "gradient_rms", *ratio, "weight_abs_mean", "gradient_abs_mean")
     return Table("Parameters and their gradients", columns, tuple(found.parameters))
 
 

@@ -37,12 +37,12 @@ class Builder:
             ArgumentError: when the name means nothing.
             ModelError: when the model's own code fails.
         """
-        from torch import nn
-
         model = self._build(shape, classes)
-        if not isinstance(model, nn.Module):
-            raise ArgumentError("model", repr(self.name), f"It gave a {type(model).__name__}, not a torch.nn.Module.")
-        return model
+        if not _is_module(model):
+            kind = type(model).__name__
+            raise ArgumentError("model", repr(self.name), f"It gave an object of type {kind}, not a torch.nn.Module.")
+        built: nn.Module = model
+        return built
 
     def _build(self, shape: tuple[int, ...], classes: int) -> Any:
         library, _, rest = self.name.partition(":")
@@ -53,8 +53,16 @@ class Builder:
         if not is_callable_name(self.name):
             raise ArgumentError("model", repr(self.name), HOW)
         made = load_callable(self.name, "model")
+        if _is_module(made):
+            raise ArgumentError("model", repr(self.name), "It is a model already; name a function that returns one.")
         given = {"shape": shape, "classes": classes, **dict(self.extra)}
         return _guarded(self.name, lambda: made(**_wanted(made, given)))
+
+
+def _is_module(made: Any) -> bool:
+    from torch import nn
+
+    return isinstance(made, nn.Module)
 
 
 def _wanted(made: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:

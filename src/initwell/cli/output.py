@@ -20,13 +20,14 @@ class Output:
     """
 
     def __init__(self, *, json: bool = False) -> None:
-        """Remember which form was asked for; the streams are looked up when they are first written to."""
+        """Remember which form was asked for, and where results go even while stdout is turned aside."""
         self.json = json
+        self.results = sys.stdout
 
     @cached_property
     def stdout(self) -> "Console":
         """The console for results."""
-        return _console(sys.stdout)
+        return _console(self.results)
 
     @cached_property
     def stderr(self) -> "Console":
@@ -36,7 +37,7 @@ class Output:
     def show(self, record: Record, first: Sequence[str] = ()) -> None:
         """Print a record: as JSON, or as a table no wider than the terminal, the columns wanted most first."""
         if self.json:
-            print(record.to_json(indent=2))
+            self.write(record.to_json(indent=2) + "\n")
             return
         from initwell.report.text import fitted
 
@@ -44,7 +45,11 @@ class Output:
 
     def list(self, records: Sequence[Record]) -> None:
         """Print several records as one JSON list."""
-        print(json.dumps([json.loads(record.to_json()) for record in records], indent=2, ensure_ascii=False))
+        self.write(json.dumps([json.loads(r.to_json()) for r in records], indent=2, ensure_ascii=False) + "\n")
+
+    def write(self, text: str) -> None:
+        """Write a result to stdout as it is."""
+        print(text, end="", file=self.results)
 
     def say(self, text: str) -> None:
         """Print a line for a person; a machine reading JSON is spared it."""

@@ -41,7 +41,7 @@ class Entry(Record):
         learning_rate: the rate.
         runs: one a seed, failed ones left out.
         failed: how many failed.
-        accuracy: the test accuracy over seeds; a diverged run counts as chance.
+        accuracy: the test accuracy over seeds, its interval cut at 0 and 1; a diverged run counts as chance.
     """
 
     scheme: str
@@ -131,7 +131,7 @@ class Comparison(TableRecord):
         group = {name: given[name] for name in (*self.options, "optimizer")}
         ended = tuple(run for run in runs if run.status != "failed")
         values = [self._accuracy(run) for run in ended]
-        interval = mean_interval(values) if values else Interval(math.nan, math.nan, math.nan, 0)
+        interval = mean_interval(values).within(0, 1) if values else Interval(math.nan, math.nan, math.nan, 0)
         return Entry(given["scheme"], group, given["learning_rate"], ended, len(runs) - len(ended), interval)
 
     def _accuracy(self, run: Run) -> float:
@@ -188,8 +188,8 @@ class Comparison(TableRecord):
     def _reading(self, ties: int) -> list[str]:
         rates = len({run.given["learning_rate"] for run in self.runs})
         lines = [
-            "test_accuracy: mean over seeds, low and high its 95 % Student t interval; behind_best: the best scheme's "
-            "accuracy minus this one's, seed by seed."
+            "test_accuracy: mean over seeds, low and high its 95 % Student t interval, cut at 0 and 1; behind_best: "
+            "the best scheme's accuracy minus this one's, seed by seed."
         ]
         if rates > 1:
             lines.append(

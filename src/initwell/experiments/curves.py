@@ -84,8 +84,11 @@ def _band(
 
 def _by_rate(comparison: "Comparison") -> Chart:
     lines: dict[str, list[Entry]] = {}
-    for entry in comparison.entries():
-        label = " ".join(str(v) for v in (entry.scheme, *entry.group.values()))
+    found = comparison.entries()
+    # A setting that all share tells no line from another.
+    varied = [name for name in found[0].group if len({str(entry.group[name]) for entry in found}) > 1]
+    for entry in found:
+        label = ", ".join((entry.scheme, *(f"{name} {entry.group[name]}" for name in varied)))
         lines.setdefault(label, []).append(entry)
     series = []
     for label, entries in lines.items():
@@ -104,6 +107,6 @@ def _by_rate(comparison: "Comparison") -> Chart:
     return Chart(
         name="accuracy-by-rate",
         title=f"{comparison.title}: test accuracy by learning rate",
-        caption="Mean over seeds with its 95 % interval; a diverged run counts as chance.",
+        caption="Mean over seeds with its 95 % interval, cut at 0 and 1; a diverged run counts as chance.",
         panels=(Panel("Test accuracy", "learning rate", "share right", tuple(series), x_log=True),),
     )

@@ -121,7 +121,9 @@ def load(source: str | Path) -> Dataset:
             raise ArgumentError("data", str(source), "Name the folder that holds the files, not one file.")
         if "/" in str(source):
             raise ArgumentError("data", str(source), f"There is no such folder; the embedded data is {EMBEDDED!r}.")
-        raise UnknownNameError.among("data", str(source), [EMBEDDED])
+        near = UnknownNameError.among("data", str(source), [EMBEDDED])
+        cure = f"There is no folder of that name. {near.cure}"
+        raise UnknownNameError("data", repr(str(source)), cure)
     has_cifar = bool(cifar.training_files(directory))
     has_idx = any(idx.find_idx(directory, part, what) for part in ("train", "test") for what in ("images", "labels"))
     if has_cifar and has_idx:

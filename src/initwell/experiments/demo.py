@@ -253,8 +253,9 @@ def _middle(factors: Sequence[float]) -> float:
 
 def _sentence(row: Row) -> str:
     """Say in one sentence what the numbers of a scheme come to."""
-    half = (row["high"] - row["low"]) / 2
-    trained = f"{100 * row['test_accuracy']:.0f} % ± {100 * half:.0f} % of test images right after training"
+    trained = f"{100 * row['test_accuracy']:.0f} % of test images right after training"
+    if row["low"] < row["high"] and math.isfinite(row["high"] - row["low"]):
+        trained += f" (95 % interval {100 * row['low']:.0f} to {100 * row['high']:.0f} %)"
     if row["diverged"]:
         trained += f", {row['diverged']} of {row['seeds']} runs diverged"
     return f"{row['scheme']}: {_fate(row)}; {trained}."

@@ -1,5 +1,6 @@
 """Long-lived worker processes: each imports torch once, takes one job at a time, and may die without the others."""
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -201,6 +202,9 @@ def _why_no_start(code: int | None) -> str:
 def _serve(connection: Connection) -> None:
     """Be a worker: answer jobs until the other side closes."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    # What a model's own code prints here is no result of the parent's.
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears the interrupt and ends us
     import torch
 

@@ -1,7 +1,11 @@
 """The same jobs on a Ray cluster (or a local Ray), one core each; the caller keeps the results."""
 
 import importlib
-from collections.abc import Callable, Generator, Iterable
+import sys
+import sysconfig
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -33,10 +37,44 @@ def run_on_ray(
         # No number of cores: Ray refuses one where RAY_ADDRESS or `ray start` names a cluster that runs already.
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
-        yield from _in_flight(ray, function, items, shared, workers or int(ray.cluster_resources().get("CPU", 1)))
+        with _sent_along():
+            yield from _in_flight(ray, function, items, shared, workers or int(ray.cluster_resources().get("CPU", 1)))
     finally:
         if started_here:
             ray.shutdown()
+
+
+@contextmanager
+def _sent_along() -> Iterator[None]:
+    """Have the code of modules that a worker could not import travel with what uses it, as a model's own file."""
+    pickler = importlib.import_module("ray.cloudpickle")
+    own = [m for m in _modules_elsewhere() if m.__name__ not in pickler.list_registry_pickle_by_value()]
+    for module in own:
+        pickler.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in own:
+            pickler.unregister_pickle_by_value(module)
+
+
+def _modules_elsewhere() -> list[ModuleType]:
+    """Return the loaded modules that are neither installed nor in the folders that Ray hands to its workers."""
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    # Ray gives its workers this folder and that of the script.
+    reached = {Path.cwd(), Path(sys.argv[0]).resolve().parent}
+    apart = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        top = name.partition(".")[0]
+        if not file or top in ("__main__", "__mp_main__", "initwell", "ray"):
+            continue
+        path = Path(file).resolve()
+        up = 1 + name.count(".") if path.name == "__init__.py" else name.count(".")
+        home = path.parents[up] if up < len(path.parents) else path.parent
+        if home not in reached and not any(path.is_relative_to(root.resolve()) for root in installed):
+            apart.append(module)
+    return apart
 
 
 def _in_flight(

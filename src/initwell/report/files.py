@@ -1,55 +1,10 @@
-"""Writing results so that a reader never meets half a file."""
+"""Names of the files that a report is made of."""
 
-import os
 import re
-from collections.abc import Callable
-from pathlib import Path
 
-from initwell.errors import ArgumentError
+from initwell.files import write
 
-
-def write(path: Path, content: bytes | str, argument: str = "out") -> Path:
-    """Write a file whole or not at all: into a neighbour first, then renamed over the old one.
-
-    Args:
-        path: the file; its folder is made when it is not there.
-        content: bytes, or text that is written as UTF-8.
-        argument: the argument that named the place, for the error.
-
-    Returns:
-        The path.
-
-    Raises:
-        ArgumentError: when the place cannot be written (a full disk, no permission, a file where a folder should be).
-    """
-    data = content.encode("utf-8") if isinstance(content, str) else content
-
-    def put(neighbour: Path) -> None:
-        with neighbour.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-
-    return write_with(path, put, argument)
-
-
-def write_with(path: Path, put: Callable[[Path], object], argument: str = "out") -> Path:
-    """Have ``put`` write a neighbour of the file, then rename that over it; the rest as ``write`` does."""
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            put(neighbour)
-            neighbour.replace(path)
-        finally:
-            neighbour.unlink(missing_ok=True)
-    except OSError as error:
-        raise ArgumentError(
-            argument,
-            str(path),
-            f"It cannot be written ({error.strerror or error}). Name a folder you may write to with space left on it.",
-        ) from error
-    return path
+__all__ = ["safe_name", "write"]
 
 
 def safe_name(name: str) -> str:

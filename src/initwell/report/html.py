@@ -7,8 +7,9 @@ from importlib import resources
 from pathlib import Path
 
 from initwell.charts import Chart
+from initwell.files import write
 from initwell.records import Record, Row, TableRecord, cell
-from initwell.report.files import safe_name, write
+from initwell.report.files import safe_name
 from initwell.report.plots import inline_svg, printable
 
 # A longer table is folded away behind one line, so that the page can be read before it is studied.

@@ -1,7 +1,6 @@
 """The page of a reproduction run: one section a claim, the verdicts first."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def verdicts(outcomes: Sequence["Outcome"]) -> Table:
-    """Return the verdict and the statement of each outcome, one a row."""
-    rows = tuple({"name": o.name, "verdict": o.verdict, "statement": o.statement} for o in outcomes)
-    return Table("Verdicts", ("name", "verdict", "statement"), rows)
+    """Return the verdict and the conclusion of each outcome, one a row."""
+    rows = tuple({"name": o.name, "verdict": o.verdict, "conclusion": o.conclusion} for o in outcomes)
+    return Table("Verdicts", ("name", "verdict", "conclusion"), rows)
 
 
 def keep(outcome: "Outcome", folder: Path) -> Path:
@@ -85,7 +84,7 @@ def reproduction_page(
     counted = {v: sum(o.verdict == v for o in outcomes) for v in ("confirmed", "refuted", "depends")}
     said = ", ".join(f"{n} {v if v != 'depends' else 'depend'}" for v, n in counted.items() if n)
     verdict = [f"Of {len(outcomes)} claims {said}."] if len(outcomes) > 1 else []
-    verdict += [f"{o.name}: {o.verdict}. {_first_sentence(o.statement)}" for o in outcomes]
+    verdict += [f"{o.name}: {o.verdict}. {o.conclusion}" for o in outcomes]
     verdict += [f"{name} did not finish: {why}" for name, why in failures.items()]
     seconds = sum(o.seconds for o in outcomes)
     return Page(
@@ -98,16 +97,12 @@ def reproduction_page(
     )
 
 
-def _first_sentence(text: str) -> str:
-    # A full stop within a number ends no sentence; a colon ends what can be said in one breath.
-    return re.split(r"(?<=[.:;]) ", text, maxsplit=1)[0].rstrip(":;") if text else text
-
-
 def _section(claim: "Claim", outcome: "Outcome") -> Section:
+    words = (outcome.conclusion, outcome.figures, f"The claim: {claim.claim}", f"Source: {claim.source}")
     return Section(
         title=claim.title or claim.name,
         badge=outcome.verdict,
-        words=(outcome.statement, f"The claim: {claim.claim}", f"Source: {claim.source}"),
+        words=tuple(w for w in words if w),
         charts=tuple(outcome.charts),
         tables=(Table("Evidence", tuple(outcome.table_columns()), outcome.rows),),
         conditions={"claim": claim.name, **outcome.conditions, "time": duration(outcome.seconds)},

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from initwell.charts import Chart, Panel, Series
 from initwell.errors import ArgumentError
+from initwell.files import write
 from initwell.report.axes import UNDRAWABLE, drawable, mark_undrawable, set_scales
-from initwell.report.files import safe_name, write
+from initwell.report.files import safe_name
 from initwell.report.palette import FAINT, MARKERS, series_colours, stem, style_rc, themed
 
 if TYPE_CHECKING:

@@ -69,7 +69,12 @@ def forward_failure(error: Exception, paths: Mapping[int, str], model: str) -> M
             "Data-dependent control flow needs real data: use device='real', or measure."
         )
     return ModelError(
-        f"The forward of {model} failed in {place}{at}: {type(error).__name__}: {error} "
+        f"The forward of {model} failed in {place}{at}: {type(error).__name__}: {_sentence(error)} "
         "Check that the batch is what this model's forward takes: a tensor, a tuple of positional arguments, "
         "or a dict of keyword arguments."
     )
+
+
+def _sentence(error: Exception) -> str:
+    said = str(error).strip()
+    return said if said.endswith((".", "!", "?")) else f"{said}."

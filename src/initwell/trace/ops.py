@@ -42,10 +42,13 @@ FROM_SHAPE = frozenset(f"aten.{name}" for name in _FROM_SHAPE_NAMES.split())
 
 _BENDING_NAMES = """
     pow exp expm1 erf abs neg clamp clamp_min clamp_max log log1p sqrt square maximum minimum reciprocal rsqrt cos
-    where gt lt ge le
+    atan asinh where gt lt ge le
 """
 BENDING = frozenset(f"aten.{name}" for name in _BENDING_NAMES.split())
 """Pointwise ops of which activations are written by hand."""
+
+ALONE: Mapping[str, str] = {"aten.abs": "abs", "aten.atan": "arctan", "aten.cos": "cos", "aten.erf": "erf"}
+"""Bending ops that are an activation by themselves where a forward makes nothing more of them → its name."""
 
 RECTIFIERS = frozenset({"relu", "relu6", "rrelu", "threshold"})
 """Activations that give an exact zero for every negative input, so that a unit can be dead."""

@@ -8,6 +8,7 @@ import pytest
 
 from initwell.cli.main import main
 from initwell.experiments.reproduce.catalogue import claims
+from initwell.experiments.reproduce.wording import first_sentence
 
 NAMES = {
     *("variance-rules", "zero-init", "small-random", "calibrated", "cifar-mlp", "as-written", "relu-gaussian"),
@@ -22,13 +23,18 @@ def test_the_catalogue_holds_the_nineteen_claims() -> None:
 
 def check(outcome: dict[str, object], folder: Path) -> None:
     assert outcome["verdict"] in ("confirmed", "refuted", "depends")
-    assert len(str(outcome["statement"])) > 40
+    statement = str(outcome["statement"])
+    # A conclusion that can stand alone: of some length, begun with a word, and with figures to follow.
+    conclusion = first_sentence(statement)
+    assert 40 < len(conclusion) < 300 and conclusion != statement
+    assert conclusion[0].isupper()
     assert isinstance(outcome["rows"], list) and outcome["rows"]
-    with_intervals = [row for row in outcome["rows"] if "low" in row and "value" in row]
+    # Most rows call their estimate "value", those of a share of the loss "learnt"; what has no interval has None.
+    estimates = [(row.get("value", row.get("learnt")), row.get("low"), row.get("high")) for row in outcome["rows"]]
+    with_intervals = [tuple(map(float, found)) for found in estimates if None not in found]
     assert with_intervals, "no row has an interval"
-    for row in with_intervals:
-        low, value, high = (float(row[key]) for key in ("low", "value", "high"))
-        assert math.isnan(value) or low <= value <= high, row
+    for value, low, high in with_intervals:
+        assert math.isnan(value) or low <= value <= high, (low, value, high)
     assert isinstance(outcome["charts"], list) and outcome["charts"]
     assert len(list(folder.glob("*.png"))) == len(outcome["charts"])
 

@@ -14,6 +14,7 @@ from initwell.experiments.reproduce.as_written import (
     one_curve,
     statement,
 )
+from initwell.experiments.reproduce.wording import first_sentence
 
 WRONG, RIGHT, VAGUE = {"low": 0.4, "high": 0.6}, {"low": 0.97, "high": 1.03}, {"low": 0.5, "high": 1.5}
 
@@ -24,18 +25,19 @@ def row(written: dict[str, float], meant: dict[str, float] = RIGHT) -> dict[str,
 
 
 @pytest.mark.parametrize(
-    ("written", "verdict"),
+    ("written", "verdict", "found"),
     [
-        ((RIGHT, RIGHT), "confirmed"),
-        ((WRONG, WRONG), "refuted"),
-        ((WRONG, RIGHT), "depends"),
-        ((WRONG, VAGUE), "depends"),
+        ((RIGHT, RIGHT), "confirmed", "all 2 formulas do what the text beside them says."),
+        ((WRONG, WRONG), "refuted", "none of the 2 formulas does what the text beside it says."),
+        ((WRONG, RIGHT), "depends", "1 of the 2 formulas miss what the text beside them says and 1 give it."),
+        ((WRONG, VAGUE), "depends", "1 of the 2 formulas miss what the text beside them says and 1 stays undecided."),
     ],
 )
-def test_verdict_from_numbers(written: tuple[dict[str, float], ...], verdict: str) -> None:
+def test_verdict_from_numbers(written: tuple[dict[str, float], ...], verdict: str, found: str) -> None:
     rows = [row(w) for w in written]
     assert judge(rows) == verdict
-    assert "0.5" in statement(rows, judge(rows))
+    assert first_sentence(statement(rows)) == f"As printed, {found}"
+    assert "0.5" in statement(rows)
 
 
 def test_where_the_right_formula_misses_too_nothing_is_decided() -> None:

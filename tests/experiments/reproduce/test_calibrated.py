@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from initwell.experiments.reproduce.calibrated import factor_of, formula_factor, judge, statement
+from initwell.experiments.reproduce.wording import first_sentence
 
 
 def row(activation: str, value: float, judgement: str) -> dict[str, Any]:
@@ -13,13 +14,19 @@ def row(activation: str, value: float, judgement: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "verdict"),
-    [("holds", "holds", "confirmed"), ("fails", "fails", "refuted"), ("holds", "fails", "depends")],
+    ("first", "second", "verdict", "found"),
+    [
+        ("holds", "holds", "confirmed", "every layer's size, forward and backward, for identity and tanh."),
+        ("fails", "fails", "refuted", "the sizes in no stack tried."),
+        ("holds", "fails", "depends", "for identity, but not always for tanh."),
+        ("open", "fails", "depends", "in some stacks alone: for identity and tanh it is off in others."),
+    ],
 )
-def test_verdict_from_numbers(first: str, second: str, verdict: str) -> None:
+def test_verdict_from_numbers(first: str, second: str, verdict: str, found: str) -> None:
     rows = [row("identity", 1.0, first), row("tanh", 0.7, second)]
     assert judge(rows) == verdict
-    assert "tanh 30.0 %" in statement(rows, judge(rows))
+    assert first_sentence(statement(rows)).endswith(found)
+    assert "tanh 30.0 %" in statement(rows)
 
 
 def test_the_formula_counts_the_right_fans() -> None:

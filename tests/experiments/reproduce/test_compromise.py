@@ -6,6 +6,7 @@ import pytest
 
 from initwell.experiments.reproduce.compromise import drift, judge, judge_shape, statement, worse_side
 from initwell.experiments.reproduce.stacks import Moments
+from initwell.experiments.reproduce.wording import first_sentence
 
 
 def rows(first: str, second: str) -> list[dict[str, Any]]:
@@ -20,13 +21,29 @@ def rows(first: str, second: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "verdict"),
-    [("holds", "holds", "confirmed"), ("fails", "fails", "refuted"), ("holds", "fails", "depends")],
+    ("first", "second", "verdict", "words"),
+    [
+        ("holds", "holds", "confirmed", "or better, on square and alternating stacks."),
+        ("fails", "fails", "refuted", "On every shape the average's worse side drifts further"),
+        (
+            "holds",
+            "fails",
+            "depends",
+            "on square stacks and worse than the better one-sided rule on alternating stacks.",
+        ),
+        (
+            "open",
+            "fails",
+            "depends",
+            "rule on alternating stacks and one or the other, or not settled, on square stacks.",
+        ),
+    ],
 )
-def test_verdict_from_numbers(first: str, second: str, verdict: str) -> None:
+def test_verdict_from_numbers(first: str, second: str, verdict: str, words: str) -> None:
     found = rows(first, second)
     assert judge(found) == verdict
-    assert "-1.21/-1.20" in statement(found, judge(found))
+    assert words in first_sentence(statement(found))
+    assert "-1.21/-1.20" in statement(found)
 
 
 @pytest.mark.parametrize(

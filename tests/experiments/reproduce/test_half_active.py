@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from initwell.experiments.reproduce.half_active import Job, evidence, judge, statement, trajectory
+from initwell.experiments.reproduce.wording import first_sentence
 
 
 def runs(start: float, end: Sequence[float]) -> list[list[list[float]]]:
@@ -13,17 +14,18 @@ def runs(start: float, end: Sequence[float]) -> list[list[list[float]]]:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "verdict"),
+    ("start", "end", "verdict", "words"),
     [
-        (0.5, [0.5, 0.4, 0.3], "confirmed"),
-        (0.8, [0.3, 0.4, 0.5], "refuted"),
-        (0.5, [0.3, 0.4, 0.5], "depends"),
-        (0.8, [0.5, 0.4, 0.3], "depends"),
+        (0.5, [0.5, 0.4, 0.3], "confirmed", "in every layer; after training deeper layers end sparser in mlp."),
+        (0.8, [0.3, 0.4, 0.5], "refuted", "in 0 of 3 layers; after training deeper layers end less sparse in mlp."),
+        (0.5, [0.3, 0.4, 0.5], "depends", "in every layer; after training deeper layers end less sparse in mlp."),
+        (0.8, [0.5, 0.4, 0.3], "depends", "in 0 of 3 layers; after training deeper layers end sparser in mlp."),
     ],
 )
-def test_verdicts(start: float, end: Sequence[float], verdict: str) -> None:
+def test_verdicts(start: float, end: Sequence[float], verdict: str, words: str) -> None:
     rows = evidence("mlp", runs(start, end))
     assert judge(rows) == verdict
+    assert first_sentence(statement(rows)).endswith(words)
     assert f"{end[-1]:.2f} in the last" in statement(rows)
 
 

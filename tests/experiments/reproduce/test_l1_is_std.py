@@ -6,6 +6,7 @@ import pytest
 from scipy import integrate, stats
 
 from initwell.experiments.reproduce.l1_is_std import DISTRIBUTIONS, judge, judge_row, sampled, statement
+from initwell.experiments.reproduce.wording import first_sentence
 
 
 def row(low: float, high: float, where: str = "relu MLP", tensor: str = "weight") -> dict[str, Any]:
@@ -26,7 +27,20 @@ def row(low: float, high: float, where: str = "relu MLP", tensor: str = "weight"
 def test_verdict_from_numbers(real: list[tuple[float, float]], verdict: str) -> None:
     rows = [row(0.797, 0.799, "distribution", "normal"), *(row(*r) for r in real)]
     assert judge(rows) == verdict
-    assert "0.7980" in statement(rows, judge(rows))
+    assert "0.7980" in statement(rows)
+    words = {
+        "confirmed": "always for weights.",
+        "refuted": "never for weights.",
+        "depends": "not always, or not surely",
+    }
+    assert words[verdict] in first_sentence(statement(rows))
+
+
+def test_kinds_of_tensor_are_told_apart() -> None:
+    rows = [row(0.797, 0.799, "distribution", "normal"), row(0.7, 0.8), row(3.0, 4.0, tensor="after φ")]
+    assert first_sentence(statement(rows)) == (
+        "Within a factor 2 mean|x| can be read as the std always for weights; never for what leaves φ."
+    )
 
 
 def test_layers_that_disagree_leave_a_tensor_open() -> None:

@@ -3,7 +3,8 @@
 import pytest
 from torch import nn
 
-from initwell.experiments.reproduce.prelu_slopes import CHANNELS, START, evidence, judge, network
+from initwell.experiments.reproduce.prelu_slopes import CHANNELS, START, evidence, judge, network, statement
+from initwell.experiments.reproduce.wording import first_sentence
 
 
 def rows(layer: list[float], channel: list[float]) -> list[dict[str, object]]:
@@ -15,16 +16,28 @@ def rows(layer: list[float], channel: list[float]) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    ("layer", "channel", "verdict"),
+    ("layer", "channel", "verdict", "words"),
     [
-        ([0.6, 0.3, 0.1], [0.4, 0.3, 0.2], "confirmed"),
-        ([0.1, 0.3, 0.6], [0.2, 0.3, 0.4], "refuted"),
-        ([0.6, 0.3, 0.1], [0.2, 0.3, 0.4], "depends"),
-        ([0.3, 0.3, 0.3], [0.3, 0.3, 0.3 - 1e-9], "depends"),
+        ([0.6, 0.3, 0.1], [0.4, 0.3, 0.2], "confirmed", "PReLU slopes are larger in the first third"),
+        ([0.1, 0.3, 0.6], [0.2, 0.3, 0.4], "refuted", "PReLU slopes are smaller in the first third"),
+        (
+            [0.6, 0.3, 0.1],
+            [0.2, 0.3, 0.4],
+            "depends",
+            "with one a layer they are larger, with one a channel they are s",
+        ),
+        ([0.3, 0.3, 0.3], [0.3, 0.3, 0.3 - 1e-9], "depends", "neither surely larger nor smaller in the first third"),
     ],
 )
-def test_verdicts(layer: list[float], channel: list[float], verdict: str) -> None:
-    assert judge(rows(layer, channel)) == verdict
+def test_verdicts(layer: list[float], channel: list[float], verdict: str, words: str) -> None:
+    found = rows(layer, channel)
+    assert judge(found) == verdict
+    assert words in first_sentence(statement(found))
+
+
+def test_slopes_that_rise_on_the_way_down_are_told() -> None:
+    said = statement(rows([0.6, 0.1, 0.3], [0.4, 0.3, 0.2]))
+    assert "1 of 2 steps going up" in said and "falling at every step" in said
 
 
 def test_slopes_are_shared_as_named() -> None:

@@ -6,6 +6,7 @@ import pytest
 from initwell.experiments.reproduce import relu_amplitude
 from initwell.experiments.reproduce.claim import Settings
 from initwell.experiments.reproduce.relu_amplitude import PARTS, SCALES, judge_part, predicted
+from initwell.experiments.reproduce.wording import first_sentence
 from initwell.theory.moments import derivative_second_moment, second_moment
 
 
@@ -47,8 +48,25 @@ def test_the_verdict_and_its_words(judgements: list[str], verdict: str) -> None:
         for k, judged in enumerate(judgements)
     ]
     assert relu_amplitude.decide(rows) == verdict
-    said = relu_amplitude.statement(rows, relu_amplitude.decide(rows))
-    assert {"confirmed": "All of it", "refuted": "None of it", "depends": "it depends on n·Var(w)"}[verdict] in said
+    words = {
+        "confirmed": "At every weight",
+        "refuted": "At no weight",
+        "depends": "is held depends on n·Var(w), not on",
+    }
+    assert words[verdict] in first_sentence(relu_amplitude.statement(rows))
+
+
+def test_parts_that_hold_at_every_scale_are_told_from_those_that_do_not() -> None:
+    rows = [
+        {"claim": claim, "scheme": f"s{k}", "value": 0.5, "judgement": judged}
+        for claim, judgements in (("it holds", ("confirmed",) * 2), ("it grows", ("refuted",) * 2),
+                                  ("it dies", ("confirmed", "refuted")))
+        for k, judged in enumerate(judgements)
+    ]  # fmt: skip
+    assert first_sentence(relu_amplitude.statement(rows)) == (
+        "It holds at every weight scale tried; at no weight scale tried is it so that it grows; whether it dies "
+        "depends on n·Var(w), not on the activation alone."
+    )
 
 
 def test_the_predicted_factor_a_layer_is_that_of_the_gaussian_moments() -> None:

@@ -5,6 +5,7 @@ import pytest
 from initwell.experiments.reproduce import relu_gaussian
 from initwell.experiments.reproduce.relu_gaussian import PARTS, PerOutput, decide, evidence, judge_part, statement
 from initwell.experiments.reproduce.trainings import Trained, Training, run_training
+from initwell.experiments.reproduce.wording import first_sentence
 from initwell.experiments.train import TrainConfig, TrainResult
 from initwell.initializers.layout import Layout
 
@@ -32,25 +33,31 @@ def turned_round() -> dict[str, tuple[float, ...]]:
 def test_confirmed_when_every_part_holds_in_every_reading() -> None:
     rows = rows_when(as_claimed())
     assert decide(rows) == "confirmed"
-    assert "Every part holds" in statement(rows, "confirmed", 10)
+    found = first_sentence(statement(rows, 10))
+    assert found.startswith("Xavier trains under ReLU, plain gaussian fails under ReLU, it recovers with")
+    assert ";" not in found
 
 
 def test_refuted_when_none_does() -> None:
     rows = rows_when(turned_round())
     assert decide(rows) == "refuted"
-    assert "No part holds" in statement(rows, "refuted", 10)
+    assert first_sentence(statement(rows, 10)).startswith(
+        "In no reading is it so that xavier trains under ReLU, plain gaussian"
+    )
 
 
 def test_depends_when_one_reading_fails_and_says_which() -> None:
     rows = rows_when(as_claimed() | {"std 0.01, sigmoid": (0.0, 0.0, 0.0)})
     assert decide(rows) == "depends"
-    assert "does not hold for std 0.01, sigmoid." in statement(rows, "depends", 10)
+    said = statement(rows, 10)
+    assert first_sentence(said).endswith("; whether it recovers with sigmoid depends on which gaussian is meant.")
+    assert "does not hold for std 0.01, sigmoid." in said
 
 
 def test_depends_when_the_seeds_do_not_settle_a_part() -> None:
     rows = rows_when(as_claimed() | {"std 1, sigmoid": (0.0, 0.1, 0.3)})
     assert decide(rows) == "depends"
-    assert "the seeds do not settle std 1, sigmoid." in statement(rows, "depends", 10)
+    assert "The seeds do not settle std 1, sigmoid." in statement(rows, 10)
 
 
 def test_runs_that_diverge_count_as_not_trained_and_are_counted() -> None:

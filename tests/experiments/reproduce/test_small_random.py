@@ -15,6 +15,7 @@ from initwell.experiments.reproduce.small_random import (
     statement,
     theory_by_layer,
 )
+from initwell.experiments.reproduce.wording import first_sentence
 
 
 def row(judgement: str, width: int = 100) -> dict[str, Any]:
@@ -28,7 +29,13 @@ def row(judgement: str, width: int = 100) -> dict[str, Any]:
 def test_verdict_from_numbers(judgements: tuple[str, str], verdict: str) -> None:
     rows = [row(j, width) for j, width in zip(judgements, (100, 10_000), strict=True)]
     assert judge(rows) == verdict
-    assert ("7" in statement(rows, judge(rows))) == ("holds" in judgements)
+    assert ("at layer 7" in statement(rows)) == ("holds" in judgements)
+    words = {
+        "confirmed": "dies out within 50",
+        "refuted": "survives 50",
+        "depends": "in every case but tanh at width 10,000.",
+    }
+    assert words[verdict] in first_sentence(statement(rows))
 
 
 def test_a_signal_dies_at_its_first_dead_layer() -> None:

@@ -4,6 +4,7 @@ import pytest
 from initwell.experiments.reproduce import sparse
 from initwell.experiments.reproduce.sparse import MARGIN, NETS, decide, judge_gap, kind_of, statement
 from initwell.experiments.reproduce.trainings import Trained, Training
+from initwell.experiments.reproduce.wording import first_sentence
 from initwell.experiments.train import TrainConfig, TrainResult
 from initwell.initializers.layout import Layout
 from initwell.sampling.fill import fill
@@ -38,14 +39,24 @@ def rows_of(gaps: list[float], scatter: float = 0.001, slower: float = 0.0) -> l
 def test_the_verdict_follows_from_paired_differences(gaps: list[float], scatter: float, verdict: str) -> None:
     rows = rows_of(gaps, scatter)
     assert decide(rows) == verdict
-    said = statement(rows, decide(rows))
-    assert {"confirmed": "as well as", "refuted": "worse than", "depends": "not settled"}[verdict] in said
+    found = first_sentence(statement(rows))
+    words = {"confirmed": "Sparse is not worse", "refuted": "Sparse is worse", "depends": "Whether sparse is worse"}
+    assert found.startswith(words[verdict])
+    assert ("it is in relu of depth 3" in found) == (verdict == "depends" and scatter < 0.01)
+    assert ("is not settled for every net" in found) == (scatter > 0.01)
 
 
 def test_a_tie_in_accuracy_with_a_slower_descent_is_told_as_both() -> None:
-    said = statement(rows_of([0.0, 0.0, 0.0], slower=0.1), "confirmed")
+    said = statement(rows_of([0.0, 0.0, 0.0], slower=0.1))
     assert "a tie" in said
-    assert "falls more slowly in relu, depth 3" in said
+    assert "falls more slowly in relu of depth 3" in first_sentence(said)
+
+
+def test_an_interval_that_reaches_above_the_margin_is_not_worse_and_no_tie() -> None:
+    rows = rows_of([0.008, 0.008, 0.008], scatter=0.008)
+    assert decide(rows) == "confirmed"
+    said = statement(rows)
+    assert "not worse, perhaps better" in said and "within" not in said
 
 
 def test_the_margin_decides() -> None:

@@ -12,7 +12,6 @@ from initwell.experiments.reproduce.trainings import (
     at_best_rate,
     at_swept_rate,
     by_arm,
-    curve_with_band,
     grid,
     run_training,
     smoothed,
@@ -90,12 +89,6 @@ def test_the_grid_is_every_arm_rate_and_seed() -> None:
 
 def test_trains_needs_the_whole_interval_on_one_side() -> None:
     assert [trains(0.11, 0.9), trains(-0.1, 0.09), trains(0.09, 0.11)] == ["confirmed", "refuted", "depends"]
-
-
-def test_curves_of_unequal_length_are_averaged_as_far_as_all_reach() -> None:
-    mean, low, high = curve_with_band([[1.0, 5.0], [3.0], [2.0, 5.0]])
-    assert mean == (2.0,)
-    assert low[0] < 2.0 < high[0]
 
 
 def test_smoothing_leaves_out_the_rest() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from initwell.experiments.reproduce.variance_rules import judge, means, on_images, products, statement, sums
+from initwell.experiments.reproduce.wording import first_sentence
 
 
 def row(low: float, high: float, case: str = "sum of 4", judged: bool = True) -> dict[str, Any]:
@@ -19,7 +20,15 @@ def row(low: float, high: float, case: str = "sum of 4", judged: bool = True) ->
 def test_verdict_from_numbers(low: float, high: float, verdict: str) -> None:
     rows = [row(low, high), row(low, high), row(1.17, 1.19, "images, raw pixels", judged=False)]
     assert judge(rows) == verdict
-    assert "1.18" in statement(rows, judge(rows))
+    assert "1.18" in statement(rows)
+    words = {"confirmed": "as the rule says", "refuted": "do not multiply", "depends": "in some cases and not"}
+    found = first_sentence(statement(rows))
+    assert words[verdict] in found and found.endswith("; a mean or a dependence adds to the variance.")
+
+
+def test_what_adds_nothing_is_not_said_to() -> None:
+    rows = [row(0.99, 1.01), row(0.99, 1.01, "images, raw pixels", judged=False)]
+    assert first_sentence(statement(rows)).endswith("as the rule says.")
 
 
 def test_a_mean_outside_the_conditions_does_not_count_against_the_rule() -> None:

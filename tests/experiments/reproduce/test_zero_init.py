@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from initwell.experiments.reproduce.claim import Settings
+from initwell.experiments.reproduce.wording import first_sentence
 from initwell.experiments.reproduce.zero_init import (
     NEARLY,
     ZEROS,
@@ -44,13 +45,24 @@ def rows(relu: str, sigmoid: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("relu", "sigmoid", "verdict"),
-    [("holds", "holds", "confirmed"), ("fails", "fails", "refuted"), ("holds", "fails", "depends")],
+    ("relu", "sigmoid", "verdict", "words"),
+    [
+        ("holds", "holds", "confirmed", "stay exactly equal with relu and sigmoid."),
+        ("fails", "fails", "refuted", "part with relu and sigmoid, by rounding that training makes grow."),
+        ("holds", "fails", "depends", "stay exactly equal with relu, but part with sigmoid, by rounding that"),
+        ("open", "holds", "depends", "are not settled to be equal with relu."),
+    ],
 )
-def test_verdict_from_numbers(relu: str, sigmoid: str, verdict: str) -> None:
+def test_verdict_from_numbers(relu: str, sigmoid: str, verdict: str, words: str) -> None:
     found = rows(relu, sigmoid)
     assert judge(found) == verdict
-    assert ("3e-08" in statement(found, judge(found))) == (sigmoid == "fails")
+    assert ("3e-08" in statement(found)) == (sigmoid == "fails")
+    assert words in first_sentence(statement(found))
+
+
+def test_units_that_part_at_once_are_not_laid_to_rounding() -> None:
+    found = [{**row, "apart_after_one_epoch": 0.1} for row in rows("fails", "fails")]
+    assert first_sentence(statement(found)).endswith("part with relu and sigmoid.")
 
 
 def test_from_zeros_a_relu_network_moves_its_output_biases_alone() -> None:

@@ -74,7 +74,41 @@ def scheme(spec: object) -> Scheme:
         return Everywhere(spec)
     if isinstance(spec, str):
         if spec not in entries():
-            raise UnknownNameError.among("scheme", spec, entries())
+            raise _unknown(spec)
         return entries()[spec].build()
     cure = "Give a name such as 'kaiming', a scheme such as Kaiming(slope=0.25), or an initializer."
     raise ArgumentError("scheme", repr(spec), cure)
+
+
+# Other libraries' word for a scheme → the name here; those of families may end in a distribution: he_uniform.
+_ELSEWHERE: Mapping[str, str] = {
+    "he": "kaiming",
+    "kaiming": "kaiming",
+    "msra": "kaiming",
+    "glorot": "xavier",
+    "xavier": "xavier",
+    "lecun": "lecun",
+    "trunc_normal": "truncated_normal",
+    "gaussian": "normal",
+    "random_normal": "normal",
+    "random_uniform": "uniform",
+    "eye": "identity",
+    "default": "pytorch",
+    "torch": "pytorch",
+}
+_DRAWS: Mapping[str, str] = {"kaiming": "normal", "xavier": "uniform", "lecun": "normal"}
+_OTHERWISE: Mapping[str, str] = {"kaiming": "Kaiming", "xavier": "Xavier", "lecun": "lecun"}
+
+
+def _unknown(spec: str) -> UnknownNameError:
+    bare = spec.strip().lower().replace("-", "_").strip("_")
+    family, _, drawn = bare.partition("_")
+    drawn = "truncated_normal" if drawn == "trunc_normal" else drawn
+    family = bare if bare in _ELSEWHERE else family
+    name = _ELSEWHERE.get(family, "")
+    if family == bare and name:
+        return UnknownNameError("scheme", repr(spec), f"Did you mean {name!r}?")
+    if name not in _DRAWS or drawn not in ("uniform", "normal", "truncated_normal"):
+        return UnknownNameError.among("scheme", spec, entries())
+    other = f" In Python, {_OTHERWISE[name]}(distribution={drawn!r}) draws as you ask; {name!r} is {_DRAWS[name]}."
+    return UnknownNameError("scheme", repr(spec), f"Did you mean {name!r}?{other if drawn != _DRAWS[name] else ''}")

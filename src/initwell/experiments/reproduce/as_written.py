@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from initwell.apply.write import init_
-from initwell.charts import Chart, Panel, Series
+from initwell.charts import Chart, Panel
 from initwell.experiments.preparation import Prepared
 from initwell.experiments.reproduce.activity import relu_activity
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.bands import band, points_over_seeds
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, ratio_over_seeds, verdict_of, within
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, run_stack
+from initwell.experiments.reproduce.wording import listed
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 from initwell.experiments.zoo import build
@@ -169,19 +171,30 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of([r["judgement"] for r in rows])
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence how many of the formulas do what their text says."""
+    count = {judgement: sum(r["judgement"] == judgement for r in rows) for judgement in ("holds", "fails", "open")}
+    if count["holds"] == len(rows):
+        return f"As printed, all {len(rows)} formulas do what the text beside them says."
+    if count["fails"] == len(rows):
+        return f"As printed, none of the {len(rows)} formulas does what the text beside it says."
+    words = {
+        "fails": f"of the {len(rows)} formulas miss what the text beside them says",
+        "holds": "give it",
+        "open": "stays undecided" if count["open"] == 1 else "stay undecided",
+    }
+    told = [f"{count[judgement]} {said}" for judgement, said in words.items() if count[judgement]]
+    return f"As printed, {listed(told)}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
-    head = {
-        "confirmed": f"All {len(rows)} do what their text says of them.",
-        "refuted": f"None of the {len(rows)} does what its text says of it.",
-        "depends": f"{sum(r['judgement'] == 'fails' for r in rows)} of {len(rows)} do not do what their text says.",
-    }[verdict]
     undecided = [r["mistake"] for r in rows if r["judgement"] == "open"]
-    head += f" Not decided: {', '.join(undecided)}." if undecided else ""
+    more = f" Not decided: {', '.join(undecided)}." if undecided else ""
     each = "; ".join(
         f"{r['mistake']}: {r['aim']} is {r['value']:.3g} (right: {r['right']}, {r['right_value']:.3g})" for r in rows
     )
-    return f"{head} Each figure ought to be 1. {each}."
+    return f"{conclusion(rows)}{more} Each figure ought to be 1: {each}."
 
 
 def _row(mistake: str, right: str, aim: str, written: Sequence[float], meant: Sequence[float]) -> dict[str, Any]:
@@ -201,9 +214,7 @@ def _panel(mistake: Mistake, curves: Mapping[str, Sequence[Sequence[float]]]) ->
     series = []
     layers = tuple(range(1, len(WIDTHS) + 1))
     for which in ("written", "meant"):
-        stats = [ratio_over_seeds(v) for v in zip(*curves[which], strict=True)]
-        value, low, high = (tuple(s[key] for s in stats) for key in ("value", "low", "high"))
-        series.append(Series(f"as {which}", layers, value, low, high, "both"))
+        series.append(band(f"as {which}", layers, points_over_seeds(curves[which], ratios=True), "both"))
     return Panel(mistake.mistake, "layer", "E[y²]", tuple(series), y_log=True)
 
 
@@ -227,7 +238,7 @@ def _rows(curves: Mapping[tuple[int, str], Sequence[Sequence[float]]], seeds: in
     return rows
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Run every formula as written and as meant: in stacks on real images, as drawn weights, and in training."""
     seeds, epochs = (2 * settings.seeds, 5) if settings.quick else (6 * settings.seeds, 50)
     x = of_unit_rms(flat_images(settings, "standardize", IMAGES)).astype(np.float32)
@@ -235,7 +246,6 @@ def run(settings: Settings) -> Outcome:
     rows = _rows(curves, seeds)
     jobs = [(seed, epochs) for seed in range(seeds)]
     rows.append(_share_row(settings.map(positive_shares, jobs, shared=settings.prepared("standardize"))))
-    verdict = judge(rows)
     chart = Chart(
         "as-written",
         "Formulas as written and as meant",
@@ -246,11 +256,9 @@ def run(settings: Settings) -> Outcome:
             if m.fans is None
         ),
     )
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
-        verdict,
-        statement(rows, verdict),
+    return Finding(
+        judge(rows),
+        statement(rows),
         tuple(rows),
         (chart,),
         conditions={

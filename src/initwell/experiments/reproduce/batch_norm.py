@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.charts import Chart, Panel
+from initwell.experiments.reproduce.bands import band
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.trainings import Trained, Training, at_best_rate, by_arm, run_trainings
 from initwell.experiments.statistics import Verdict, judge, mean_interval, paired_difference, together
 from initwell.experiments.train import TrainConfig
@@ -79,11 +80,29 @@ def _row(measure: str, what: str, norm: str, scheme: str, found: Any) -> dict[st
 
 def decide(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     """Give the verdict: over all schemes, the spread must be smaller with batch normalization, by every measure."""
-    less = [row for row in rows if row["what"] == "less spread" and row["scheme"] == "all"]
-    return together(judge(row["low"], row["high"], above=0.0) for row in less)
+    return together(judge(row["low"], row["high"], above=0.0) for row in _less(rows))
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def _less(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["what"] == "less spread" and row["scheme"] == "all"]
+
+
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence whether the starts come closer, and whether what is left is more than chance."""
+    parts = {r["measure"]: judge(r["low"], r["high"], above=0.0) for r in _less(rows)}
+    verdict = decide(rows)
+    if verdict == "confirmed":
+        return f"Batch normalization makes the start matter less, {_left(rows)}."
+    if verdict == "refuted":
+        return f"Batch normalization makes the start matter more, {_left(rows)}."
+    if set(parts.values()) == {"depends"}:
+        return "The seeds do not settle whether batch normalization makes the start matter less."
+    words = {"confirmed": "it does", "refuted": "it makes it matter more", "depends": "the seeds do not settle it"}
+    told = ", ".join(f"by {measure} {words[found]}" for measure, found in parts.items())
+    return f"Whether batch normalization makes the start matter less depends on the measure: {told}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words how far the starts lie apart, with and without, and whether what is left is more than chance."""
     found = {(r["measure"], r["what"], r["batch_norm"], r["scheme"]): r for r in rows}
     told = []
@@ -95,13 +114,12 @@ def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
                 f"{measure}, {words}: {_points(without)} without, {_points(with_)} with "
                 f"(seeds alone: {100 * noise:.1f})"
             )
-    end = {
-        "confirmed": "Batch normalization makes the start matter less",
-        "refuted": "Batch normalization makes the start matter more",
-        "depends": "Whether it makes the start matter less depends on the measure, or the seeds do not settle it",
-    }[verdict]
+    less = found["test accuracy", "less spread", "without − with", "calibrated"]
+    unsure = less["low"] <= 0 <= less["high"]
+    among = " Among the calibrated starts alone it makes no sure difference to accuracy." if unsure else ""
     return (
-        f"Best start less worst, in points, at each start's best learning rate. {'. '.join(told)}. {end}{_left(found)}."
+        f"{conclusion(rows)}{among} Best start less worst, in points, at each start's best learning rate: "
+        f"{'; '.join(told)}."
     )
 
 
@@ -109,19 +127,15 @@ def _points(row: Mapping[str, Any]) -> str:
     return f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 
 
-def _left(found: Mapping[tuple[str, str, str, str], Mapping[str, Any]]) -> str:
-    key = ("test accuracy", "spread", "with", "all")
-    noise = found["test accuracy", "seed noise", "with", "all"]["value"]
-    tie = judge(found[key]["low"], found[key]["high"], above=noise)
-    less = found["test accuracy", "less spread", "without − with", "calibrated"]
-    left = {
-        "confirmed": ", but not a matter of indifference: what is left is more than the seeds make",
-        "refuted": ", and what is left is no more than the seeds make",
-        "depends": "; what is left cannot be told from what the seeds make",
+def _left(rows: Sequence[Mapping[str, Any]]) -> str:
+    with_ = [r for r in rows if (r["measure"], r["batch_norm"], r["scheme"]) == ("test accuracy", "with", "all")]
+    found = {r["what"]: r for r in with_}
+    tie = judge(found["spread"]["low"], found["spread"]["high"], above=found["seed noise"]["value"])
+    return {
+        "confirmed": "but not a matter of indifference: what is left in accuracy is more than the seeds make",
+        "refuted": "and what is left in accuracy is no more than the seeds make",
+        "depends": "and what is left in accuracy cannot be told from what the seeds make",
     }[tie]
-    if less["low"] <= 0 <= less["high"]:
-        left += ". Among the calibrated starts alone it makes no sure difference to accuracy"
-    return left
 
 
 def _values(runs: Sequence[Trained], measure: Callable[[Trained], float]) -> dict[str, dict[str, list[float]]]:
@@ -135,10 +149,9 @@ def _chart(rows: Sequence[Mapping[str, Any]], name: str) -> Chart:
         series = []
         for norm in NORMS:
             of = [r for r in rows if r["measure"] == measure and r["what"] == "mean" and r["batch_norm"] == norm]
-            columns = [tuple(float(r[key]) for r in of) for key in ("value", "low", "high")]
             # Side by side, so that equal values do not hide one another.
-            x = tuple(k + (0.0 if norm == "without" else 0.15) for k in range(1, len(of) + 1))
-            series.append(Series(f"{norm} batch norm", x, columns[0], columns[1], columns[2], "points"))
+            x = (k + (0.0 if norm == "without" else 0.15) for k in range(1, len(of) + 1))
+            series.append(band(f"{norm} batch norm", x, of, "points"))
         label = ", ".join(f"{k}: {scheme}" for k, scheme in enumerate(SCHEMES, start=1))
         panels.append(Panel(measure, label, measure, tuple(series)))
     return Chart(
@@ -149,7 +162,7 @@ def _chart(rows: Sequence[Mapping[str, Any]], name: str) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train the same net from every start, with and without batch normalization."""
     data = settings.prepared("standardize")
     steps = 150 if settings.quick else 1500
@@ -175,12 +188,9 @@ def run(settings: Settings) -> Outcome:
             "share of ln C removed": _values(runs, lambda r: r.learnt(data.classes)),
         }
     )
-    verdict = decide(rows)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
-        verdict=verdict,
-        statement=statement(rows, verdict),
+    return Finding(
+        verdict=decide(rows),
+        statement=statement(rows),
         rows=tuple(rows),
         charts=(_chart(rows, data.name),),
         conditions={

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.bands import band, points_over_seeds
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import ratio_over_seeds, verdict_of, within
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import (
@@ -19,6 +20,7 @@ from initwell.experiments.reproduce.stacks import (
     run_stack,
     weight_variance,
 )
+from initwell.experiments.reproduce.wording import listed
 from initwell.experiments.statistics import Verdict
 from initwell.initializers.base import Initializer
 from initwell.initializers.scaling import kaiming, lecun, xavier
@@ -91,7 +93,22 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of([r["judgement"] for r in rows])
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence for which activations the product gives the sizes."""
+    product = "The product n·Var(w), halved for ReLU, gives"
+    of = {phi: {r["judgement"] for r in rows if r["activation"] == phi} for phi in [r["activation"] for r in rows]}
+    good = [phi for phi, found in of.items() if found == {"holds"}]
+    off = [phi for phi in of if phi not in good]
+    if not off:
+        return f"{product} every layer's size, forward and backward, for {listed(good)}."
+    if set().union(*of.values()) == {"fails"}:
+        return f"{product} the sizes in no stack tried."
+    if not good:
+        return f"{product} the sizes in some stacks alone: for {listed(off)} it is off in others."
+    return f"{product} every layer's size, forward and backward, for {listed(good)}, but not always for {listed(off)}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
     flat = [
         f"{r['scheme']} with {r['activation']} {r['direction']} {r['value']:.3f} a layer"
@@ -99,22 +116,15 @@ def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
         if (r["scheme"], r["activation"]) in {("1/n", "identity"), ("1/n", "relu"), ("2/n", "relu")}
         and r["direction"] == "forward"
     ]
-    off = [r for r in rows if r["judgement"] != "holds"]
     worst = {
         phi: max((abs(r["value"] / r["formula"] - 1) for r in rows if r["activation"] == phi), default=0.0)
         for phi in dict.fromkeys(r["activation"] for r in rows)
     }
     exact = max(abs(r["value"] / r["chain"] - 1) for r in rows)
-    head = {
-        "confirmed": "The product n·Var(w)·(½ for ReLU) gives every layer's size, forward and backward",
-        "refuted": "The product n·Var(w)·(½ for ReLU) gives no stack's sizes",
-        "depends": "Whether the product n·Var(w)·(½ for ReLU) gives the sizes depends on the activation: it is off for "
-        + ", ".join(dict.fromkeys(r["activation"] for r in off)),
-    }[verdict]
     errors = ", ".join(f"{phi} {100 * w:.1f} %" for phi, w in worst.items())
     return (
-        f"{head} (largest error of the factor per layer: {errors}). Measured: {'; '.join(flat)}. With E[φ²] and "
-        f"E[φ′²] at each layer's own size in place of ½ and 1, the error is {100 * exact:.1f} % at most."
+        f"{conclusion(rows)} Largest error of the factor per layer: {errors}. Measured: {'; '.join(flat)}. With E[φ²] "
+        f"and E[φ′²] at each layer's own size in place of ½ and 1, the error is {100 * exact:.1f} % at most."
     )
 
 
@@ -150,9 +160,8 @@ def _panel(widths: Sequence[int], runs: Runs, phi: str, direction: str) -> Panel
         chain = chain_of(widths, SCHEMES[scheme](), phi, 1.0)
         key = "forward_second_moment" if direction == "forward" else "gradient_second_moment"
         series.append(Series(f"{scheme}, theory", layers, tuple(r[key] for r in chain.rows)))
-        by_layer = [ratio_over_seeds(v) for v in zip(*(getattr(m, direction) for m in runs[scheme, phi]), strict=True)]
-        value, low, high = (tuple(s[k] for s in by_layer) for k in ("value", "low", "high"))
-        series.append(Series(f"{scheme}, measured", layers, value, low, high, "points"))
+        points = points_over_seeds((getattr(m, direction) for m in runs[scheme, phi]), ratios=True)
+        series.append(band(f"{scheme}, measured", layers, points, "points"))
     if phi == "tanh":
         pairs = list(pairwise(widths))
         factors = [i * weight_variance(SCHEMES["1/n"](), i, o) for i, o in pairs]
@@ -164,7 +173,7 @@ def _panel(widths: Sequence[int], runs: Runs, phi: str, direction: str) -> Panel
     return Panel(f"{phi}, {direction}", "layer", what, tuple(series), y_log=True)
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Push real images and unit gradients through stacks of unequal layers under the three rules."""
     seeds = 2 * settings.seeds if settings.quick else 6 * settings.seeds
     x = of_unit_rms(flat_images(settings, "standardize", IMAGES)).astype(np.float32)
@@ -172,7 +181,6 @@ def run(settings: Settings) -> Outcome:
     found = settings.map(one_draw, range(seeds), shared=x)
     runs = {(scheme, phi): [f[scheme, phi] for f in found] for phi in ACTIVATIONS for scheme in SCHEMES}
     rows = _rows(widths, runs)
-    verdict = judge(rows)
     chart = Chart(
         "calibrated",
         "Three rules through ten layers of 500 and 400 units",
@@ -180,11 +188,9 @@ def run(settings: Settings) -> Outcome:
         "layer's own size.",
         tuple(_panel(widths, runs, phi, d) for d in ("forward", "backward") for phi in ACTIVATIONS),
     )
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
-        verdict,
-        statement(rows, verdict),
+    return Finding(
+        judge(rows),
+        statement(rows),
         tuple(rows),
         (chart,),
         conditions={

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from initwell.charts import Chart
@@ -11,6 +11,7 @@ from initwell.experiments.data import EMBEDDED, Dataset, load
 from initwell.experiments.jobs import run_all
 from initwell.experiments.pool import Pool
 from initwell.experiments.preparation import Prepared, prepared
+from initwell.experiments.reproduce.wording import first_sentence
 from initwell.experiments.statistics import Verdict
 from initwell.records import Record, Row, TableRecord
 
@@ -83,18 +84,41 @@ class Settings(Record):
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What a claim's ``run`` found; ``Claim.reproduce`` makes an ``Outcome`` of it.
+
+    Attributes:
+        verdict: ``confirmed``, ``refuted`` or ``depends``, computed from the intervals.
+        statement: plain words with the numbers, the conclusion first: see ``Outcome``.
+        rows: the evidence; ``low`` and ``high`` are the ends of an interval.
+        charts: its figures, as data.
+        conditions: settings of the run that a reader needs, beside the data and the length.
+    """
+
+    verdict: Verdict
+    statement: str
+    rows: tuple[Row, ...]
+    charts: tuple[Chart, ...]
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Outcome(TableRecord):
     """What a reproduction found.
+
+    A statement begins with its conclusion: one sentence, computed from the judgements, that says what was found and on
+    what it depends, and that stands alone in lists of many outcomes. The figures follow. A full stop and a space end
+    the sentence, so it holds no abbreviation such as "e.g.".
 
     Attributes:
         name: the claim's.
         claim: what was claimed.
         verdict: ``confirmed``, ``refuted`` or ``depends``, computed from the intervals.
-        statement: the finding in plain words, with the numbers.
+        statement: the finding in plain words: the conclusion, then the numbers.
         rows: the evidence; ``low`` and ``high`` are the ends of an interval.
         charts: its figures, as data.
-        conditions: settings of the run that a reader needs; ``Claim.reproduce`` adds the data and the length.
-        seconds: wall time, filled in by ``Claim.reproduce``.
+        conditions: the data, the length, and the settings of the run that a reader needs.
+        seconds: wall time.
     """
 
     name: str
@@ -105,6 +129,16 @@ class Outcome(TableRecord):
     charts: tuple[Chart, ...]
     conditions: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def conclusion(self) -> str:
+        """The statement's first sentence: what was found, and on what it depends."""
+        return first_sentence(self.statement)
+
+    @property
+    def figures(self) -> str:
+        """The rest of the statement."""
+        return self.statement.removeprefix(self.conclusion).strip()
 
     def table_title(self) -> str:
         """Return the verdict."""
@@ -140,12 +174,21 @@ class Claim(Record):
     title: str
     claim: str
     source: str
-    run: Callable[[Settings], Outcome]
+    run: Callable[[Settings], Finding]
 
     def reproduce(self, settings: Settings) -> Outcome:
         """Run it, time it, and note the data and the length of the run among its conditions."""
         started = time.perf_counter()
-        outcome = self.run(settings)
-        common = {"data": settings.data or EMBEDDED, "length": "quick" if settings.quick else "full"}
+        found = self.run(settings)
         seconds = time.perf_counter() - started
-        return replace(outcome, conditions={**common, **outcome.conditions}, seconds=seconds)
+        common = {"data": settings.data or EMBEDDED, "length": "quick" if settings.quick else "full"}
+        return Outcome(
+            self.name,
+            self.claim,
+            found.verdict,
+            found.statement,
+            found.rows,
+            found.charts,
+            conditions={**common, **found.conditions},
+            seconds=seconds,
+        )

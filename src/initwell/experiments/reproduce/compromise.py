@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
-from initwell.experiments.reproduce.evidence import Judgement, over_seeds, ratio_over_seeds, verdict_of
+from initwell.experiments.reproduce.bands import band, points_over_seeds
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
+from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, Moments, chain_of, draw_weights, rescaled, run_stack
+from initwell.experiments.reproduce.wording import clause, listed
 from initwell.experiments.statistics import Verdict
 from initwell.initializers.scaling import VarianceScaling
 
@@ -77,7 +79,7 @@ def judge_shape(low: float, high: float) -> Judgement:
 
     As a compromise it holds if it is no worse than a tie, fails if it is worse than one, and is open in between.
     """
-    return "holds" if high <= TIE else "fails" if low > TIE else "open"
+    return judged(low, high, below=TIE)
 
 
 def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -85,7 +87,24 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of([r["judgement"] for r in rows if r["rule"] == "average"])
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence on which shapes the average is as good as the better one-sided rule."""
+    shapes: dict[str, list[Judgement]] = {}
+    for row in rows:
+        if row["rule"] == "average":
+            shapes.setdefault(row["shape"], []).append(row["judgement"])
+    good = [shape for shape, found in shapes.items() if set(found) == {"holds"}]
+    worse = [shape for shape, found in shapes.items() if set(found) == {"fails"}]
+    other = [shape for shape in shapes if shape not in (*good, *worse)]
+    if len(worse) == len(shapes):
+        return "On every shape the average's worse side drifts further than that of the better one-sided rule."
+    told = clause("as good as the better one-sided rule, or better, on {} stacks", good)
+    told += clause("worse than the better one-sided rule on {} stacks", worse)
+    told += clause("one or the other, or not settled, on {} stacks", other)
+    return f"The average is {listed(told)}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
     parts = []
     for row in rows:
@@ -94,18 +113,10 @@ def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
         others = {r["rule"]: r for r in rows if r["shape"] == row["shape"] and r["activation"] == "identity"}
         sides = ", ".join(f"{name} {r['forward']:+.2f}/{r['backward']:+.2f}" for name, r in others.items())
         parts.append(f"{row['shape']}: {sides}")
-    good = [f"{r['shape']} ({r['activation']})" for r in rows if r["judgement"] == "holds"]
-    bad = [f"{r['shape']} ({r['activation']})" for r in rows if r["judgement"] not in ("holds", None)]
-    head = {
-        "confirmed": "The average is as good as the better one-sided rule, or better, on every shape.",
-        "refuted": "On every shape the average's worse side drifts further than that of the better one-sided rule.",
-        "depends": f"It depends on the shape: the average is as good or better for {', '.join(good) or 'none'}; "
-        f"not for {', '.join(bad)}.",
-    }[verdict]
     return (
-        f"{head} log₁₀ rms at the far end, forward/backward: {'; '.join(parts)}. One-sided rules pay n_out/n_in, "
-        "whose product over layers is only last width over first; the average pays 2·n_in/(n_in+n_out) on both sides, "
-        "and where widths go up and down again those factors multiply to less than 1."
+        f"{conclusion(rows)} The log₁₀ rms at the far end, forward/backward: {'; '.join(parts)}. One-sided rules pay "
+        "n_out/n_in, whose product over layers is only last width over first; the average pays 2·n_in/(n_in+n_out) on "
+        "both sides, and where widths go up and down again those factors multiply to less than 1."
     )
 
 
@@ -161,15 +172,13 @@ def _panel(runs: Runs, shape: str, side: str, pixels: int) -> Panel:
     for rule in RULES:
         theory = _theory(shape, "identity", rule, pixels)[side == "backward"]
         found = [[math.sqrt(v) for v in getattr(m, side)] for m in runs[shape, "identity", rule]]
-        stats = [ratio_over_seeds(values) for values in zip(*found, strict=True)]
-        value, low, high = (tuple(s[key] for s in stats) for key in ("value", "low", "high"))
         series.append(Series(f"{rule}, theory", layers, tuple(map(math.sqrt, theory))))
-        series.append(Series(f"{rule}, measured", layers, value, low, high, "points"))
+        series.append(band(f"{rule}, measured", layers, points_over_seeds(found, ratios=True), "points"))
     what = "rms of the output" if side == "forward" else "rms of the gradient at the input"
     return Panel(f"{shape}, {side}", "layer", what, tuple(series), y_log=True)
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Push real images and unit gradients through stacks of three shapes under the three rules."""
     seeds = 2 * settings.seeds if settings.quick else 8 * settings.seeds
     x = of_unit_rms(flat_images(settings, "standardize", IMAGES)).astype(np.float32)
@@ -179,7 +188,6 @@ def run(settings: Settings) -> Outcome:
         for key, moments in measured.items():
             runs.setdefault(key, []).append(moments)
     rows = _rows(runs, x.shape[1])
-    verdict = judge(rows)
     chart = Chart(
         "compromise",
         "Where layers are not square, which side pays",
@@ -188,11 +196,9 @@ def run(settings: Settings) -> Outcome:
         tuple(_panel(runs, shape, side, x.shape[1]) for side in ("forward", "backward") for shape in SHAPES),
     )
     shapes = "; ".join(f"{name} {x.shape[1]}-{'-'.join(map(str, hidden))}" for name, hidden in SHAPES.items())
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
-        verdict,
-        statement(rows, verdict),
+    return Finding(
+        judge(rows),
+        statement(rows),
         tuple(rows),
         (chart,),
         conditions={

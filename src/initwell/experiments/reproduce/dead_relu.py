@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from initwell.apply.write import init_
-from initwell.charts import Chart, Panel, Series
+from initwell.charts import Chart, Panel
 from initwell.experiments.data import load
 from initwell.experiments.preparation import prepared
 from initwell.experiments.reproduce.activity import Activity, relu_activity
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
-from initwell.experiments.reproduce.evidence import Judgement, over_seeds, verdict_of
+from initwell.experiments.reproduce.bands import band
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
+from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of
+from initwell.experiments.reproduce.wording import capital, clause, grouped, listed
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 from initwell.experiments.zoo import build
@@ -155,15 +157,15 @@ def judgements(rows: Sequence[Mapping[str, Any]]) -> dict[str, Judgement]:
     by = {r["what"]: r for r in rows if ": " in r["what"]}
     rate = by[CONTRASTS[0][0]]
     return {
-        "the rate": "holds" if rate["low"] > 0 else "fails" if rate["high"] <= 0 else "open",
-        **{f"staying dead, depth {r['depth']}": _above(r, STAY) for r in rows if r["what"] == STAYED},
+        "the rate": judged(rate["low"], rate["high"], above=0.0),
+        **{
+            f"staying dead, depth {r['depth']}": judged(r["low"], r["high"], above=STAY)
+            for r in rows
+            if r["what"] == STAYED
+        },
         "initialization": _any_effect([by[w] for w in by if w.startswith("initialization")]),
         "policy": _any_effect([by[w] for w in by if w.startswith("policy")]),
     }
-
-
-def _above(row: Mapping[str, Any], floor: float) -> Judgement:
-    return "holds" if row["low"] >= floor else "fails" if row["high"] < floor else "open"
 
 
 def _any_effect(rows: Sequence[Mapping[str, Any]]) -> Judgement:
@@ -179,12 +181,39 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of(list(judgements(rows).values()))
 
 
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence what kills units, what changes how many, and whether the dead stay dead."""
+    parts = judgements(rows)
+    rate = {
+        "holds": "high rates kill units",
+        "fails": "high rates kill no more units than low ones",
+        "open": "the seeds do not settle whether high rates kill units",
+    }[parts["the rate"]]
+    of = grouped({part: parts[part] for part in ("initialization", "policy")})
+    told = clause("{} change how many" if of["holds"][1:] else "{} changes how many", of["holds"])
+    told += clause("{} make no difference" if of["fails"][1:] else "{} makes no difference", of["fails"])
+    told += clause("the seeds do not settle whether {} matters", of["open"])
+    return f"{capital(rate)}, and {listed(told)}; {_staying(parts)}."
+
+
+def _staying(parts: Mapping[str, Judgement]) -> str:
+    words: Mapping[Judgement, str] = {
+        "holds": "stay dead",
+        "fails": "come back in more than one case in ten",
+        "open": "may or may not come back",
+    }
+    one, four = (parts[f"staying dead, depth {depth}"] for depth in (SHALLOW, DEEP))
+    if one == four:
+        return f"the dead {words[one]}, with one hidden layer and with four"
+    return f"the dead {words[one]} with one hidden layer, but {words[four]} with four"
+
+
 def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
     by_rate = ", ".join(f"{r['value']:.1%} at {r['learning_rate']:g}" for r in _by_rate(rows))
-    parts = [f"Dead units at the end, one hidden layer, Kaiming start: {by_rate}."]
+    parts = [conclusion(rows), f"Dead units at the end, one hidden layer, Kaiming start: {by_rate}."]
     parts += [
-        f"{r['what'][0].upper()}{r['what'][1:]}: {100 * r['value']:+.1f} points "
+        f"{capital(r['what'])}: {100 * r['value']:+.1f} points "
         f"(95 % interval {100 * r['low']:+.1f} to {100 * r['high']:+.1f})."
         for r in rows
         if ": " in r["what"]
@@ -195,8 +224,8 @@ def statement(rows: Sequence[Mapping[str, Any]]) -> str:
         for r in rows
         if r["what"] == STAYED
     ]
-    parts.append("; ".join(f"{part}: {judgement}" for part, judgement in judgements(rows).items()) + ".")
-    return " ".join(parts)
+    judged_parts = "; ".join(f"{part}: {judgement}" for part, judgement in judgements(rows).items())
+    return " ".join([*parts, f"{capital(judged_parts)}."])
 
 
 def _by_rate(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -210,20 +239,9 @@ def _by_rate(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _charts(rows: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
     rates = _by_rate(rows)
     ends = [r for r in rows if r["what"] == "dead at end" and r["depth"] == SHALLOW]
-    line = Series(
-        "kaiming, fixed rate",
-        tuple(r["learning_rate"] for r in rates),
-        tuple(r["value"] for r in rates),
-        tuple(r["low"] for r in rates),
-        tuple(r["high"] for r in rates),
-        "both",
-    )
+    line = band("kaiming, fixed rate", (r["learning_rate"] for r in rates), rates, "both")
     others = tuple(
-        Series(
-            f"{r['scheme']}, {r['policy']}", (r["learning_rate"],), (r["value"],), (r["low"],), (r["high"],), "points"
-        )
-        for r in ends
-        if r not in rates
+        band(f"{r['scheme']}, {r['policy']}", (r["learning_rate"],), [r], "points") for r in ends if r not in rates
     )
     panel = Panel(
         "dead at the end of training, one hidden layer",
@@ -236,15 +254,13 @@ def _charts(rows: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
     return (Chart("dead-relu", "Dead units by learning rate", caption, (panel,)),)
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train the grid and count the dead."""
     seeds, epochs = range(max(settings.seeds, 4)), 4 if settings.quick else 16
     todo = jobs(seeds, epochs, settings.data)
     found = dict(zip(todo, settings.map(deaths, todo), strict=True))
     rows = evidence(found)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=judge(rows),
         statement=statement(rows),
         rows=tuple(rows),

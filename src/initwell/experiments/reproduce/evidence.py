@@ -1,13 +1,17 @@
 """From numbers over seeds to a verdict: an interval, what it says against a threshold, and what all of them say."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from initwell.errors import ArgumentError
-from initwell.experiments.statistics import Verdict, mean_interval
+from initwell.experiments.statistics import Verdict, judge, mean_interval, together
 
 Judgement = Literal["holds", "fails", "open"]
+
+# A part of a claim holds or fails; the claim as a whole is confirmed or refuted. The rule is the same.
+_OF_VERDICT: Mapping[Verdict, Judgement] = {"confirmed": "holds", "refuted": "fails", "depends": "open"}
+_TO_VERDICT: Mapping[Judgement, Verdict] = {judgement: verdict for verdict, judgement in _OF_VERDICT.items()}
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float]:
@@ -34,17 +38,22 @@ def ratio_over_seeds(values: Sequence[float]) -> dict[str, float]:
     return {key: math.exp(v) for key, v in over_seeds([math.log(v) for v in values]).items()}
 
 
+def judged(low: float, high: float, *, above: float | None = None, below: float | None = None) -> Judgement:
+    """Judge one piece of evidence by its interval, as ``statistics.judge`` does, in the words of a part.
+
+    >>> judged(0.1, 0.3, above=0.0), judged(-0.3, -0.1, above=0.0), judged(-0.1, 0.1, above=0.0)
+    ('holds', 'fails', 'open')
+    """
+    return _OF_VERDICT[judge(low, high, above=above, below=below)]
+
+
 def within(low: float, high: float, floor: float, ceiling: float) -> Judgement:
     """Judge an interval against a band: inside it holds, outside it fails, astride an edge it stays open.
 
     >>> within(0.99, 1.01, 0.95, 1.05), within(1.2, 1.3, 0.95, 1.05), within(0.9, 1.0, 0.95, 1.05)
     ('holds', 'fails', 'open')
     """
-    if floor <= low and high <= ceiling:
-        return "holds"
-    if high < floor or low > ceiling:
-        return "fails"
-    return "open"
+    return judged(low, high, above=floor, below=ceiling)
 
 
 def verdict_of(judgements: Sequence[Judgement]) -> Verdict:
@@ -58,6 +67,4 @@ def verdict_of(judgements: Sequence[Judgement]) -> Verdict:
     """
     if not judgements:
         raise ArgumentError("judgements", "none", "Give at least one piece of evidence.")
-    if all(j == "holds" for j in judgements):
-        return "confirmed"
-    return "refuted" if all(j == "fails" for j in judgements) else "depends"
+    return together(_TO_VERDICT[j] for j in judgements)

@@ -9,8 +9,10 @@ from initwell.charts import Chart, Panel, Series
 from initwell.experiments.data import load
 from initwell.experiments.preparation import prepared
 from initwell.experiments.reproduce.activity import relu_activity
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
-from initwell.experiments.reproduce.evidence import Judgement, over_seeds, verdict_of, within
+from initwell.experiments.reproduce.bands import band, points_over_seeds
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
+from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of, within
+from initwell.experiments.reproduce.wording import listed
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 from initwell.experiments.zoo import build
@@ -82,9 +84,7 @@ def half_at_start(rows: Sequence[Mapping[str, Any]]) -> list[Judgement]:
 
 def sparser_with_depth(rows: Sequence[Mapping[str, Any]]) -> list[Judgement]:
     """Judge network by network whether P(y > 0) falls with depth after training."""
-    return [
-        "holds" if r["high"] < 0 else "fails" if r["low"] > 0 else "open" for r in rows if r["what"] == "slope at end"
-    ]
+    return [judged(r["low"], r["high"], below=0.0) for r in rows if r["what"] == "slope at end"]
 
 
 def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -92,10 +92,33 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of([*half_at_start(rows), *sparser_with_depth(rows)])
 
 
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence whether half are active at the start, and in which network depth makes for sparser ends."""
+    start = half_at_start(rows)
+    if set(start) == {"holds"}:
+        half = "At initialization half of the outputs are positive in every layer"
+    else:
+        half = f"At initialization half of the outputs are positive in {start.count('holds')} of {len(start)} layers"
+    names = [r["network"] for r in rows if r["what"] == "slope at end"]
+    words: Mapping[Judgement, str] = {
+        "holds": "deeper layers end sparser",
+        "fails": "deeper layers end less sparse",
+        "open": "no trend with depth is sure",
+    }
+    by: dict[str, list[str]] = {}
+    for name, found in zip(names, sparser_with_depth(rows), strict=True):
+        by.setdefault(words[found], []).append(name)
+    ends = listed(f"{told} in {listed(by[told])}" for told in words.values() if told in by)
+    return f"{half}; after training {ends}."
+
+
 def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
     start = [r["value"] for r in rows if r["what"] == "P(y>0) at start"]
-    parts = [f"At initialization {min(start):.2f} to {max(start):.2f} of the outputs are positive, by layer."]
+    parts = [
+        conclusion(rows),
+        f"At initialization {min(start):.2f} to {max(start):.2f} of the outputs are positive, by layer.",
+    ]
     for row in rows:
         if row["what"] != "slope at end":
             continue
@@ -114,22 +137,13 @@ def _chart(network: str, runs: Sequence[Sequence[Sequence[float]]]) -> Panel:
     epochs = len(runs[0])
     series = []
     for layer in range(len(runs[0][0])):
-        points = [over_seeds([run[epoch][layer] for run in runs]) for epoch in range(epochs)]
-        series.append(
-            Series(
-                f"layer {layer + 1}",
-                tuple(float(e) for e in range(epochs)),
-                tuple(p["value"] for p in points),
-                tuple(p["low"] for p in points),
-                tuple(p["high"] for p in points),
-                "both",
-            )
-        )
+        points = points_over_seeds([shares[layer] for shares in run] for run in runs)
+        series.append(band(f"layer {layer + 1}", range(epochs), points, "both"))
     half = Series("1/2", (0.0, float(epochs - 1)), (0.5, 0.5), style="dashed")
     return Panel(network, "epoch", "P(y > 0)", (*series, half))
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train both networks from several seeds and follow P(y > 0) layer by layer."""
     seeds, epochs = range(max(settings.seeds, 4)), 4 if settings.quick else 30
     jobs = [
@@ -147,9 +161,7 @@ def run(settings: Settings) -> Outcome:
         "Bands are 95 % intervals over seeds.",
         tuple(_chart(network, its) for network, its in runs.items()),
     )
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=judge(rows),
         statement=statement(rows),
         rows=tuple(rows),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import (
     Judgement,
     over_seeds,
@@ -17,6 +17,7 @@ from initwell.experiments.reproduce.evidence import (
 )
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, Moments, chain_of, draw_weights, run_stack
+from initwell.experiments.reproduce.wording import capital, listed
 from initwell.experiments.statistics import Verdict
 from initwell.initializers.scaling import lecun
 
@@ -48,23 +49,31 @@ def reach(rows: Sequence[Mapping[str, Any]], depth: int) -> float | None:
     return largest
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence up to which input the linear theory holds, by depth."""
+    verdict, band = judge(rows), f"within {100 * TOLERANCE:.0f} %"
+    if verdict == "confirmed":
+        return f"Through tanh the linear theory holds {band} at every scale and depth tried."
+    if verdict == "refuted":
+        return f"Through tanh the linear theory holds {band} at no scale and depth tried."
+    limits = {depth: reach(rows, depth) for depth in sorted({r["depth"] for r in rows})}
+    ends = [limit or 0.0 for limit in limits.values()]
+    shrinks = ends[0] > ends[-1] and ends == sorted(ends, reverse=True)
+    told = listed(
+        f"{'at no scale' if limit is None else f'up to rms {limit:g}'} through {depth} tanh"
+        for depth, limit in limits.items()
+    )
+    deeper = ", the smaller the deeper the net" if shrinks else ""
+    return f"{capital(band)} tanh is linear only for small inputs{deeper}: {told}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
-    depths = sorted({r["depth"] for r in rows})
-    spans = []
-    for depth in depths:
-        limit = reach(rows, depth)
-        spans.append(f"{'nowhere' if limit is None else f'{limit:g}'} through {depth} tanh")
-    head = {
-        "confirmed": "The linear theory holds at every scale and depth tried: up to an input rms of",
-        "refuted": "The linear theory fails at every scale and depth tried: it holds",
-        "depends": f"The linear theory predicts the rms within {100 * TOLERANCE:.0f} % up to an input rms of",
-    }[verdict]
     unit = [r for r in rows if r["scale"] == 1.0]
     at_one = ", ".join(f"{100 * r['value']:+.0f} % after {r['depth']} tanh" for r in unit)
     exact = max(abs(r["exact_error"]) for r in rows)
     return (
-        f"{head} {', '.join(spans)}. At rms 1, where standardized images are, it is off by {at_one}. The exact "
+        f"{conclusion(rows)} At rms 1, where standardized images are, the linear theory is off by {at_one}. The exact "
         f"mean-field map stays within {100 * exact:.1f} % throughout. The error adds up over layers: near 0 a layer "
         "turns q into q − 2q², so what counts is depth times q, not q."
     )
@@ -143,17 +152,14 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Push real images of growing scale through tanh stacks whose weights keep the variance of a linear one."""
     seeds = settings.seeds if settings.quick else 4 * settings.seeds
     x = of_unit_rms(flat_images(settings, "standardize", IMAGES)).astype(np.float32)
     rows = _rows(settings.map(one_draw, range(seeds), shared=x), x.shape[1])
-    verdict = judge(rows)
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
-        verdict,
-        statement(rows, verdict),
+    return Finding(
+        judge(rows),
+        statement(rows),
         tuple(rows),
         (_chart(rows),),
         conditions={

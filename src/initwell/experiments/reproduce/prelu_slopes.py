@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from initwell.apply.write import init_
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.data import load
 from initwell.experiments.preparation import prepared
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
-from initwell.experiments.reproduce.evidence import over_seeds, verdict_of
+from initwell.experiments.reproduce.bands import band
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
+from initwell.experiments.reproduce.evidence import Judgement, judged, over_seeds, verdict_of
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 
@@ -76,20 +78,42 @@ def evidence(sharing: str, runs: Sequence[Sequence[float]]) -> list[dict[str, An
     return [{**row, "seeds": len(runs)} for row in rows]
 
 
+def judgements(rows: Sequence[Mapping[str, Any]]) -> dict[str, Judgement]:
+    """Judge, for one slope a layer and one a channel, whether early slopes lie above late ones."""
+    return {r["sharing"]: judged(r["low"], r["high"], above=0.0) for r in rows if r["what"] == "early less late"}
+
+
 def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     """Give the verdict: early slopes above late ones, with one slope a layer and with one a channel."""
-    falls = [r for r in rows if r["what"] == "early less late"]
-    return verdict_of(["holds" if r["low"] > 0 else "fails" if r["high"] < 0 else "open" for r in falls])
+    return verdict_of(list(judgements(rows).values()))
+
+
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence whether slopes fall with depth, and under which sharing."""
+    words: Mapping[Judgement, str] = {
+        "holds": "larger",
+        "fails": "smaller",
+        "open": "neither surely larger nor smaller",
+    }
+    found = judgements(rows)
+    sharing = " and ".join(f"with one a {s}" for s in found)
+    if len(set(found.values())) == 1:
+        word = words[next(iter(found.values()))]
+        return f"PReLU slopes are {word} in the first third of the layers than in the last, {sharing} alike."
+    told = ", ".join(f"with one a {s} they are {words[judgement]}" for s, judgement in found.items())
+    return f"Whether PReLU slopes are larger in early layers than in late ones depends on what shares a slope: {told}."
 
 
 def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
-    parts = []
+    parts = [conclusion(rows)]
     for fall in (r for r in rows if r["what"] == "early less late"):
         slopes = [r["value"] for r in rows if r["what"] == "slope" and r["sharing"] == fall["sharing"]]
+        rises = sum(later > earlier for earlier, later in pairwise(slopes))
+        steady = f", with {rises} of {len(slopes) - 1} steps going up" if rises else ", falling at every step"
         parts.append(
             f"One slope a {fall['sharing']}: {', '.join(f'{s:.2f}' for s in slopes)} from the first layer to the last "
-            f"(start {START}); the first third less the last {fall['value']:+.3f} "
+            f"(start {START}){steady}; the first third less the last {fall['value']:+.3f} "
             f"(95 % interval {fall['low']:+.3f} to {fall['high']:+.3f})."
         )
     return " ".join(parts)
@@ -99,16 +123,7 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     series = []
     for sharing in ("layer", "channel"):
         its = [r for r in rows if r["what"] == "slope" and r["sharing"] == sharing]
-        series.append(
-            Series(
-                f"one a {sharing}",
-                tuple(float(r["layer"]) for r in its),
-                tuple(r["value"] for r in its),
-                tuple(r["low"] for r in its),
-                tuple(r["high"] for r in its),
-                "both",
-            )
-        )
+        series.append(band(f"one a {sharing}", (r["layer"] for r in its), its, "both"))
     start = Series("start", (1.0, float(len(CHANNELS))), (START, START), style="dashed")
     panel = Panel("learned slope", "layer", "slope a of max(0, y) + a·min(0, y)", (*series, start))
     return Chart(
@@ -116,7 +131,7 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train both kinds of network from several seeds and read their slopes."""
     epochs = 4 if settings.quick else 30
     seeds = range(max(settings.seeds, 4))
@@ -125,9 +140,7 @@ def run(settings: Settings) -> Outcome:
     rows = []
     for sharing in ("layer", "channel"):
         rows += evidence(sharing, [f for job, f in zip(jobs, found, strict=True) if job.sharing == sharing])
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
+    return Finding(
         verdict=judge(rows),
         statement=statement(rows),
         rows=tuple(rows),

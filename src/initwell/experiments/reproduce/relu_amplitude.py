@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.bands import band, points_over_seeds
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import ratio_over_seeds
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
 from initwell.experiments.reproduce.stacks import Array, Moments, chain_of, draw_weights, run_stack
+from initwell.experiments.reproduce.wording import capital, clause, grouped, listed
 from initwell.experiments.statistics import Verdict, judge, together
 from initwell.initializers.base import Initializer
 from initwell.initializers.basic import normal
@@ -122,7 +124,21 @@ def decide(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return together(row["judgement"] for row in rows)
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence which parts hold at every weight scale, at none, or at some."""
+    parts = {r["claim"]: together(o["judgement"] for o in rows if o["claim"] == r["claim"]) for r in rows}
+    of = grouped(parts)
+    if len(of["confirmed"]) == len(parts):
+        return f"At every weight scale tried {listed(parts)}."
+    if len(of["refuted"]) == len(parts):
+        return f"At no weight scale tried is it so that {listed(parts)}."
+    told = clause("{} at every weight scale tried", of["confirmed"])
+    told += clause("at no weight scale tried is it so that {}", of["refuted"])
+    told += clause("whether {} depends on n·Var(w), not on the activation alone", of["depends"])
+    return f"{capital('; '.join(told))}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say part by part at which scales it holds, with the factors over the depth."""
     told = []
     for says in dict.fromkeys(row["claim"] for row in rows):
@@ -134,13 +150,8 @@ def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
             for judged, word in words.items()
             if any(r["judgement"] == judged for r in of_part)
         ]
-        told.append(f"{says[0].upper()}{says[1:]}: {'; '.join(lines)}")
-    end = {
-        "confirmed": "All of it holds at every weight scale tried.",
-        "refuted": "None of it holds at any weight scale tried.",
-        "depends": "So the activation alone decides neither: it depends on n·Var(w).",
-    }[verdict]
-    return f"Change of the rms over {DEPTH} layers of {WIDTH} units. {'. '.join(told)}. {end}"
+        told.append(f"{capital(says)}: {'; '.join(lines)}")
+    return f"{conclusion(rows)} Change of the rms over {DEPTH} layers of {WIDTH} units: {'. '.join(told)}."
 
 
 def _chart(found: Found, widths: Sequence[int]) -> Chart:
@@ -152,10 +163,9 @@ def _chart(found: Found, widths: Sequence[int]) -> Chart:
         for scale, initializer in SCALES.items():
             theory = tuple(math.sqrt(v) for v in predicted(initializer, part, widths))
             runs = [of_direction(m, part.direction) for m in found[scale, part.activation]]
-            points = [ratio_over_seeds([math.sqrt(run[k]) for run in runs]) for k in range(0, len(layers), 2)]
-            value, low, high = (tuple(p[key] for p in points) for key in ("value", "low", "high"))
+            points = points_over_seeds(([math.sqrt(v) for v in run[::2]] for run in runs), ratios=True)
             series.append(Series(f"{scale}, theory", layers, theory))
-            series.append(Series(f"{scale}, measured", layers[::2], value, low, high, "points"))
+            series.append(band(f"{scale}, measured", layers[::2], points, "points"))
         name = "ReLU" if part.activation == "relu" else "sigmoid"
         what = "rms of the output" if part.direction == "forward" else "rms of the gradient"
         panels.append(Panel(f"{name}, {part.direction}", "layer", what, tuple(series), y_log=True))
@@ -169,19 +179,16 @@ def _chart(found: Found, widths: Sequence[int]) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Measure stacks on real images at every scale, and set them beside the chain formula."""
     x = of_unit_rms(flat_images(settings, "standardize", IMAGES)).astype("float32")
     widths = (x.shape[1], *(WIDTH,) * DEPTH)
     seeds = settings.seed_list() if settings.quick else tuple(range(4 * settings.seeds))
     found = measured(x, widths, seeds)
     rows = evidence(found, widths)
-    verdict = decide(rows)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
-        verdict=verdict,
-        statement=statement(rows, verdict),
+    return Finding(
+        verdict=decide(rows),
+        statement=statement(rows),
         rows=tuple({key: value for key, value in row.items() if key != "kind"} for row in rows),
         charts=(_chart(found, widths),),
         conditions={"seeds": len(seeds), "images": IMAGES, "layers": DEPTH, "width": WIDTH, "runs": f"beyond ×{RUN:g}"},

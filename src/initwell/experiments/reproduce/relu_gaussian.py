@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.bands import band, points_over_seeds
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.trainings import (
     STALLED,
     Trained,
     Training,
     at_swept_rate,
     by_arm,
-    curve_with_band,
     smoothed,
 )
+from initwell.experiments.reproduce.wording import capital, clause
 from initwell.experiments.statistics import Verdict, judge, mean_interval, together
 from initwell.experiments.train import TrainConfig
 from initwell.initializers.base import Initializer, Recipe
@@ -105,8 +106,22 @@ def decide(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return together(row["judgement"] for row in rows)
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict, steps: int) -> str:
-    """Say part by part what the numbers say, then on what it depends."""
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence which parts hold in every reading, in none, or in some."""
+    parts = {r["claim"]: {o["judgement"] for o in rows if o["claim"] == r["claim"]} for r in rows}
+    true = [says for says, found in parts.items() if found == {"confirmed"}]
+    false = [says for says, found in parts.items() if found == {"refuted"}]
+    unsure = [says for says, found in parts.items() if found == {"depends"}]
+    mixed = [says for says, found in parts.items() if len(found) > 1]
+    told = clause("{}, in every reading", true)
+    told += clause("in no reading is it so that {}", false)
+    told += clause("{} depends on which gaussian is meant", (f"whether {says}" for says in mixed))
+    told += clause("the seeds do not settle whether {}", unsure)
+    return f"{capital('; '.join(told))}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]], steps: int) -> str:
+    """Say part by part what the numbers say."""
     parts: dict[str, list[str]] = {}
     for row in rows:
         word = {"confirmed": "yes", "refuted": "no", "depends": "undecided"}[row["judgement"]]
@@ -114,14 +129,10 @@ def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict, steps: int) -
         interval = f"[{_percent(row['low'])}, {_percent(row['high'])}]"
         told = f"{row['scheme']}: {word}, {_percent(row['learnt'])} of ln C {interval}, {accuracy}"
         parts.setdefault(row["claim"], []).append(told)
-    told = ". ".join(f"{claim[0].upper()}{claim[1:]}? {'; '.join(lines)}" for claim, lines in parts.items())
-    end = {
-        "confirmed": "Every part holds in every reading.",
-        "refuted": "No part holds in any reading.",
-        "depends": _on_what(rows),
-    }[verdict]
+    each = ". ".join(f"{capital(claim)}? {'; '.join(lines)}" for claim, lines in parts.items())
     return (
-        f"Removed from the training loss within {steps} steps at the best of {len(RATES)} learning rates. {told}. {end}"
+        f"{conclusion(rows)}{_on_what(rows)} Removed from the training loss within {steps} steps at the best of "
+        f"{len(RATES)} learning rates: {each}."
     )
 
 
@@ -132,9 +143,8 @@ def _percent(share: float) -> str:
 def _on_what(rows: Sequence[Mapping[str, Any]]) -> str:
     failed = [row["scheme"] for row in rows if row["judgement"] == "refuted"]
     unsure = [row["scheme"] for row in rows if row["judgement"] == "depends"]
-    told = [f"it does not hold for {', '.join(failed)}"] * bool(failed)
-    told += [f"the seeds do not settle {', '.join(unsure)}"] * bool(unsure)
-    return f"So it depends on which gaussian is meant: {'; '.join(told)}."
+    told = clause("it does not hold for {}", failed) + clause("the seeds do not settle {}", unsure)
+    return f" {capital('; '.join(told))}." if told else ""
 
 
 def _chart(runs: Sequence[Trained], classes: int, name: str) -> Chart:
@@ -147,13 +157,12 @@ def _chart(runs: Sequence[Trained], classes: int, name: str) -> Chart:
             if PARTS[arm].activation != activation or any(r.result.status == "diverged" for r in of_arm):
                 continue
             over = max(1, len(of_arm[0].result.loss_curve) // 30)
-            mean, low, high = curve_with_band([smoothed(run.result.loss_curve, over) for run in of_arm])
-            x = tuple(over * (k + 0.5) for k in range(len(mean)))
+            points = points_over_seeds(smoothed(run.result.loss_curve, over) for run in of_arm)
+            x = tuple(over * (k + 0.5) for k in range(len(points)))
             longest = max(longest, round(x[-1]))
             # Losses of thousands are off the chart, as are intervals below 0: what matters is where they come to rest.
             top = 2 * math.log(classes)
-            mean, low, high = (tuple(min(max(v, 0.0), top) for v in values) for values in (mean, low, high))
-            series.append(Series(arm, x, mean, low, high))
+            series.append(band(arm, x, [{k: min(max(v, 0.0), top) for k, v in point.items()} for point in points]))
         blind = (math.log(classes),) * 2
         series.append(Series("a blind guess, ln C", (0, longest), blind, style="dashed"))
         panels.append(
@@ -168,7 +177,7 @@ def _chart(runs: Sequence[Trained], classes: int, name: str) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Choose each start's learning rate with one seed, then train it with others."""
     data = settings.prepared("standardize")
     steps, channels = (250, (8, 8, 16)) if settings.quick else (1500, (16, 16, 32))
@@ -183,12 +192,9 @@ def run(settings: Settings) -> Outcome:
     ]  # fmt: skip
     runs = at_swept_rate(settings, data, arms, RATES, seeds)
     rows = evidence(runs, data.classes)
-    verdict = decide(rows)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
-        verdict=verdict,
-        statement=statement(rows, verdict, steps),
+    return Finding(
+        verdict=decide(rows),
+        statement=statement(rows, steps),
         rows=tuple(rows),
         charts=(_chart(runs, data.classes, data.name),),
         conditions={

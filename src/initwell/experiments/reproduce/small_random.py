@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.bands import band, points_over_seeds
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import (
     Judgement,
     over_seeds,
@@ -17,6 +18,7 @@ from initwell.experiments.reproduce.evidence import (
     verdict_of,
 )
 from initwell.experiments.reproduce.images import flat_images, of_unit_rms
+from initwell.experiments.reproduce.wording import listed
 from initwell.experiments.statistics import Verdict
 from initwell.initializers.distributions import Normal
 from initwell.sampling.fill import fill
@@ -114,24 +116,32 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of([r["judgement"] for r in rows])
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence where the signal dies and where it does not."""
+    alive = [f"{r['activation']} at width {r['width']:,}" for r in rows if r["judgement"] != "holds"]
+    return {
+        "confirmed": f"From 0.01·randn the signal dies out within {DEPTH} layers for every activation and width tried.",
+        "refuted": f"From 0.01·randn the signal survives {DEPTH} layers for every activation and width tried.",
+        "depends": "Whether the signal dies out from 0.01·randn depends on activation and width: it surely "
+        f"does within {DEPTH} layers in every case but {listed(alive or ['none'])}.",
+    }[judge(rows)]
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
     dead = [r for r in rows if r["judgement"] == "holds"]
-    alive = [r for r in rows if r["judgement"] != "holds"]
     parts = [
         f"{phi} at layer "
         + ", ".join(f"{r['value']:.0f} (width {r['width']:,})" for r in dead if r["activation"] == phi)
         for phi in dict.fromkeys(r["activation"] for r in dead)
     ]
-    said = f"What tells two images apart falls below {DEAD:g} with " + "; ".join(parts) + "." if dead else ""
-    kept = ", ".join(f"{r['activation']} at width {r['width']:,}" for r in alive)
-    end = {
-        "confirmed": f"It dies out within {DEPTH} layers for every activation and width tried.",
-        "refuted": f"It survives {DEPTH} layers for every activation and width tried.",
-        "depends": f"It survives {DEPTH} layers with {kept}: 0.01 is neither small nor large by itself, only "
-        "σ·√width·slope beside 1 counts, and 0.01·√10,000 = 1.",
-    }[verdict]
-    return f"{said} {end}".strip()
+    said = f" What tells two images apart falls below {DEAD:g} with " + "; ".join(parts) + "." if dead else ""
+    why = (
+        " So 0.01 is neither small nor large by itself: only σ·√width·slope beside 1 counts, and 0.01·√10,000 = 1."
+        if len(dead) < len(rows)
+        else ""
+    )
+    return f"{conclusion(rows)}{said}{why}"
 
 
 def _row(phi: str, width: int, runs: Sequence[Sequence[float]], theory: Sequence[float]) -> dict[str, Any]:
@@ -159,16 +169,15 @@ def _panel(phi: str, curves: Mapping[int, tuple[list[list[float]], list[float]]]
     deepest = 1
     for width, (runs, theory) in curves.items():
         shared = min(len(r) for r in runs)
-        stats = [ratio_over_seeds([r[k] for r in runs]) for k in range(shared)]
         deepest = max(deepest, shared, len(theory))
         series.append(Series(f"width {width:,}, theory", tuple(range(1, len(theory) + 1)), tuple(theory)))
-        value, low, high = (tuple(s[key] for s in stats) for key in ("value", "low", "high"))
-        series.append(Series(f"width {width:,}, measured", tuple(range(1, shared + 1)), value, low, high, "points"))
+        points = points_over_seeds(runs, ratios=True)
+        series.append(band(f"width {width:,}, measured", range(1, shared + 1), points, "points"))
     series.append(Series(f"{DEAD:g}", (1, deepest), (DEAD, DEAD), style="dashed"))
     return Panel(phi, "layer", "rms between images", tuple(series), y_log=True)
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Follow the signal of real images through 0.01·randn for every activation and width."""
     seeds = settings.seeds if settings.quick else 4 * settings.seeds
     x = of_unit_rms(flat_images(settings, "standardize", IMAGES))
@@ -184,7 +193,6 @@ def run(settings: Settings) -> Outcome:
             curves[width] = (runs, theory_by_layer(phi, width, 1.0, p0, x.shape[1]))
             rows.append(_row(phi, width, *curves[width]))
         panels.append(_panel(phi, curves))
-    verdict = judge(rows)
     chart = Chart(
         "small-random",
         "0.01·randn: how deep the signal gets",
@@ -192,11 +200,9 @@ def run(settings: Settings) -> Outcome:
         "ReLU, ¼ for sigmoid: a straight line down, level only where that product is 1.",
         tuple(panels),
     )
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
-        verdict,
-        statement(rows, verdict),
+    return Finding(
+        judge(rows),
+        statement(rows),
         tuple(rows),
         (chart,),
         conditions={

@@ -8,7 +8,6 @@ from typing import Any
 from initwell.apply.write import init_
 from initwell.experiments.preparation import Prepared
 from initwell.experiments.reproduce.claim import Settings
-from initwell.experiments.reproduce.evidence import over_seeds, ratio_over_seeds
 from initwell.experiments.statistics import Verdict, judge
 from initwell.experiments.train import TrainConfig, TrainResult, train
 from initwell.experiments.zoo import build
@@ -134,28 +133,6 @@ def at_best_rate(
         best = min(rates, key=lambda rate: math.fsum(map(cost, by_rate[rate])) / len(by_rate[rate]))
         kept += by_rate[best]
     return kept
-
-
-def curve_with_band(
-    curves: Sequence[Sequence[float]], *, geometric: bool = False
-) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-    """Return mean, low and high (95 % interval over seeds) point by point, as far as all curves reach.
-
-    Args:
-        curves: one a seed.
-        geometric: on the logarithms, for losses on a logarithmic axis, which a single seed's burst would else own.
-
-    Returns:
-        Mean, low and high.
-
-    >>> mean, low, high = curve_with_band([[1.0, 2.0], [3.0, 2.0], [2.0]])
-    >>> mean
-    (2.0,)
-    """
-    interval = ratio_over_seeds if geometric else over_seeds
-    points = [interval(values) for values in zip(*curves, strict=False)]
-    value, low, high = (tuple(point[key] for point in points) for key in ("value", "low", "high"))
-    return value, low, high
 
 
 def at_swept_rate(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initwell.charts import Chart, Panel, Series
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import ratio_over_seeds, verdict_of, within
 from initwell.experiments.reproduce.images import flat_images
 from initwell.experiments.statistics import Verdict
@@ -121,21 +121,28 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of([within(r["low"], r["high"], 1 - TOLERANCE, 1 + TOLERANCE) for r in rows if r["judged"]])
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
-    """Say in words what the numbers say."""
-    judged = [r for r in rows if r["judged"]]
-    others = [r for r in rows if not r["judged"]]
-    span = f"{min(r['low'] for r in judged):.3f} to {max(r['high'] for r in judged):.3f}"
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence whether the rule holds under its conditions, and what comes of leaving them."""
     head = {
-        "confirmed": f"For means of 0 and independence the rule holds: measured over predicted is {span} in all "
-        f"{len(judged)} cases, sums of up to {max(TERMS)} terms among them.",
-        "refuted": f"The rule fails even for means of 0 and independence: measured over predicted is {span}.",
-        "depends": f"The rule holds in some of the {len(judged)} cases and not, or not surely, in others: {span}.",
-    }[verdict]
+        "confirmed": "For means of 0 and independence variances multiply and add as the rule says",
+        "refuted": "Even for means of 0 and independence variances do not multiply and add as the rule says",
+        "depends": "For means of 0 and independence the rule holds in some cases and not, or not surely, in others",
+    }[judge(rows)]
+    outside = [r for r in rows if not r["judged"]]
+    more = "; a mean or a dependence adds to the variance" if all(r["low"] > 1 + TOLERANCE for r in outside) else ""
+    return f"{head}{more}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in words what the numbers say."""
+    inside = [r for r in rows if r["judged"]]
+    outside = [r for r in rows if not r["judged"]]
     raw = next(r for r in rows if r["case"] == "images, raw pixels")
-    worst = max(abs(r["value"] / r["predicted"] - 1) for r in others)
+    worst = max(abs(r["value"] / r["predicted"] - 1) for r in outside)
     return (
-        f"{head} Its conditions matter: raw pixels have a mean, and a layer's output, over units and images, has "
+        f"{conclusion(rows)} Measured over predicted is {min(r['low'] for r in inside):.3f} to "
+        f"{max(r['high'] for r in inside):.3f} in the {len(inside)} cases that meet the conditions, sums of up to "
+        f"{max(TERMS)} terms among them. Raw pixels have a mean, and a layer's output, over units and images, has "
         f"{raw['value']:.2f} ({raw['low']:.2f} to {raw['high']:.2f}) times the variance the plain rule gives, where "
         f"E[x²]/Var(x) is {raw['predicted']:.2f}. With E[w]²Var(x) + E[x]²Var(w) added, or E[z⁴] for x = w, "
         f"every case outside the conditions comes out within {100 * worst:.1f} %."
@@ -195,7 +202,7 @@ def _row(case: Case) -> dict[str, Any]:
     return {"case": case.case, "judged": case.judged, "n": len(case.ratios), **found, "predicted": case.predicted}
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Sample the rules, then put real images through fresh weights."""
     seeds, size = 4 * settings.seeds, 2**18 if settings.quick else 2**21
     raw = flat_images(settings, "scale", 1000)
@@ -206,12 +213,9 @@ def run(settings: Settings) -> Outcome:
     cases = [*products(seeds, size // 2), *sums(seeds, size), *means(seeds, size // 2)]
     found = [_row(case) for case in [*cases, *on]]
     rows, shifted = found[: -len(OFFSETS)], found[-len(OFFSETS) :]
-    verdict = judge(rows)
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
-        verdict,
-        statement(rows, verdict),
+    return Finding(
+        judge(rows),
+        statement(rows),
         tuple(rows),
         (_chart(rows, shifted, raw_mean),),
         conditions={

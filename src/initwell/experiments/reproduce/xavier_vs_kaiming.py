@@ -7,8 +7,8 @@ from typing import Any
 
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.preparation import Prepared
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
-from initwell.experiments.reproduce.evidence import ratio_over_seeds
+from initwell.experiments.reproduce.bands import band, points_over_seeds
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.images import of_unit_rms
 from initwell.experiments.reproduce.stacks import chain_of, draw_weights, run_stack
 from initwell.experiments.reproduce.trainings import (
@@ -20,6 +20,7 @@ from initwell.experiments.reproduce.trainings import (
     run_trainings,
     trains,
 )
+from initwell.experiments.reproduce.wording import listed
 from initwell.experiments.statistics import Verdict, mean_interval, together
 from initwell.experiments.train import TrainConfig
 from initwell.initializers.base import Initializer
@@ -63,7 +64,7 @@ def states(rows: Sequence[Mapping[str, Any]], optimizer: str) -> dict[int, dict[
 
 def crossover(by_depth: Mapping[int, Mapping[str, Verdict]]) -> int | None:
     """Return the smallest depth where Xavier stalls and Kaiming trains, or None."""
-    return next((d for d, s in by_depth.items() if s["xavier"] == "refuted" and s["kaiming"] == "confirmed"), None)
+    return next(iter(_apart(by_depth)), None)
 
 
 def judge_optimizer(by_depth: Mapping[int, Mapping[str, Verdict]]) -> Verdict:
@@ -89,8 +90,33 @@ def decide(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return together(judge_optimizer(states(rows, o)) for o in dict.fromkeys(row["optimizer"] for row in rows))
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict, steps: int) -> str:
-    """Say for each optimizer where Xavier stalls, what Kaiming does there, and what that adds up to."""
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence at which depths Xavier stalls where Kaiming trains, by optimizer."""
+    apart = {o: _apart(states(rows, o)) for o in dict.fromkeys(row["optimizer"] for row in rows)}
+    told = ", ".join(
+        f"with {_title(o)} {f'at depth {listed(depths)}' if depths else 'at none for sure'}"
+        for o, depths in apart.items()
+    )
+    verdict = decide(rows)
+    if verdict == "confirmed":
+        return f"Xavier stalls in deep ReLU nets where Kaiming trains: {told}."
+    if verdict == "refuted":
+        return "Xavier and Kaiming do not differ in whether they train, at any depth tried."
+    if not any(apart.values()):
+        return "Xavier is not seen to stall where Kaiming trains, but the seeds leave some depths open."
+    return f"Whether Xavier stalls where Kaiming trains depends on depth and optimizer: {told}."
+
+
+def _apart(by_depth: Mapping[int, Mapping[str, Verdict]]) -> list[int]:
+    return [d for d, s in by_depth.items() if s["xavier"] == "refuted" and s["kaiming"] == "confirmed"]
+
+
+def _title(optimizer: str) -> str:
+    return optimizer.replace("adam", "Adam")
+
+
+def statement(rows: Sequence[Mapping[str, Any]], steps: int) -> str:
+    """Say for each optimizer where Xavier stalls, what Kaiming does there, and what is left open."""
     told = []
     for optimizer in dict.fromkeys(row["optimizer"] for row in rows):
         by_depth = states(rows, optimizer)
@@ -98,21 +124,17 @@ def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict, steps: int) -
         where = "Xavier nowhere stalls where Kaiming trains"
         if first is not None:
             pair = {r["scheme"]: r for r in rows if r["optimizer"] == optimizer and r["depth"] == first}
-            where = f"from depth {first} on Xavier stalls where Kaiming trains ({_share(pair['xavier'])} of ln C " + (
-                f"removed against {_share(pair['kaiming'])})"
+            where = (
+                f"Xavier first stalls where Kaiming trains at depth {first} ({_share(pair['xavier'])} of ln C removed "
+                f"against {_share(pair['kaiming'])})"
             )
         lost = [str(d) for d, s in by_depth.items() if s["kaiming"] != "confirmed"]
         open_ = [str(d) for d, s in by_depth.items() if s["xavier"] == "depends"]
         more = f"; Kaiming itself does not surely train at depth {', '.join(lost)}" if lost else ""
         more += f"; Xavier is not settled at depth {', '.join(open_)}" if open_ else ""
-        told.append(f"with {optimizer.replace('adam', 'Adam')} {where}{more}")
-    end = {
-        "confirmed": "Where Xavier stalls, Kaiming does not; at which depth, the optimizer decides.",
-        "refuted": "The two do not differ in whether they train.",
-        "depends": "So it depends on depth and optimizer.",
-    }[verdict]
-    body = ". ".join(f"{t[0].upper()}{t[1:]}" for t in told)
-    return f"Depths {min(r['depth'] for r in rows)} to {max(r['depth'] for r in rows)}, {steps} steps. {body}. {end}"
+        told.append(f"With {_title(optimizer)} {where}{more}")
+    depths = [r["depth"] for r in rows]
+    return f"{conclusion(rows)} Depths {min(depths)} to {max(depths)}, {steps} steps: {'. '.join(told)}."
 
 
 def _share(row: Mapping[str, Any]) -> str:
@@ -130,9 +152,7 @@ def _learnt_panel(rows: Sequence[Mapping[str, Any]], optimizer: str) -> Panel:
         series.append(Series(scheme, columns[0], columns[1], low, columns[3], "both"))
     depths = (float(min(DEPTHS)), float(max(DEPTHS)))
     series.append(Series("stalled below", depths, (STALLED, STALLED), style="dashed"))
-    return Panel(
-        f"trained with {optimizer.replace('adam', 'Adam')}", "hidden layers", "share of ln C removed", tuple(series)
-    )
+    return Panel(f"trained with {_title(optimizer)}", "hidden layers", "share of ln C removed", tuple(series))
 
 
 def _signal_panel(data: Prepared, seeds: Sequence[int]) -> Panel:
@@ -142,10 +162,9 @@ def _signal_panel(data: Prepared, seeds: Sequence[int]) -> Panel:
     for scheme, initializer in SCHEMES.items():
         theory = [math.sqrt(r["forward_second_moment"]) for r in chain_of(widths, initializer, "relu", 1.0).rows]
         runs = [run_stack(draw_weights(widths, initializer, seed), "relu", x, seed).forward for seed in seeds]
-        points = [ratio_over_seeds([math.sqrt(run[depth - 1]) for run in runs]) for depth in DEPTHS]
-        value, low, high = (tuple(p[key] for p in points) for key in ("value", "low", "high"))
+        points = points_over_seeds(([math.sqrt(run[depth - 1]) for depth in DEPTHS] for run in runs), ratios=True)
         series.append(Series(f"{scheme}, theory", tuple(range(1, len(theory) + 1)), tuple(theory)))
-        series.append(Series(f"{scheme}, measured", tuple(map(float, DEPTHS)), value, low, high, "points"))
+        series.append(band(f"{scheme}, measured", DEPTHS, points, "points"))
     return Panel("at initialization", "hidden layer", "rms of the output", tuple(series), y_log=True)
 
 
@@ -160,7 +179,7 @@ def _chart(rows: Sequence[Mapping[str, Any]], data: Prepared, seeds: Sequence[in
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train every depth from both starts with both optimizers."""
     data = settings.prepared("standardize")
     steps = 220 if settings.quick else 2000
@@ -181,12 +200,9 @@ def run(settings: Settings) -> Outcome:
     ]  # fmt: skip
     rows = evidence(run_trainings(settings, data, trainings), data.classes)
     rows.sort(key=lambda row: (list(RATES).index(row["optimizer"]), row["depth"]))
-    verdict = decide(rows)
-    return Outcome(
-        name=CLAIM.name,
-        claim=CLAIM.claim,
-        verdict=verdict,
-        statement=statement(rows, verdict, steps),
+    return Finding(
+        verdict=decide(rows),
+        statement=statement(rows, steps),
         rows=tuple(rows),
         charts=(_chart(rows, data, settings.seed_list()),),
         conditions={

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from initwell.apply.write import init_
 from initwell.charts import Chart, Panel, Series
 from initwell.experiments.preparation import Prepared
-from initwell.experiments.reproduce.claim import Claim, Outcome, Settings
+from initwell.experiments.reproduce.claim import Claim, Finding, Settings
 from initwell.experiments.reproduce.evidence import Judgement, over_seeds, verdict_of
+from initwell.experiments.reproduce.wording import clause, grouped, listed
 from initwell.experiments.statistics import Verdict
 from initwell.experiments.train import TrainConfig, train
 from initwell.experiments.zoo import build
@@ -127,19 +128,24 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict_of([r["judgement"] for r in rows if r["start"] == ZEROS])
 
 
-def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say in one sentence with which activations units of a zero start stay equal, and what parts the others."""
+    zero = {r["activation"]: r for r in rows if r["start"] == ZEROS}
+    of = grouped({activation: r["judgement"] for activation, r in zero.items()})
+    kept, parted, unsettled = of["holds"], of["fails"], of["open"]
+    told = clause("stay exactly equal with {}", kept)
+    if parted:
+        rounding = all(zero[activation]["apart_after_one_epoch"] <= ROUNDING for activation in parted)
+        told.append(f"part with {listed(parted)}{', by rounding that training makes grow' if rounding else ''}")
+    told += clause("are not settled to be equal with {}", unsettled)
+    return f"From all zeros the units of a layer {', but '.join(told)}."
+
+
+def statement(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say in words what the numbers say."""
     zero = [r for r in rows if r["start"] == ZEROS]
     other = {(r["activation"], r["start"]): r for r in rows}
-    kept = [r["activation"] for r in zero if r["judgement"] == "holds"]
-    head = {
-        "confirmed": "From all zeros the units of a layer never part: the largest difference between two of them is "
-        "exactly 0 after training, with every activation and seed.",
-        "refuted": "From all zeros units do part, with every activation.",
-        "depends": "It depends on the activation and the arithmetic"
-        + (f": with {' and '.join(kept)} two units of a layer differ by exactly 0 after training." if kept else "."),
-    }[verdict]
-    parts = [head]
+    parts = [conclusion(rows)]
     for r in zero:
         name = r["activation"]
         if r["weights_moved"] == 0.0:
@@ -155,7 +161,7 @@ def statement(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> str:
         )
     still = [r["activation"] for r in zero if r["weights_moved"] == 0.0]
     if still:
-        parts.append(f"With {' and '.join(still)} every weight's gradient is 0 and only output biases learn.")
+        parts.append(f"With {listed(still)} every weight's gradient is 0 and only output biases learn.")
     scores = ", ".join(
         f"{r['activation']} {100 * r['value']:.1f} % against {100 * other[r['activation'], NEARLY]['value']:.1f} %"
         for r in zero
@@ -217,7 +223,7 @@ def _chart(found: Sequence[Found]) -> Chart:
     )
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: Settings) -> Finding:
     """Train MLPs from zeros and from next to zeros on real images, and watch their units."""
     epochs = 12 if settings.quick else 40
     data = settings.prepared("standardize")
@@ -229,12 +235,9 @@ def run(settings: Settings) -> Outcome:
     ]
     found = settings.map(train_one, jobs, shared=data)
     rows = _rows(found)
-    verdict = judge(rows)
-    return Outcome(
-        CLAIM.name,
-        CLAIM.claim,
-        verdict,
-        statement(rows, verdict),
+    return Finding(
+        judge(rows),
+        statement(rows),
         tuple(rows),
         (_chart(found),),
         conditions={
