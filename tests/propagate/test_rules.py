@@ -16,6 +16,7 @@ from torch import Tensor
 
 from initwell.propagate.gaussian import pair_moments
 from initwell.propagate.measured import measured, pair_averages
+from initwell.propagate.predict import predict
 from initwell.propagate.rules.branch import added
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.norm import normalized, normalized_backward
@@ -84,6 +85,18 @@ def test_a_convolution_its_input_gradient_and_its_weight_gradient_by_sampling() 
     assert dx.q == pytest.approx(2 * 0.5 * 5 * 8 / 6)  # 8 taps of 9 fall inside, on 6 inputs
     dw = tapped(g, x, axes, "pxk", over=[(0, 0)])
     assert dw.q == pytest.approx(2 * 4 * 8 / 3)
+
+
+def test_padded_convolutions_on_each_other_count_their_borders_exactly() -> None:
+    model = torch.nn.Sequential(*(torch.nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(3))).to("meta")
+    found = predict(model, torch.ones(2, 8, 4, 4) * torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1))
+    size = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+    for row in found.rows:
+        # Each weight has variance 1/(3·72), and 8 channels feed each tap.
+        size = F.conv2d(size, torch.full((1, 1, 3, 3), 8 / (3 * 72), dtype=torch.float64), padding=1)
+        assert row["forward_rms"] == pytest.approx(math.sqrt(float(size.mean())), rel=1e-6)
+    # Position by position the borders differ; by their average alone the third would be 10 % too small.
+    assert found.rows[2]["forward_rms"] > 1.05 * math.sqrt((8 / (3 * 72) * 100 / 16) ** 3)
 
 
 @pytest.mark.parametrize("name", ["relu", "gelu", "tanh", "sigmoid", "leaky_relu", "hardtanh"])

@@ -102,6 +102,7 @@ class Signal:
         roots: (tag, a): it contains a times the normalized value of that tag, plus what is independent of it.
         peak: above 1 where only the largest of that many entries along the spatial dimensions (2, 3, …) got a
             gradient: max pooling's backward.
+        profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
     """
 
     dims: Dims
@@ -115,6 +116,7 @@ class Signal:
     gates: tuple[Gate, ...] = ()
     roots: tuple[tuple[int, float], ...] = ()
     peak: int = 1
+    profile: tuple[Array, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse moments that do not belong to the atoms."""

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from initwell.propagate.atoms import together
 from initwell.propagate.laws import sum_law
-from initwell.propagate.signal import Signal, constant, merged_fidelity
+from initwell.propagate.signal import Array, Signal, constant, merged_fidelity
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -24,7 +26,7 @@ def scaled(signal: Signal, factor: float) -> Signal:
     roots = tuple((tag, a * factor) for tag, a in signal.roots)
     square = factor**2
     gates = tuple(replace(g, moments=g.moments * square, power=g.power * square) for g in signal.gates)
-    return replace(found, roots=roots, gates=gates, peak=signal.peak)
+    return replace(found, roots=roots, gates=gates, peak=signal.peak, profile=signal.profile)
 
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
@@ -35,7 +37,17 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     roots = [(tag, c * alpha) for tag, c in a.roots] + [(tag, c * beta) for tag, c in b.roots]
     gates = scaled(a, alpha).gates + scaled(b, beta).gates
     law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
-    return merged_fidelity(replace(found, roots=tuple(roots), gates=gates, law=law), b)
+    profile = _mixed(a, b, alpha**2 * a.q, beta**2 * b.q)
+    return merged_fidelity(replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile), b)
+
+
+def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:
+    """Return the sizes by position of a sum: of each axis, the average by the second moments."""
+    if (not a.profile and not b.profile) or qa + qb == 0:
+        return ()
+    flat = tuple(np.ones_like(p) for p in a.profile or b.profile)
+    pairs = zip(a.profile or flat, b.profile or flat, strict=False)
+    return tuple(np.asarray((qa * p + qb * q) / (qa + qb)) for p, q in pairs if p.shape == q.shape)
 
 
 def multiplied(a: Signal, b: Signal) -> Signal:

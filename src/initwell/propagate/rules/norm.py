@@ -47,7 +47,7 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
     """
     moments, variance = _centred(x, dims, centred=centred)
     found = x.changed(moments / (variance + eps), 0.0 if centred else x.mean / math.sqrt(variance + eps))
-    return replace(found, gaussian=x.gaussian, roots=((tag, 1.0),))
+    return replace(found, gaussian=x.gaussian, roots=((tag, 1.0),), profile=x.profile)
 
 
 def _centred(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, float]:
@@ -85,7 +85,7 @@ def normalized_backward(
     found = inner - cross * hat * share * (2 - share)
     free = 1 / max(_average(g, hat**2, dims).flat[0], 1e-12)
     varies = 1 + share * (free / (free - 2) - 1) if free > 2.5 else 1.0
-    dx = g.changed(found * varies / (variance + eps), 0.0)
+    dx = replace(g.changed(found * varies / (variance + eps), 0.0), profile=g.profile)
     axes = g.axes(dims)
     kept = tuple(() if d in dims else dim for d, dim in enumerate(g.dims))
     cross = cross[tuple(0 if i in axes else slice(None) for i in range(cross.ndim))]
@@ -126,7 +126,9 @@ def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
         if abs(weight.q - weight.mean**2) <= 1e-12 * weight.q:
             found = scaled(found, weight.mean)
         else:
-            found = replace(multiplied(*together(found, weight, call.shape())), gaussian=found.gaussian)
+            found = replace(
+                multiplied(*together(found, weight, call.shape())), gaussian=found.gaussian, profile=found.profile
+            )
     if call["bias"] is not None:
         roots = found.roots
         bias = viewed(call.signal("bias"), shape)

@@ -67,7 +67,7 @@ def applied(phi: Activation, u: Signal) -> Signal:
     [[0.5, 0.1592], [0.1592, 0.1592]]
     """
     mean, moments = _pairs(phi.fn, phi.kinks, u)
-    found = replace(u.changed(moments, mean), image=Image(phi, u))
+    found = replace(u.changed(moments, mean), image=Image(phi, u), profile=u.profile)
     return found if u.gaussian or u.law or u.q == u.mean**2 else found.approximate(_NOT_GAUSSIAN)
 
 
@@ -121,7 +121,7 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
         passed = passed + gate.moments[here] * passes / (alone or 1.0)
     found = g.changed(np.asarray(moments), g.mean * mean)
     gate = Gate(phi, u, found.moments, grid, power, passed / (g.q or 1.0))
-    return merged_fidelity(replace(found, gates=(gate,)), u)
+    return merged_fidelity(replace(found, gates=(gate,), profile=g.profile), u)
 
 
 def peak_law(f: Callable[[Array], Array], kinks: tuple[float, ...], u: Signal, count: int) -> tuple[Array, Array]:

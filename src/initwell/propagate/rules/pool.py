@@ -14,7 +14,7 @@ import numpy as np
 
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.rules.pointwise import peak_law
-from initwell.propagate.rules.taps import geometry, spread, tapped
+from initwell.propagate.rules.taps import geometry, profiled, spread, tapped
 from initwell.propagate.signal import Array, Atom, Signal, constant
 from initwell.propagate.table import Call, Rule
 
@@ -43,7 +43,9 @@ def _max_pool(call: Call) -> Sequence[Signal | None]:
     if [len(d) for d in dims] != [len(d) for d in x.dims]:
         gone = [i for d in range(2, rank) if not dims[d] for i in x.axes([d])]
         moments = np.asarray(moments[tuple(0 if i in gone else slice(None) for i in range(moments.ndim))])
-    return [x.changed(np.asarray(moments), mean, dims=dims).approximate(_WHY), None]
+    axes = geometry(call, x.shape[2:], call.shape()[2:], spread(call["kernel_size"], rank - 2))
+    profile = profiled(x.changed(moments, mean, dims=dims), x, axes, "p").profile
+    return [replace(x.changed(np.asarray(moments), mean, dims=dims), profile=profile).approximate(_WHY), None]
 
 
 def _max_pool_backward(call: Call) -> Sequence[Signal]:
@@ -55,7 +57,7 @@ def _max_pool_backward(call: Call) -> Sequence[Signal]:
     moments = shared.moments.copy()
     alone = math.prod(a.pairs[0, 0, 0] / a.sizes[1] for a in axes)
     moments[(0,) * moments.ndim] += g.q * alone * (1 / count - 1 / count**2)
-    found = replace(shared, moments=moments, gaussian=False, peak=count)
+    found = replace(profiled(shared, g, axes, "x"), moments=moments, gaussian=False, peak=count)
     return [found.approximate(_WHY)]
 
 

@@ -10,11 +10,13 @@ degrees d (how many incidences an index has) there are
 and the moments of whichever of the three is the output are Σ N · a · b over the other two, divided by its number of
 pairs, n or n(n−1). One table serves the forward (x, k → p), the input's gradient (p, k → x), the weight's gradient
 (p, x → k), and pooling, whose kernel is a constant. Zero padding, stride and dilation are in the degrees, exactly.
-Channels contract by the contraction rule. Assumption: positions are exchangeable, so borders enter by their average.
+Channels contract by the contraction rule. Assumption: positions are exchangeable but for the size of their entries,
+which is carried along each axis by itself.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,10 +36,12 @@ class Axis:
     Attributes:
         pairs: N[p, x, k], 0 for agree and 1 for differ.
         sizes: number of output positions, input positions and taps.
+        links: shape (outputs, inputs): the number of taps by which an output reads an input.
     """
 
     pairs: Array
     sizes: tuple[int, int, int]
+    links: Array
 
 
 def spatial_axis(inputs: int, outputs: int, taps: int, stride: int, padding: int, dilation: int) -> Axis:
@@ -59,7 +63,9 @@ def _axis(inside: NDArray[np.bool_], at: NDArray[Any], sizes: tuple[int, int, in
     pairs[0, 0, 0] = every
     pairs[0, 1, 1], pairs[1, 0, 1], pairs[1, 1, 0] = (float(d @ d) - every for d in (by_output, by_input, by_tap))
     pairs[1, 1, 1] = every**2 - pairs.sum()
-    return Axis(pairs, sizes)
+    links = np.zeros(sizes[:2])
+    np.add.at(links, (np.nonzero(inside)[0], at[inside].astype(int)), 1.0)
+    return Axis(pairs, sizes, links)
 
 
 def tapped(
@@ -100,10 +106,8 @@ def tapped(
     order = tuple("pxk".index(r) for r in roles)
     last_a, last_b = names_a[len(names_a) - len(axes) :], names_b[len(names_b) - len(axes) :]
     for i, axis in enumerate(axes):
-        n = axis.sizes[order[2]]
-        shares = axis.pairs.transpose(order) / np.array([n, max(n * (n - 1.0), 1.0)])
-        operands += [shares, [last_a[i], last_b[i], 40 + i]]
-        number *= axis.pairs[0, 0, 0] / n
+        operands += [_shares(axis, order), [last_a[i], last_b[i], 40 + i]]
+        number *= axis.pairs[0, 0, 0] / axis.sizes[order[2]]
     kept_a = [*(d for d, _ in batch), *_rest(rank_a, [d for d, _ in (*over, *batch)])]
     kept_b = _rest(rank_b, [d for _, d in (*over, *batch)])
     out = [names_a[i] for i in a.axes(kept_a)] + [names_b[i] for i in b.axes(kept_b)]
@@ -113,6 +117,33 @@ def tapped(
     space = tuple((Atom(n),) if n > 1 else () for n in sizes)
     dims = tuple(a.dims[d] for d in kept_a) + tuple(b.dims[d] for d in kept_b) + space
     return merged_fidelity(Signal(dims, found, number * a.mean * b.mean, a.fidelity, a.reasons, gaussian=True), b)
+
+
+def _shares(axis: Axis, order: Sequence[int]) -> Array:
+    """Return N over the number of pairs of output indices, axes in this order, the output's last."""
+    n = axis.sizes[order[2]]
+    return np.asarray(axis.pairs.transpose(order) / np.array([n, max(n * (n - 1.0), 1.0)]))
+
+
+def profiled(found: Signal, source: Signal, axes: Sequence[Axis], role: str) -> Signal:
+    """Carry E[x²] by position through taps: an output at p has the sum of what its inputs have.
+
+    With it the borders, which are read by fewer taps and are smaller themselves, count as often as they are read.
+
+    Args:
+        found: what ``tapped`` gave, all positions taken as alike.
+        source: what was read.
+        axes: of the op.
+        role: "p" when ``found`` is at the outputs, "x" when at the inputs.
+    """
+    factor, profile = 1.0, []
+    for i, axis in enumerate(axes):
+        links = axis.links if role == "p" else axis.links.T
+        size = source.profile[i] if source.profile else np.ones(links.shape[1])
+        here = links @ size
+        factor *= float(here.sum() / links.sum())
+        profile.append(here / here.mean())
+    return replace(scaled(found, math.sqrt(factor)), profile=tuple(profile))
 
 
 def _rest(rank: int, gone: Sequence[int]) -> list[int]:
@@ -188,7 +219,7 @@ def _convolution(call: Call) -> Sequence[Signal]:
     conv = _conv(call, x.shape, call.shape())
     roles = conv.roles["x"] + "k" + conv.roles["y"]
     y = tapped(_grouped(x, conv.groups), conv.weight, conv.axes, roles, over=[(2, 2)], batch=[(1, 0)])
-    y = _back_together(y, call.shape())
+    y = profiled(_back_together(y, call.shape()), x, conv.axes, conv.roles["y"])
     if call["bias"] is None:
         return [y]
     bias = viewed(call.signal("bias"), (1, call.shape()[1], *[1] * len(conv.axes)))
@@ -204,7 +235,7 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     if wanted[0]:
         roles = conv.roles["y"] + "k" + conv.roles["x"]
         dx = tapped(grouped, conv.weight, conv.axes, roles, over=[(2, 1)], batch=[(1, 0)])
-        found.append(_back_together(dx, x.shape))
+        found.append(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
         dw = tapped(grouped, _grouped(x, conv.groups), conv.axes, roles, over=[(0, 0)], batch=[(1, 1)])
@@ -232,14 +263,14 @@ def _avg_pool(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     n = len(call.shape()) - 2
     axes, kernel = _pool(call, x.shape[2:], call.shape()[2:], spread(call["kernel_size"], n))
-    return [tapped(x, kernel, axes, "xkp")]
+    return [profiled(tapped(x, kernel, axes, "xkp"), x, axes, "p")]
 
 
 def _avg_pool_backward(call: Call) -> Sequence[Signal]:
     g = call.signal("grad_output")
     n = len(call.shape()) - 2
     axes, kernel = _pool(call, call.shape()[2:], g.shape[2:], spread(call["kernel_size"], n))
-    return [tapped(g, kernel, axes, "pkx")]
+    return [profiled(tapped(g, kernel, axes, "pkx"), g, axes, "x")]
 
 
 def _adaptive(shape: Sequence[int], outputs: Sequence[int]) -> tuple[list[Axis], float]:
