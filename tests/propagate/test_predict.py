@@ -146,6 +146,23 @@ def test_a_transformer_block_with_attention() -> None:
     assert off["gradient_rms"][-2] <= 0.08
 
 
+def test_dropout_in_training_and_a_concatenation() -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(48, 128), nn.ReLU(), nn.Dropout(0.3), Joined(), nn.Linear(192, 10))
+
+    off = errors(build, images(16, 48))
+    assert off["forward_rms"][-1] <= 0.05 and off["gradient_rms"][-1] <= 0.08
+
+
+class Joined(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.side = nn.Linear(128, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.side(x)], 1)
+
+
 def test_the_model_comes_back_as_it_was_and_no_random_number_is_drawn() -> None:
     model = resnet().train()
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()

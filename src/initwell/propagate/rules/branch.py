@@ -13,7 +13,7 @@ import numpy as np
 
 from initwell.propagate.atoms import together
 from initwell.propagate.laws import sum_law
-from initwell.propagate.signal import Array, Signal, constant, merged_fidelity
+from initwell.propagate.signal import Array, Signal, constant, independent, merged_fidelity
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -108,6 +108,12 @@ def _div(call: Call) -> Sequence[Signal]:
     return [scaled(a, 1.0 / divisor.mean)]
 
 
+def _bernoulli(call: Call) -> Sequence[Signal]:
+    """A mask of independent ones with probability p: dropout's, before it is divided by p."""
+    p = float(call["p"])
+    return [independent(call.shape(), p, p)]
+
+
 def _neg(call: Call) -> Sequence[Signal]:
     return [scaled(call.signal("self"), -1.0)]
 
@@ -118,4 +124,5 @@ RULES: Mapping[str, Rule] = {
     "aten.mul": _mul,
     "aten.div": _div,
     "aten.neg": _neg,
+    "aten.bernoulli": _bernoulli,
 }

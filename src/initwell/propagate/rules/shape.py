@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.atoms import expanded, joined, matched, permuted, viewed
-from initwell.propagate.signal import Atom, Signal, constant, merged_fidelity
+from initwell.propagate.signal import Array, Atom, Signal, constant, merged_fidelity
 from initwell.propagate.table import Call, Rule
 
 
@@ -137,6 +137,42 @@ def _stack(call: Call) -> Sequence[Signal]:
     return [found if len({round(p.q, 12) for p in parts}) == 1 else found.approximate(_MIXED)]
 
 
+def concatenated(parts: Sequence[Signal], dim: int) -> Signal:
+    """Join independent signals along a dimension; its pairs within and across the parts are averaged.
+
+    >>> from initwell.propagate.signal import independent
+    >>> concatenated([independent((2, 3), 1.0), independent((1, 3), 4.0)], 0).q
+    2.0
+    """
+    others = [d for d in range(len(parts[0].dims)) if d != dim]
+    # A part of length 1 gets an atom whose pairs count nothing.
+    first = _one_atom(parts[0], dim)
+    for part in parts:
+        first, _ = matched(first, part, [(d, d) for d in others])
+    n = sum(p.shape[dim] for p in parts)
+    mean = sum(p.mean * p.shape[dim] for p in parts) / n
+    agree: Array | float = 0.0
+    differ: Array | float = 0.0
+    for part in parts:
+        length = part.shape[dim]
+        one, _ = matched(_one_atom(part, dim), first, [(d, d) for d in others])
+        axis = sum(len(d) for d in one.dims[:dim])
+        same = one.moments.take(0, axis) if length > 1 else one.moments
+        other = one.moments.take(1, axis) if length > 1 else np.zeros_like(same)
+        agree = agree + same * length / n
+        differ = differ + other * length * (length - 1) + part.mean * length * (mean * n - part.mean * length)
+    axis = sum(len(d) for d in first.dims[:dim])
+    moments = np.stack([np.asarray(agree), np.asarray(differ) / (n * (n - 1))], axis)
+    dims = (*first.dims[:dim], (Atom(n),), *first.dims[dim + 1 :])
+    found = first.changed(moments, mean, dims=dims, gaussian=all(p.gaussian for p in parts))
+    return merged_fidelity(found, *parts).approximate(_MIXED)
+
+
+def _cat(call: Call) -> Sequence[Signal]:
+    parts = [call.of(ref) for ref in call["tensors"]]
+    return [concatenated(parts, call["dim"] % len(parts[0].dims))]
+
+
 _MIXED = "parts of unlike size along one axis, taken as alike"
 
 
@@ -191,6 +227,7 @@ RULES: Mapping[str, Rule] = {
     "aten.sum": _reduce(mean=False),
     "aten.mean": _reduce(mean=True),
     "aten.stack": _stack,
+    "aten.cat": _cat,
     "aten.slice_backward": _slice_backward,
     "aten.select_backward": _slice_backward,
     "aten.zeros_like": _filled(0.0),
