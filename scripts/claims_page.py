@@ -9,7 +9,7 @@ from pathlib import Path
 
 from initwell.experiments.reproduce.catalogue import claims
 from initwell.experiments.reproduce.claim import Claim, Outcome
-from initwell.report.files import write
+from initwell.files import write
 from initwell.report.outcomes import kept
 from initwell.report.text import duration
 

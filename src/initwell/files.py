@@ -33,6 +33,19 @@ def write(path: Path, content: bytes | str, argument: str = "out") -> Path:
     return write_with(path, put, argument)
 
 
+def check_folder(folder: Path, argument: str = "out") -> None:
+    """Make a folder and try it, before hours of work go into what would be written there at the end.
+
+    Args:
+        folder: made when it is not there.
+        argument: the argument that named it, for the error.
+
+    Raises:
+        ArgumentError: as for ``write``.
+    """
+    write(folder / ".try", b"", argument).unlink()
+
+
 def write_with(path: Path, put: Callable[[Path], object], argument: str = "out") -> Path:
     """Have ``put`` write a neighbour of the file, then rename that over it; the rest as ``write`` does."""
     neighbour = path.with_name(f".{path.name}.{os.getpid()}")

@@ -254,3 +254,8 @@ def test_a_learning_rate_adds_the_size_of_the_updates(capsys: pytest.CaptureFixt
     assert "    [Update] Layer " in capsys.readouterr().out
     assert main(["measure", MLP, *INPUT, "--lr", "-1"]) == 2
     assert "learning_rate: got -1.0" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(capsys, "reproduce", "--all", "--quick", "--out", "/proc/initwell")
+    assert "out: got /proc/initwell" in said and "cannot be written" in said

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from initwell.cli.naming import count
 from initwell.cli.output import Output
 from initwell.errors import ArgumentError, InitwellError, UnknownNameError
+from initwell.files import check_folder
 
 if TYPE_CHECKING:
     from initwell.experiments.reproduce.claim import Claim, Outcome
@@ -55,6 +56,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     for name in names:
         if name not in known:
             raise UnknownNameError.among("claim", name, known)
+    check_folder(options.out)
     outcomes, failures = _run_all([known[name] for name in names], options, output)
     page = _page([known[o.name] for o in outcomes], outcomes, failures, options)
     _say(outcomes, output)

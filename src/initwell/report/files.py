@@ -2,10 +2,6 @@
 
 import re
 
-from initwell.files import write
-
-__all__ = ["safe_name", "write"]
-
 
 def safe_name(name: str) -> str:
     """Turn any name into one that is safe as a file name and as an HTML id.

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from initwell.charts import Chart, Panel, Series
 from initwell.errors import DataFormatError
+from initwell.files import write
 from initwell.report.conditions import conditions
-from initwell.report.files import safe_name, write
+from initwell.report.files import safe_name
 from initwell.report.html import Page, Section
 from initwell.report.plots import draw
 from initwell.report.tables import Table
