@@ -153,7 +153,7 @@ def _chart(found: Mapping[Job, Found], rows: Sequence[Mapping[str, Any]]) -> Cha
         points = points_over_seeds(runs)
         label = f"{row['preparation']}, rate {row['learning_rate']:g}"
         series.append(band(label, range(1, len(points) + 1), points))
-    panel = Panel("training loss", "epoch", "cross-entropy (nats)", tuple(series))
+    panel = Panel("training loss", "epoch", "cross-entropy (nats)", tuple(series), y_log=True)
     caption = "Each preparation at its best learning rate; bands are 95 % intervals over seeds."
     return Chart("input-whitening", "Raw, scaled, standardized and whitened input", caption, (panel,))
 
