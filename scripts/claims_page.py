@@ -18,12 +18,13 @@ COMMAND = "initwell reproduce --all --quick"
 
 
 SETTINGS = (
-    "What was chosen when: tolerances and thresholds were written down before the runs they judge. Lengths, seeds and "
-    "widths of the quick runs were then fitted to the time they may take. And some settings were changed after a first "
-    "look: the rate and length of zero-init (until its sigmoid control learned at all), the net, batch, steps and "
-    "rates of relu-gaussian, the depth and rates of dead-relu (until runs no longer diverged), the number of fresh draws in "
-    "half-active, the reference of compromise under ReLU, the layer that speaks in as-written, and the second measure "
-    "of cifar-mlp. Read those verdicts as: there is a setting in which it is so."
+    "What was chosen when: tolerances and thresholds were written down before the runs they judge. Lengths, seeds "
+    "and widths of the quick runs were then fitted to the time they may take. And some settings were changed "
+    "after a first look: the rate and length of zero-init (until its sigmoid control learned at all), the net, "
+    "batch, steps and rates of relu-gaussian, the depth and rates of dead-relu (until runs no longer diverged), "
+    "the number of fresh draws in half-active, the reference of compromise under ReLU, the layer that speaks in "
+    "as-written, and the second measure of cifar-mlp. Read those verdicts as: there is a setting in which it is "
+    "so."
 )
 
 
