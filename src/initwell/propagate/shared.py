@@ -42,7 +42,10 @@ def shared_operands(trace: Trace) -> dict[int, str]:
         Index of each such op → why its outputs are approximate.
     """
     origins: dict[int, Origins] = {
-        v.id: frozenset({(v.id,)}) for v in trace.values if v.producer is None and v.is_floating
+        # Two tensors of one batch may be copies of each other, near enough.
+        v.id: frozenset({("inputs",) if v.kind == "input" else (v.id,)})
+        for v in trace.values
+        if v.producer is None and v.is_floating
     }
     weights = {v.id for v in trace.values if v.kind in ("parameter", "buffer")}
     own = set(weights)
@@ -54,7 +57,7 @@ def shared_operands(trace: Trace) -> dict[int, str]:
             found[op.index] = _REASON
         for place, value in enumerate(op.outputs):
             if trace.values[value].is_floating:
-                origins[value] = _origins(op, place, origins, own)
+                origins[value] = _origins(op, place, origins, own, len(trace.values[value].shape))
         for _, new in op.mutates:
             if op.outputs:
                 origins.setdefault(new, origins.get(op.outputs[0], frozenset()))
@@ -105,7 +108,7 @@ def _alike(a: Origin, b: Origin) -> bool:
     return not any(x[:2] == y[:2] and x[2] != y[2] for x, y in product(*cuts))
 
 
-def _origins(op: Op, place: int, origins: Mapping[int, Origins], own: set[int]) -> Origins:
+def _origins(op: Op, place: int, origins: Mapping[int, Origins], own: set[int], rank: int) -> Origins:
     operands = _operands(op)
     if op.functional in _CONTRACTIONS and not (op.functional == "aten.convolution_backward" and place == 1):
         weights = [i for i in operands if i in own]
@@ -119,6 +122,8 @@ def _origins(op: Op, place: int, origins: Mapping[int, Origins], own: set[int]) 
     backward = op.functional.endswith(("_backward", "_backward_data"))
     found = _union(op.inputs[:1] if backward else op.inputs, origins)
     where = op.arguments.get("start", op.arguments.get("index"))
+    if op.functional == "aten.slice" and (op.arguments["dim"] or 0) not in (-1, rank - 1):
+        return found  # positions and samples may be alike; channels that a layer made are not
     if op.functional in _CUTS:
         return _cut(found, op.inputs[0], op.arguments.get("dim"), place if len(op.outputs) > 1 else where)
     if op.functional in _FILLS:
