@@ -8,6 +8,7 @@ import numpy as np
 
 from initwell.errors import ModelError
 from initwell.propagate.atoms import viewed
+from initwell.propagate.shared import shared_operands
 from initwell.propagate.signal import Signal
 from initwell.propagate.table import Call, RuleTable, UnknownSignalError
 from initwell.records import Record
@@ -51,6 +52,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], tokens: Ma
     known = dict(start)
     unsupported: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
+    shared = shared_operands(trace)
     for op in trace.ops:
         rule = table.rules.get(op.packet) or table.rules.get(op.functional)
         if rule is None:
@@ -64,6 +66,8 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], tokens: Ma
             with np.errstate(all="ignore"):
                 found = tuple(rule(call))
             _check(trace, op, found)
+            if op.index in shared:
+                found = tuple(None if s is None else s.approximate(shared[op.index]) for s in found)
         except UnknownSignalError:
             found = (None,) * len(op.outputs)
             unknown[op.packet] += 1

@@ -60,6 +60,25 @@ def measured(tensor: Tensor, *, sample: int | None = None) -> Signal:
     return Signal(dims, np.asarray(moments), float(tensor.detach().double().mean()))
 
 
+def with_unlike_noted(signal: Signal, tensor: Tensor, what: str) -> Signal:
+    """Mark a measured signal as approximate where the sizes along dimension 0 spread by more than half their average.
+
+    φ of entries of many sizes is no φ of one Gaussian, and what is normalized row by row has other gradients.
+
+    Args:
+        signal: of the tensor.
+        tensor: real; fewer than two dimensions have nothing to average over.
+        what: the rows are, such as "samples".
+    """
+    if tensor.ndim < 2 or tensor.shape[0] < 2 or signal.q == 0:
+        return signal
+    sizes = tensor.detach().double().flatten(1).square().mean(1)
+    chance = 18 / math.prod(tensor.shape[1:])
+    if float(sizes.var() / sizes.mean() ** 2) <= 0.25 + chance:
+        return signal
+    return signal.approximate(f"{what} of unlike size, taken as alike")
+
+
 def measured_weight(tensor: Tensor) -> Signal:
     """Measure a weight; moments between different entries that chance explains are taken as 0.
 

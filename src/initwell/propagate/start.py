@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from initwell.errors import ArgumentError
-from initwell.propagate.measured import measured, measured_weight, token_agreement
+from initwell.propagate.measured import measured, measured_weight, token_agreement, with_unlike_noted
 from initwell.propagate.signal import Signal, constant, independent
 from initwell.trace.batch import as_arguments, tensors, uncompiled
 from initwell.trace.trace import Trace
@@ -58,7 +58,8 @@ def input_signals(model: nn.Module, trace: Trace, batch: Any) -> tuple[dict[int,
             raise ArgumentError(name, "a tensor on the meta device", "Its moments are measured: give real numbers.")
         sample = 0 if tensor.ndim and tensor.shape[0] == sizes[0] else None
         if tensor.is_floating_point():
-            floating[value] = measured(tensor, sample=sample)
+            signal = measured(tensor, sample=sample)
+            floating[value] = with_unlike_noted(signal, tensor, "samples of the batch") if sample == 0 else signal
         elif tensor.dtype is not torch.bool:
             tokens[value] = token_agreement(tensor, sample=sample)
     return floating, tokens
@@ -92,7 +93,7 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
         elif value in found:
             continue
         elif not tensor.is_meta:
-            found[value] = measured_weight(tensor)
+            found[value] = with_unlike_noted(measured_weight(tensor), tensor, f"rows of {name}")
         elif (signal := _default(model, name, tensor)) is not None:
             found[value] = signal
             guessed.append(name)

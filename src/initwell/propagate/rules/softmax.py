@@ -44,6 +44,14 @@ def concentration(variance: float, count: int, *powers: int) -> float:
     return float(inside.sum() * (log_x[1] - log_x[0]))
 
 
+def _spread(centred: Array) -> float:
+    # Beyond this exp(variance) is no number: a mask that was added to the scores, which are then no Gaussian.
+    v = max(float(centred[(0,) * centred.ndim]), 0.0)
+    if v > 300:
+        raise UnknownSignalError("a softmax of scores with a mask added to them")
+    return v
+
+
 def _centred(s: Signal, dim: int) -> tuple[Signal, int, Array]:
     """Return the signal with one atom along ``dim``, that atom's axis, and moments less those that differ along it."""
     while len(s.dims[dim]) > 1:
@@ -56,7 +64,7 @@ def softmaxed(s: Signal, dim: int) -> Signal:
     """Apply softmax along a dimension of length 2 or more."""
     s, axis, centred = _centred(s, dim)
     count = s.atoms[axis].size
-    v = max(float(centred[(0,) * centred.ndim]), 0.0)
+    v = _spread(centred)
     top = concentration(v, count, 2)
     flat = 1 / count**2
     share = np.expm1(centred) / math.expm1(v) if v > 1e-12 else np.ones_like(centred)
@@ -72,7 +80,7 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     g, axis, centred = _centred(g, dim)
     s, _, scores = _centred(s, dim)
     count = g.atoms[axis].size
-    v = max(float(scores[(0,) * scores.ndim]), 0.0)
+    v = _spread(scores)
     # g_t(p_t − p_t²) and, for each other u, −g_u p_t p_u.
     alone = concentration(v, count, 2) - 2 * concentration(v, count, 3) + concentration(v, count, 4)
     weight = alone + (count - 1) * concentration(v, count, 2, 2)
