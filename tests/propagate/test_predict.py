@@ -353,3 +353,10 @@ def test_a_mask_added_to_scores_is_unknown_and_no_failure() -> None:
     found = iw.predict(Masked(), images(16, 16))
     assert found.rows[-1]["forward_rms"] is None and found.rows[-1]["fidelity"] == "unknown"
     assert any("aten._softmax" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("token", [5, -1])
+def test_tokens_without_a_row_are_refused_as_the_model_would(token: int) -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
+    with pytest.raises(ArgumentError, match=r"tokens from .* The embedding at '0' has 5 rows: .* from 0 to 4"):
+        iw.predict(model, torch.tensor([[0, 1], [token, 2]]))

@@ -11,7 +11,7 @@ from initwell.errors import ArgumentError
 from initwell.propagate.measured import measured, measured_weight, token_agreement, with_unlike_noted
 from initwell.propagate.signal import Signal, constant, independent
 from initwell.trace.batch import as_arguments, tensors, uncompiled
-from initwell.trace.trace import Trace
+from initwell.trace.trace import Trace, ValueRef
 
 
 class PlannedRow(Protocol):
@@ -45,10 +45,12 @@ def input_signals(model: nn.Module, trace: Trace, batch: Any) -> tuple[dict[int,
         Signals of its floating tensors, and token agreements of its integer ones, by value id.
 
     Raises:
-        ArgumentError: a floating tensor of the batch is on the meta device, so that it has no numbers.
+        ArgumentError: a tensor of the batch is on the meta device, so that it has no numbers, or holds tokens that the
+            embedding which takes it has no row for.
     """
     args, kwargs = as_arguments(uncompiled(model), batch)
     given = dict([*tensors(args, "input"), *tensors(kwargs, "input")])
+    _check_tokens(trace, given)
     sizes = [t.shape[0] for t in given.values() if t.ndim]
     floating: dict[int, Signal] = {}
     tokens: dict[int, Signal] = {}
@@ -63,6 +65,22 @@ def input_signals(model: nn.Module, trace: Trace, batch: Any) -> tuple[dict[int,
         elif tensor.dtype is not torch.bool:
             tokens[value] = token_agreement(tensor, sample=sample)
     return floating, tokens
+
+
+def _check_tokens(trace: Trace, given: Mapping[str, Tensor]) -> None:
+    # On meta a look-up has no numbers to complain of; the model itself would, and so must its prediction.
+    names = {value: name for name, value in trace.inputs.items()}
+    for op in trace.forward_ops:
+        if op.functional != "aten.embedding":
+            continue
+        table, indices = op.arguments["weight"], op.arguments["indices"]
+        name = names.get(indices.id) if isinstance(indices, ValueRef) else None
+        if name is None or given[name].is_meta or not isinstance(table, ValueRef):
+            continue
+        rows, low, high = trace.values[table.id].shape[0], int(given[name].min()), int(given[name].max())
+        if low < 0 or high >= rows:
+            cure = f"The embedding at {op.path!r} has {rows} rows: give whole numbers from 0 to {rows - 1}."
+            raise ArgumentError(name, f"tokens from {low} to {high}", cure)
 
 
 def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, notes: list[str]) -> dict[int, Signal]:
