@@ -10,13 +10,14 @@ whose centred scores correlate by ρ, E[p_t p'_t] grows as e^(ρv) − 1 does. A
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.atoms import joined, together
+from initwell.propagate.atoms import centred, joined, plain, together
 from initwell.propagate.gaussian import nodes
-from initwell.propagate.signal import Array, Signal, independent, merged_fidelity
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Signal, independent, merged_fidelity, over_pairs
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"
@@ -44,51 +45,77 @@ def concentration(variance: float, count: int, *powers: int) -> float:
     return float(inside.sum() * (log_x[1] - log_x[0]))
 
 
-def _spread(centred: Array) -> float:
+def _known(v: float) -> float:
     # Beyond this exp(variance) is no number: a mask that was added to the scores, which are then no Gaussian.
-    v = max(float(centred[(0,) * centred.ndim]), 0.0)
     if v > 300:
         raise UnknownSignalError("a softmax of scores with a mask added to them")
-    return v
+    return max(v, 0.0)
 
 
-def _centred(s: Signal, dim: int) -> tuple[Signal, int, Array]:
-    """Return the signal with one atom along ``dim``, that atom's axis, and moments less those that differ along it."""
+def _one_axis(s: Signal, dim: int, *, segments: bool) -> tuple[Signal, int]:
+    """Return the signal with one atom along ``dim``, of one segment unless they are wanted, and its axis."""
     while len(s.dims[dim]) > 1:
         s = joined(s, s.axes([dim])[0])
-    axis = s.axes([dim])[0]
-    return s, axis, np.asarray(s.moments.take(0, axis) - s.moments.take(1, axis))
+    s = s if segments else plain(s, dim)
+    return s, s.axes([dim])[0]
+
+
+def _shares(s: Signal, scores: Array, moment: Callable[[float], float], flat: float) -> Array:
+    """Return, by pattern of the other axes, the moment of weights whose centred scores have these covariances.
+
+    Args:
+        s: the scores, whose softmax axis has been taken out of ``scores``.
+        scores: covariances of the centred scores by pattern.
+        moment: variance → the moment at full agreement.
+        flat: the moment at variance 0.
+    """
+    size = tuple(n for n in s.means.shape)
+    v = scores[tuple(slice(n) for n in size)]
+    kinds, which = np.unique(v.round(12), return_inverse=True)
+    above = np.array([max(moment(_known(x)) - flat, 0.0) for x in kinds])[which].reshape(v.shape)
+    grown = np.expm1(np.maximum(v, 1e-12))
+    atoms = s.atoms
+    return np.asarray(flat + over_pairs(atoms, np.sqrt(above / grown)) * np.expm1(np.minimum(scores, 300.0)))
+
+
+def _without(s: Signal, axis: int) -> Signal:
+    """Return the signal at one index of an atom of one segment, centred along it."""
+    dims = tuple(tuple(a for i, a in zip(s.axes([d]), dim, strict=True) if i != axis) for d, dim in enumerate(s.dims))
+    moments = np.asarray(s.moments.take(0, axis) - s.moments.take(1, axis))
+    return s.changed(moments, 0.0, dims=dims)
 
 
 def softmaxed(s: Signal, dim: int) -> Signal:
     """Apply softmax along a dimension of length 2 or more."""
-    s, axis, centred = _centred(s, dim)
+    s, axis = _one_axis(s, dim, segments=False)
     count = s.atoms[axis].size
-    v = _spread(centred)
-    top = concentration(v, count, 2)
-    flat = 1 / count**2
-    share = np.expm1(centred) / math.expm1(v) if v > 1e-12 else np.ones_like(centred)
-    agree = flat + (top - flat) * share
+    scores = _without(s, axis)
+    agree = _shares(scores, scores.moments, lambda v: concentration(v, count, 2), 1 / count**2)
     differ = (1 / count - agree) / (count - 1)
     return s.changed(np.stack([agree, differ], axis), 1 / count).approximate(_WHY)
 
 
 def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
-    """Take a gradient back through p(g − Σ p g): it sums to zero over T, and so do its moments."""
-    s, axis, scores = _centred(s, dim)
+    """Take a gradient back through p(g − Σ p g): it sums to zero over T, and so do its moments.
+
+    At equal weights it is (g − ḡ)/T; each entry's square grows as the concentration of the weights says.
+    """
+    s, axis = _one_axis(s, dim, segments=False)
     g, s = together(g, s, s.shape)
-    g, axis, centred = _centred(g, dim)
-    s, _, scores = _centred(s, dim)
+    g, axis = _one_axis(g, dim, segments=True)
     count = g.atoms[axis].size
-    v = _spread(scores)
-    # g_t(p_t − p_t²) and, for each other u, −g_u p_t p_u.
-    alone = concentration(v, count, 2) - 2 * concentration(v, count, 3) + concentration(v, count, 4)
-    weight = alone + (count - 1) * concentration(v, count, 2, 2)
+
+    def weight(v: float) -> float:
+        # g_t(p_t − p_t²) and, for each other u, −g_u p_t p_u.
+        alone = concentration(v, count, 2) - 2 * concentration(v, count, 3) + concentration(v, count, 4)
+        return alone + (count - 1) * concentration(v, count, 2, 2)
+
+    s, axis = _one_axis(s, dim, segments=False)
+    scores = _without(s, axis)
     flat = (1 - 1 / count) / count**2
-    share = np.expm1(scores) / math.expm1(v) if v > 1e-12 else np.ones_like(scores)
-    agree = centred * (flat + (weight - flat) * share)
-    moments = np.stack([agree, -agree / (count - 1)], axis)
-    return merged_fidelity(g.changed(moments, 0.0), s).approximate(_WHY)
+    factors = _shares(scores, scores.moments, weight, flat) / flat / count**2
+    moments = centred(g, [axis]) * np.expand_dims(factors, axis)
+    return merged_fidelity(g.changed(np.asarray(moments), 0.0), s).approximate(_WHY)
 
 
 def _softmax(call: Call) -> Sequence[Signal]:
