@@ -176,13 +176,14 @@ class ClassToken(nn.Module):
         super().__init__()
         self.token = nn.Parameter(torch.full((1, 1, width), 0.05) * torch.randn(1, 1, width))
         self.enter, self.norm, self.head = nn.Linear(32, width), nn.LayerNorm(width), nn.Linear(width, 10)
-        self.value, self.key, self.query = (nn.Linear(width, width) for _ in range(3))
+        self.blocks = nn.ModuleList(nn.ModuleList(nn.Linear(width, width) for _ in range(3)) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.cat([self.token.expand(len(x), -1, -1), self.enter(x)], 1)
-        for _ in range(2):
+        for block in self.blocks:
             h = self.norm(x)
-            x = x + torch.softmax(self.query(h) @ self.key(h).mT / 64, -1) @ self.value(h)
+            query, key, value = (layer(h) for layer in block.children())
+            x = x + torch.softmax(query @ key.mT / 64, -1) @ value
         y: Tensor = self.head(x[:, 0])
         return y
 
