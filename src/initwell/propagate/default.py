@@ -15,6 +15,7 @@ from initwell.propagate.rules import (
     shape,
     softmax,
     taps,
+    weight_norm,
     windows,
 )
 from initwell.propagate.table import RuleTable
@@ -32,6 +33,7 @@ _FAMILIES = (
     shape,
     softmax,
     taps,
+    weight_norm,
     windows,
 )
 _IGNORED = {
