@@ -1,10 +1,11 @@
 """Views, sums and means of whole axes: with atoms, views are bookkeeping."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from initwell.propagate.atoms import expanded, over_all, permuted, viewed
 from initwell.propagate.segments import along
-from initwell.propagate.signal import Signal, constant
+from initwell.propagate.signal import Average, Signal, constant
 from initwell.propagate.table import Call, Rule
 
 
@@ -57,8 +58,11 @@ def _reduce(*, mean: bool) -> Rule:
         x = call.signal("self")
         given = call["dim"]
         dims = range(len(x.dims)) if given is None or given == () else given
-        whole = [dims] if isinstance(dims, int) else list(dims)
-        return [summed(x, [d % len(x.dims) for d in whole], keep=bool(call["keepdim"]), mean=mean)]
+        whole = tuple(d % len(x.dims) for d in ([dims] if isinstance(dims, int) else dims))
+        found = summed(x, whole, keep=bool(call["keepdim"]), mean=mean)
+        if mean and x.square_of is not None:
+            return [replace(found, average=Average("square", x.square_of, whole))]
+        return [replace(found, average=Average("mean", x, whole)) if mean else found]
 
     return rule
 
