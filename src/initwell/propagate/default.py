@@ -6,17 +6,32 @@ from initwell.propagate.rules import (
     arithmetic,
     contraction,
     embedding,
+    loss,
     norm,
     parts,
     pointwise,
     pool,
+    scalar,
     shape,
     softmax,
     taps,
 )
 from initwell.propagate.table import RuleTable
 
-_FAMILIES = (arithmetic, contraction, embedding, norm, parts, pointwise, pool, scalar, shape, softmax, taps)
+_FAMILIES = (
+    arithmetic,
+    contraction,
+    embedding,
+    loss,
+    norm,
+    parts,
+    pointwise,
+    pool,
+    scalar,
+    shape,
+    softmax,
+    taps,
+)
 _IGNORED = {
     **dict.fromkeys(("aten.empty", "aten.empty_like", "aten.new_empty"), "memory without numbers"),
     **dict.fromkeys(("aten.arange", "aten.scalar_tensor"), "positions, not signal"),
