@@ -34,7 +34,7 @@ _FAMILIES = (
 )
 _IGNORED = {
     **dict.fromkeys(("aten.empty", "aten.empty_like", "aten.new_empty"), "memory without numbers"),
-    **dict.fromkeys(("aten.arange", "aten.scalar_tensor"), "positions, not signal"),
+    **dict.fromkeys(("aten.arange",), "positions, not signal"),
 }
 
 

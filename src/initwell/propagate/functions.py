@@ -126,6 +126,15 @@ def evaluated(image: Image) -> Signal:
     return found if known else found.approximate(_NOT_GAUSSIAN)
 
 
+def unscaled(x: Signal) -> tuple[Signal, float]:
+    """Return (y, c) where x was made as c·y; y may be x itself."""
+    image = x.image
+    if image is None or image.base is not None or not isinstance(image.phi, Function) or image.phi.line is None:
+        return x, 1.0
+    slope, offset = image.phi.line
+    return (image.pre, slope) if offset == 0 and image.pre.dims == x.dims else (x, 1.0)
+
+
 def shared_images(a: Signal, b: Signal) -> tuple[Image, Image] | None:
     """Return the images of two values that are functions of the same Gaussian; None if they are not."""
     one, two = as_image(a), as_image(b)

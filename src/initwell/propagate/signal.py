@@ -43,12 +43,12 @@ class Atom(Record):
 
     Attributes:
         size: its length, at least 2.
-        sample: whether it counts samples, so that differing in it means another sample.
+        sample: whether it counts samples, so that differing in it means another sample; no matter in comparing atoms.
         parts: lengths of its segments, where they are unlike; empty when all indices are alike.
     """
 
     size: int
-    sample: bool = False
+    sample: bool = field(default=False, compare=False)
     parts: tuple[int, ...] = ()
 
     @property
@@ -181,7 +181,7 @@ class Signal:
             cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
             raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)
         segments = tuple(len(atom.patterns.parts) for atom in self.atoms)
-        if self.means.shape != segments:
+        if np.shape(self.means) != segments:
             object.__setattr__(self, "means", np.broadcast_to(self.means, segments))
 
     @cached_property

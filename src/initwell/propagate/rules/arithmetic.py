@@ -51,13 +51,15 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
     return rule
 
 
+def _spread(x: Signal, number: Signal, shape: Sequence[int]) -> Signal:
+    # The very signal, where nothing is broadcast: functions of it are known by it.
+    return x if x.shape == tuple(shape) else together(x, number, shape)[0]
+
+
 def _mul(call: Call) -> Sequence[Signal]:
     for one, two in (("self", "other"), ("other", "self")):
         if _is_number(call, two) and call.has(one):
-            factor = operand(call, two).mean
-            a, _ = together(call.signal(one), operand(call, two), call.shape())
-            same = a.dims == call.signal(one).dims
-            return [scaled(call.signal(one) if same else a, factor)]
+            return [scaled(_spread(call.signal(one), operand(call, two), call.shape()), operand(call, two).mean)]
     a, b = operand(call, "self"), operand(call, "other")
     found = multiplied_jointly(a, b) or normalized_by_hand(a, b, call.op.outputs[0])
     if found is not None:
@@ -73,8 +75,7 @@ def _mul(call: Call) -> Sequence[Signal]:
 def _div(call: Call) -> Sequence[Signal]:
     divisor = operand(call, "other")
     if _is_number(call, "other"):
-        a, _ = together(operand(call, "self"), divisor, call.shape())
-        return [scaled(a, 1.0 / divisor.mean)]
+        return [scaled(_spread(operand(call, "self"), divisor, call.shape()), 1.0 / divisor.mean)]
     inverse = inverted(divisor)
     a = operand(call, "self")
     if fixed(a) and not a.segmented and inverse.shape == call.shape():

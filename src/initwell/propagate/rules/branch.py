@@ -21,6 +21,7 @@ from initwell.propagate.functions import (
     is_line,
     line,
     shared_images,
+    unscaled,
 )
 from initwell.propagate.gaussian import variances
 from initwell.propagate.laws import sum_law
@@ -151,7 +152,9 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
         return multiplied(one, two)
     if image.base is not None or image.pre.dims != factor.dims:
         image = Image(line(1.0), factor)
-    return replace(multiplied(base, factor), image=replace(image, base=base))
+    whole, times = unscaled(base)
+    phi = combined(image.phi, line(0.0, times), np.multiply) if times != 1 else image.phi
+    return replace(multiplied(base, factor), image=Image(phi, image.pre, whole))
 
 
 def inverted(x: Signal) -> Signal:

@@ -14,7 +14,7 @@ from initwell.propagate.atoms import centred
 from initwell.propagate.functions import as_image
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.norm import normalized
-from initwell.propagate.signal import Signal, merged_fidelity
+from initwell.propagate.signal import Average, Signal, merged_fidelity
 
 
 def centred_by_hand(x: Signal, mean: Signal, beta: float) -> Signal | None:
@@ -32,6 +32,10 @@ def normalized_by_hand(x: Signal, scale: Signal, tag: int) -> Signal | None:
     return one if one is not None else two
 
 
+def _same_centred(one: Average | None, two: Average | None) -> bool:
+    return one is not None and two is not None and one.of is two.of and one.dims == two.dims
+
+
 def _normalized(x: Signal, scale: Signal, tag: int) -> Signal | None:
     image = as_image(scale)
     average = image.pre.average
@@ -39,7 +43,8 @@ def _normalized(x: Signal, scale: Signal, tag: int) -> Signal | None:
         return None
     about = x.centred_of
     is_variance = average.kind == "variance" and about is not None and about.of is average.of
-    if not (is_variance or (average.kind == "square" and average.of is x)):
+    is_square = average.kind == "square" and (average.of is x or _same_centred(average.of.centred_of, about))
+    if not (is_variance or is_square):
         return None
     v, step = image.pre.mean, 1e-4
     if v <= 0:

@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 
 from initwell.propagate.atoms import together
-from initwell.propagate.functions import Function, as_image, combined, composed, evaluated, function_moments, line
+from initwell.propagate.functions import (
+    Function,
+    as_image,
+    combined,
+    composed,
+    evaluated,
+    function_moments,
+    line,
+    unscaled,
+)
 from initwell.propagate.gaussian import covariance, nodes
 from initwell.propagate.laws import distribution, grid_of, through
 from initwell.propagate.segments import Array
@@ -90,7 +99,9 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
     if inner.base is not None or inner.pre.dims != u.dims:
         inner = Image(line(1.0), u)
     slope: Pointwise = composed(Function(phi.derivative, phi.kinks), inner)
-    base, before = g, g.image
+    before = g.image
+    base, factor = unscaled(g)
+    slope = combined(slope, line(0.0, factor), np.multiply) if factor != 1 else slope
     if before is not None and before.base is not None and before.pre is inner.pre:
         base, slope = before.base, combined(before.phi, slope, np.multiply)
     return merged_fidelity(gated(slope, inner.pre, base, origin if inner.pre is u else inner.pre), u)
@@ -163,7 +174,7 @@ def _backward(call: Call) -> Sequence[Signal]:
     forward = call.forward()
     g = call.signal("grad_output" if "grad_output" in call.op.arguments else "grad_out")
     u = call.of(forward.arguments["self"])
-    gradient, pre = together(g, u, call.shape())
+    gradient, pre = (g, u) if g.dims == u.dims else together(g, u, call.shape())
     return [pulled_back(phi_of(forward), pre, gradient, u)]
 
 

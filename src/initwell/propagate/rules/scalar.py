@@ -32,7 +32,6 @@ _PLAIN: Mapping[str, Function] = {
     "abs": Function(np.abs, (0.0,)),
     "sign": Function(np.sign, (0.0,)),
     "sgn": Function(np.sign, (0.0,)),
-    "sin": Function(np.sin),
     "cos": Function(np.cos),
     "tan": Function(np.tan),
     "atan": Function(np.arctan),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from initwell.propagate.atoms import expanded, over_all, permuted, viewed
 from initwell.propagate.segments import along
 from initwell.propagate.signal import Average, Signal, constant
-from initwell.propagate.table import Call, Rule
+from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 
 def _same(call: Call) -> Sequence[Signal]:
@@ -78,6 +78,16 @@ def _full(call: Call) -> Sequence[Signal]:
     return [constant(call.shape(), float(call["fill_value"]))]
 
 
+def _fill(call: Call) -> Sequence[Signal]:
+    if not isinstance(call["value"], (int, float)):
+        raise UnknownSignalError("a fill with a tensor")
+    return [constant(call.shape(), float(call["value"]))]
+
+
+def _scalar_tensor(call: Call) -> Sequence[Signal]:
+    return [constant((), float(call["s"]))]
+
+
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(
         ("aten.detach", "aten.clone", "aten.alias", "aten._to_copy", "aten.contiguous", "aten.lift_fresh"), _same
@@ -96,6 +106,8 @@ RULES: Mapping[str, Rule] = {
     "aten.ones_like": _filled(1.0),
     "aten.zeros": _filled(0.0),
     "aten.ones": _filled(1.0),
+    "aten.scalar_tensor": _scalar_tensor,
+    "aten.fill": _fill,
     "aten.full": _full,
     "aten.full_like": _full,
 }
