@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.errors import ArgumentError
+from initwell.propagate.atoms import plain, refined
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import Walk, walk
 from initwell.propagate.known import known_values
 from initwell.propagate.measured import pair_averages
+from initwell.propagate.rules.lookup import looked_up, lookup, picked, put_back, put_down
 from initwell.propagate.signal import Signal, independent
 from initwell.propagate.start import starting_gradients
 from initwell.trace.recorder import record
@@ -122,6 +124,28 @@ def test_an_embedding_is_such_a_look_up() -> None:
 def test_rows_that_are_looked_up_unlike_often_are_named() -> None:
     assert walked(LOOKUPS["relative positions"])[1].reasons == ("rows that are looked up unlike often, taken as alike",)
     assert walked(LOOKUPS["every row"])[1].fidelity == "exact"
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_segments_that_are_alike_change_nothing(axis: int) -> None:
+    # The same table and gradients, with an axis written as two segments: a class token and the others, say.
+    table = signal_of(SHAPE)
+    parts = refined(table, axis, (1, SHAPE[axis] - 1))
+    index = {0: torch.tensor([0, 2, 2, 5])}
+    found = lookup(table.dims, index)
+    for one, two in (
+        (looked_up(table, found), looked_up(parts, found)),
+        (put_back(looked_up(table, found), found, SHAPE), put_back(looked_up(parts, found), found, SHAPE)),
+    ):
+        assert one.shape == two.shape and one.mean == pytest.approx(two.mean)
+        np.testing.assert_allclose(plain(two, 0, 1, 2).moments, one.moments)
+    picks = lookup(table.dims, {1: PICKS(torch.zeros(1))})
+    for one, two in (
+        (picked(table, 1, picks), picked(parts, 1, picks)),
+        (put_down(picked(table, 1, picks), picks, 1, 5), put_down(picked(parts, 1, picks), picks, 1, 5)),
+    ):
+        assert one.shape == two.shape and one.mean == pytest.approx(two.mean)
+        np.testing.assert_allclose(plain(two, 0, 1, 2).moments, one.moments)
 
 
 def test_padding_gets_no_gradient() -> None:

@@ -2,10 +2,23 @@
 
 from functools import cache
 
-from initwell.propagate.rules import branch, contraction, embedding, lookup, norm, pointwise, pool, shape, softmax, taps
+from initwell.propagate.rules import (
+    branch,
+    contraction,
+    embedding,
+    lookup,
+    loss,
+    norm,
+    parts,
+    pointwise,
+    pool,
+    shape,
+    softmax,
+    taps,
+)
 from initwell.propagate.table import RuleTable
 
-_FAMILIES = (branch, contraction, embedding, lookup, norm, pointwise, pool, shape, softmax, taps)
+_FAMILIES = (branch, contraction, embedding, lookup, loss, norm, parts, pointwise, pool, shape, softmax, taps)
 _IGNORED = {
     **dict.fromkeys(("aten.empty", "aten.empty_like", "aten.new_empty"), "memory without numbers"),
 }

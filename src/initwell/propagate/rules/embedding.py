@@ -23,7 +23,7 @@ def _embedding(call: Call) -> Sequence[Signal]:
     """Two places hold the same row as often as their tokens are equal."""
     weight, (index, sample) = call.signal("weight"), _indices(call)
     found = looked_up(weight, lookup(weight.dims, {0: index}, sample))
-    return [found.changed(found.moments, found.mean, gaussian=True)]
+    return [found.changed(found.moments, found.means, gaussian=True)]
 
 
 def _embedding_backward(call: Call) -> Sequence[Signal]:
@@ -46,7 +46,7 @@ def _unpadded(g: Signal, found: Lookup, padded: Tensor) -> tuple[Signal, Lookup]
     equal = found.shares[0] - both
     kept = float((~padded).double().mean())
     shares = np.stack([equal, none - equal])
-    moments = g.changed(g.moments, g.mean * kept, gaussian=g.gaussian)
+    moments = g.changed(g.moments, g.means * kept, gaussian=g.gaussian)
     return moments, Lookup(found.dims, found.sizes, shares, found.places, found.least, found.most)
 
 

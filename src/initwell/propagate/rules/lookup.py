@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from initwell.propagate.agreement import Array, Integers, patterns, places
-from initwell.propagate.atoms import expanded, joined, matched
+from initwell.propagate.atoms import expanded, joined, matched, plain
 from initwell.propagate.signal import Atom, Dims, Signal
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -89,13 +89,15 @@ def lookup(table: Sequence[Sequence[Atom]], given: Mapping[int, Tensor], sample:
 
 def looked_up(table: Signal, found: Lookup) -> Signal:
     """Show rows of a table: the places' dimensions come instead of the indexed ones."""
+    table = plain(table, *found.dims)
     count, axes = len(found.sizes), table.axes(found.dims)
     moments = np.tensordot(found.shares, np.moveaxis(table.moments, axes, range(count)), (range(count),) * 2)
     rest = [d for i, d in enumerate(table.dims) if i not in found.dims]
     dims = (*rest[: found.first], *found.places, *rest[found.first :])
     atoms, start = found.shares.ndim - count, sum(len(d) for d in rest[: found.first])
     moments = np.moveaxis(moments, range(atoms), range(start, start + atoms))
-    return table.changed(np.asarray(moments), table.mean, dims=dims, gaussian=table.gaussian)
+    means = np.expand_dims(table.means.squeeze(axes), tuple(range(start, start + atoms)))
+    return table.changed(np.asarray(moments), means, dims=dims, gaussian=table.gaussian)
 
 
 def put_back(g: Signal, found: Lookup, shape: Sequence[int]) -> Signal:
@@ -107,6 +109,7 @@ def put_back(g: Signal, found: Lookup, shape: Sequence[int]) -> Signal:
         shape: of the table.
     """
     count, last = len(found.sizes), found.first + len(found.places)
+    g = plain(g, *range(found.first, last))
     g, shares = _same_places(g, found, {found.first + i: i for i in range(len(found.places))})
     start = sum(len(d) for d in g.dims[: found.first])
     where = range(start, start + shares.ndim - count)
@@ -119,26 +122,29 @@ def put_back(g: Signal, found: Lookup, shape: Sequence[int]) -> Signal:
     starts = np.cumsum([0, *(len(d) for d in dims)])
     indexed = [int(starts[d]) for d in found.dims if dims[d]]
     moments = np.asarray(np.moveaxis(total, range(count), indexed))
-    return g.changed(moments, g.mean * math.prod(g.shape) / math.prod(shape), dims=dims)
+    means = np.expand_dims(g.means.squeeze(tuple(where)), tuple(sorted(indexed)))
+    many_times = math.prod(g.atoms[i].size for i in where) / math.prod(found.sizes)
+    return g.changed(moments, means * many_times, dims=dims)
 
 
 def picked(x: Signal, dim: int, found: Lookup) -> Signal:
     """Pick along one dimension, at each place of the others by its own index: moments(y)[p, o] = Σ_A P[A | p, o] ·
     moments(x)[A, o], the other dimensions o being common to both.
     """
-    x, shares = _same_places(x, found, {d: d for d in range(len(x.dims)) if d != dim})
+    x, shares = _same_places(plain(x, dim), found, {d: d for d in range(len(x.dims)) if d != dim})
     count, axes = len(found.sizes), x.axes([dim])
     moved = np.moveaxis(x.moments, axes, range(count))
-    before = count + sum(len(d) for d in x.dims[:dim])
-    here = len(found.places[dim])
-    moved = moved.reshape(*moved.shape[:before], *(1,) * here, *moved.shape[before:])
+    before = sum(len(d) for d in x.dims[:dim])
+    here = tuple(range(before, before + len(found.places[dim])))
+    moments = (shares * np.expand_dims(moved, tuple(count + i for i in here))).sum(axis=tuple(range(count)))
+    means = np.expand_dims(x.means.squeeze(axes), here)
     dims = (*x.dims[:dim], found.places[dim], *x.dims[dim + 1 :])
-    return x.changed((shares * moved).sum(axis=tuple(range(count))), x.mean, dims=dims, gaussian=x.gaussian)
+    return x.changed(np.asarray(moments), means, dims=dims, gaussian=x.gaussian)
 
 
 def put_down(g: Signal, found: Lookup, dim: int, length: int) -> Signal:
     """Add gradients along one dimension into the entries that were picked, ``length`` of them."""
-    g, shares = _same_places(g, found, {d: d for d in range(len(g.dims))})
+    g, shares = _same_places(plain(g, dim), found, {d: d for d in range(len(g.dims))})
     count, axes = len(found.sizes), g.axes([dim])
     many = _pairs([g.atoms[i].size for i in axes])
     many = many.reshape(tuple(2 if i in axes else 1 for i in range(g.moments.ndim)))
@@ -147,7 +153,8 @@ def put_down(g: Signal, found: Lookup, dim: int, length: int) -> Signal:
     dims = (*g.dims[:dim], places((length,))[0], *g.dims[dim + 1 :])
     before = sum(len(d) for d in g.dims[:dim])
     moments = np.moveaxis(total, range(count), range(before, before + count))
-    return g.changed(np.asarray(moments), g.mean * g.shape[dim] / length, dims=dims)
+    means = np.expand_dims(g.means.squeeze(axes), tuple(range(before, before + count)))
+    return g.changed(np.asarray(moments), means * (g.shape[dim] / length), dims=dims)
 
 
 def _same_places(x: Signal, found: Lookup, pairs: Mapping[int, int]) -> tuple[Signal, Array]:
@@ -169,19 +176,19 @@ def _pairs(sizes: Sequence[int]) -> Array:
 
 def shuffled(x: Signal, dim: int, length: int) -> Signal:
     """Keep ``length`` entries along a dimension, picked at random."""
-    while len(x.dims[dim]) > 1:
-        x = joined(x, x.axes([dim])[0])
-    dims = (*x.dims[:dim], places((length,))[0], *x.dims[dim + 1 :])
-    moments = x.moments.take(0, x.axes([dim])[0]) if x.dims[dim] and length == 1 else x.moments
-    if not x.dims[dim] and length > 1:
-        moments = np.repeat(np.expand_dims(moments, (axis := sum(len(d) for d in x.dims[:dim]))), 2, axis)
-    return x.changed(np.asarray(moments), x.mean, dims=dims, gaussian=x.gaussian).approximate(_SHUFFLED)
+    x = _one_atom(x, dim)
+    dims, axis = (*x.dims[:dim], places((length,))[0], *x.dims[dim + 1 :]), sum(len(d) for d in x.dims[:dim])
+    moments, means = x.moments, x.means
+    if x.dims[dim] and length == 1:
+        moments, means = np.asarray(moments.take(0, axis)), np.asarray(means.take(0, axis))
+    elif not x.dims[dim] and length > 1:
+        moments, means = np.repeat(np.expand_dims(moments, axis), 2, axis), np.expand_dims(means, axis)
+    return x.changed(np.asarray(moments), means, dims=dims, gaussian=x.gaussian).approximate(_SHUFFLED)
 
 
 def scattered(g: Signal, dim: int, length: int) -> Signal:
     """Put entries along a dimension at ``length`` places picked at random, each its own, with zeros elsewhere."""
-    while len(g.dims[dim]) > 1:
-        g = joined(g, g.axes([dim])[0])
+    g = _one_atom(g, dim)
     part, axis = g.shape[dim], sum(len(d) for d in g.dims[:dim])
     if part > length or length == 1:
         raise UnknownSignalError("more entries than places")
@@ -189,7 +196,15 @@ def scattered(g: Signal, dim: int, length: int) -> Signal:
     share = part * (part - 1) / (length * (length - 1))
     moments = np.stack([agree * part / length, differ * share], axis)
     dims = (*g.dims[:dim], places((length,))[0], *g.dims[dim + 1 :])
-    return g.changed(moments, g.mean * part / length, dims=dims).approximate(_SHUFFLED)
+    means = g.means if g.dims[dim] else np.expand_dims(g.means, axis)
+    return g.changed(moments, means * (part / length), dims=dims).approximate(_SHUFFLED)
+
+
+def _one_atom(x: Signal, dim: int) -> Signal:
+    x = plain(x, dim)
+    while len(x.dims[dim]) > 1:
+        x = joined(x, x.axes([dim])[0])
+    return x
 
 
 def _given(call: Call) -> dict[int, ValueRef]:
