@@ -85,7 +85,7 @@ class Outcome:
         start: the scheme.
         values: in order of execution.
         unsupported: ops without a rule → how often they ran.
-        trace_seconds: of the recording alone.
+        trace_seconds: of the processor, of the recording alone.
         walk_seconds: of the rest of ``predict``.
         error: what went wrong instead, in words; empty where nothing did.
         mismatched: measured rows without a predicted row of the same path and op, and the reverse.
@@ -131,13 +131,13 @@ def outcome(name: str, entry: Entry, start: str, seeds: int, limit: int = 600) -
             torch.manual_seed(0)
             model, batch = entry.build(), entry.batch()
             stage = "predict"
-            started = time.perf_counter()
+            started = time.process_time()
             record(model, batch, device="meta")
-            traced = time.perf_counter() - started
+            traced = time.process_time() - started
             plan = iw.plan(model, start)
-            started = time.perf_counter()
+            started = time.process_time()
             predicted = iw.predict(model, batch, plan=plan)
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             stage = "measure"
             runs = measured(model, batch, start, seeds)
     except Exception as error:

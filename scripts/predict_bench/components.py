@@ -66,12 +66,18 @@ def ffn(width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width), nn.Dropout(0.1))
 
 
-def gaussian(shape: Sequence[int], variance: float, correlation: float = 0.0) -> Tensor:
-    """Draw N(0, variance) numbers of shape (samples, positions, channels); positions correlate."""
-    generator = torch.Generator().manual_seed(0)
+def gaussian(shape: Sequence[int], variance: float, correlation: float = 0.0, seed: int = 0) -> Tensor:
+    """Draw N(0, variance) numbers of shape (samples, positions, channels); positions correlate.
+
+    Their own mean is 0 and their mean square the variance, so that batches of other seeds differ in nothing that is
+    predicted from.
+    """
+    generator = torch.Generator().manual_seed(seed)
     own = torch.randn(*shape, generator=generator)
     common = torch.randn(shape[0], 1, shape[2], generator=generator)
-    return math.sqrt(variance) * (math.sqrt(1 - correlation) * own + math.sqrt(correlation) * common)
+    x = math.sqrt(1 - correlation) * own + math.sqrt(correlation) * common
+    x = x - x.mean()
+    return x * math.sqrt(variance) / x.square().mean().sqrt()
 
 
 @dataclass(frozen=True)
@@ -81,13 +87,13 @@ class Case:
     Attributes:
         name: of the component.
         build: makes it.
-        batch: its input.
+        batch: its input, for each seed; the same where it has weights, which are drawn anew instead.
         start: scheme of its weights.
     """
 
     name: str
     build: Callable[[], nn.Module]
-    batch: Tensor
+    batch: Callable[[int], Tensor]
     start: str
 
 
@@ -95,18 +101,26 @@ def cases() -> Iterator[Case]:
     """Yield every component at every size."""
     starts = ("kaiming", "xavier", "pytorch")
     for i, (width, length) in enumerate(((64, 48), (128, 64), (192, 32), (256, 96), (384, 16), (512, 24))):
-        start = starts[i % 3]
         for variance in (0.25, 1.0, 4.0):
-            x = gaussian((8, length, width), variance)
-            yield Case("FFN", lambda width=width: ffn(width), x, start)  # type: ignore[misc]
-            yield Case("ReLU", lambda: Alone(F.relu), x, start)
-            yield Case("GELU", lambda: Alone(F.gelu), x, start)
-            yield Case("LayerNorm", lambda width=width: nn.LayerNorm(width), x, start)  # type: ignore[misc]
-            yield Case("softmax", lambda: Alone(softmax), x, start)
-            for correlation in (0.0, 0.3, 0.7):
-                y, heads = gaussian((8, length, width), variance, correlation), width // 32
-                for causal in (False, True):
-                    yield Case("attention", _attention(width, heads, causal=causal), y, start)
+            yield from _of_size((8, length, width), variance, starts[i % 3])
+
+
+def _of_size(shape: tuple[int, int, int], variance: float, start: str) -> Iterator[Case]:
+    def fixed(correlation: float) -> Callable[[int], Tensor]:
+        return lambda seed: gaussian(shape, variance, correlation)
+
+    def anew(seed: int) -> Tensor:
+        return gaussian(shape, variance, 0.0, seed)
+
+    width = shape[2]
+    yield Case("FFN", lambda: ffn(width), fixed(0.0), start)
+    yield Case("ReLU", lambda: Alone(F.relu), anew, start)
+    yield Case("GELU", lambda: Alone(F.gelu), anew, start)
+    yield Case("LayerNorm", lambda: nn.LayerNorm(width), anew, start)
+    yield Case("softmax", lambda: Alone(softmax), anew, start)
+    for correlation in (0.0, 0.3, 0.7):
+        for causal in (False, True):
+            yield Case("attention", _attention(width, width // 32, causal=causal), fixed(correlation), start)
 
 
 def _attention(width: int, heads: int, *, causal: bool) -> Callable[[], nn.Module]:
@@ -123,11 +137,11 @@ def errors(case: Case) -> dict[str, Pair]:
     """
     torch.manual_seed(0)
     model = case.build()
-    predicted = iw.predict(model, case.batch, plan=iw.plan(model, case.start))
+    predicted = iw.predict(model, case.batch(0), plan=iw.plan(model, case.start))
     forward, backward = list[float](), list[float]()
     for seed in range(DRAWS):
         iw.init_(model, case.start, seed=seed)
-        found = iw.measure(model, case.batch, seed=seed)
+        found = iw.measure(model, case.batch(seed), seed=seed)
         forward.append(found.rows[-1]["forward_rms"])
         backward.append(found.inputs[0]["gradient_rms"])
     return {

@@ -12,15 +12,34 @@ from initwell.propagate.rules import (
     parts,
     pointwise,
     pool,
+    resample,
     shape,
     softmax,
     taps,
+    windows,
 )
 from initwell.propagate.table import RuleTable
 
-_FAMILIES = (branch, contraction, embedding, lookup, loss, norm, parts, pointwise, pool, shape, softmax, taps)
+_FAMILIES = (
+    branch,
+    contraction,
+    embedding,
+    lookup,
+    loss,
+    norm,
+    parts,
+    pointwise,
+    pool,
+    resample,
+    shape,
+    softmax,
+    taps,
+    windows,
+)
 _IGNORED = {
-    **dict.fromkeys(("aten.empty", "aten.empty_like", "aten.new_empty"), "memory without numbers"),
+    **dict.fromkeys(
+        ("aten.empty", "aten.empty_like", "aten.new_empty", "aten.new_empty_strided"), "memory without numbers"
+    ),
 }
 
 

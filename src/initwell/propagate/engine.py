@@ -35,14 +35,14 @@ class Walk(Record):
     unknown: Mapping[str, int]
 
 
-def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Known) -> Walk:
+def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Known | None = None) -> Walk:
     """Give every value of a trace its signal.
 
     Args:
         trace: from ``record``.
         table: the rules.
         start: signals of inputs, parameters, buffers and starting gradients, by value id.
-        values: what has real numbers; an op that only makes such needs no rule.
+        values: what has real numbers, if anything; an op that only makes such needs no rule.
 
     Returns:
         The Walk.
@@ -50,6 +50,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     Raises:
         RuleError: a rule failed, or returned what does not fit its op's outputs.
     """
+    values = Known.nothing() if values is None else values
     known = Signals(start, values)
     unsupported: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
