@@ -6,15 +6,18 @@ from initwell.propagate.rules import (
     arithmetic,
     contraction,
     embedding,
+    lookup,
     loss,
     norm,
     parts,
     pointwise,
     pool,
+    resample,
     scalar,
     shape,
     softmax,
     taps,
+    windows,
 )
 from initwell.propagate.table import RuleTable
 
@@ -22,19 +25,23 @@ _FAMILIES = (
     arithmetic,
     contraction,
     embedding,
+    lookup,
     loss,
     norm,
     parts,
     pointwise,
     pool,
+    resample,
     scalar,
     shape,
     softmax,
     taps,
+    windows,
 )
 _IGNORED = {
-    **dict.fromkeys(("aten.empty", "aten.empty_like", "aten.new_empty"), "memory without numbers"),
-    **dict.fromkeys(("aten.arange",), "positions, not signal"),
+    **dict.fromkeys(
+        ("aten.empty", "aten.empty_like", "aten.new_empty", "aten.new_empty_strided"), "memory without numbers"
+    ),
 }
 
 
