@@ -55,17 +55,18 @@ def walks_again(model: nn.Module, batch: Any, trace: Trace) -> Callable[[], obje
     from initwell.propagate import start
     from initwell.propagate.default import default_table
     from initwell.propagate.engine import walk
+    from initwell.propagate.known import known_values
 
     table = default_table()
-    floating, tokens = start.input_signals(model, trace, batch)
+    values = known_values(model, trace, batch)
     parts = [
-        floating,
+        start.input_signals(model, trace, batch),
         start.parameter_signals(model, trace, None, []),
-        start.buffer_signals(model, trace),
+        start.buffer_signals(model, trace, []),
         start.starting_gradients(trace),
     ]
     known = start.as_mapping(parts)
-    return lambda: walk(trace, table, known, tokens)
+    return lambda: walk(trace, table, known, values)
 
 
 def timed(work: Callable[[], object], repeats: int) -> float:

@@ -76,7 +76,7 @@ def both_ways(op: Map, shape: tuple[int, ...]) -> tuple[Signal, Signal, Any, Any
     g, gradients = exchangeable(tuple(output))
     start = {trace.inputs["input.0"]: x}
     start |= {v.id: g for v in trace.values if v.kind == "cotangent"}
-    found = walk(trace, default_table(), start, {})
+    found = walk(trace, default_table(), start)
     assert not found.unsupported
 
     def back(gradient: Tensor) -> Tensor:

@@ -3,15 +3,17 @@
 from functools import cache
 
 from initwell.propagate.rules import (
-    branch,
+    arithmetic,
     contraction,
     embedding,
+    lookup,
     loss,
     norm,
     parts,
     pointwise,
     pool,
     resample,
+    scalar,
     shape,
     softmax,
     taps,
@@ -21,15 +23,17 @@ from initwell.propagate.rules import (
 from initwell.propagate.table import RuleTable
 
 _FAMILIES = (
-    branch,
+    arithmetic,
     contraction,
     embedding,
+    lookup,
     loss,
     norm,
     parts,
     pointwise,
     pool,
     resample,
+    scalar,
     shape,
     softmax,
     taps,
@@ -40,7 +44,6 @@ _IGNORED = {
     **dict.fromkeys(
         ("aten.empty", "aten.empty_like", "aten.new_empty", "aten.new_empty_strided"), "memory without numbers"
     ),
-    **dict.fromkeys(("aten.arange", "aten.scalar_tensor"), "positions, not signal"),
 }
 
 
