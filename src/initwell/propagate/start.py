@@ -29,6 +29,10 @@ class PlannedRow(Protocol):
     def tied_to(self) -> tuple[str, ...]:
         """Other names of the same tensor."""
 
+    @property
+    def norm_of(self) -> str:
+        """The parameter whose norm this one is set to; "" for none."""
+
 
 class Planned(Protocol):
     """What is read of a Plan."""
@@ -136,6 +140,7 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
             guessed.append(name)
         else:
             missing.append(name)
+    found |= _magnitudes(plan, trace, found)
     if guessed:
         notes.append(f"{len(guessed)} parameters without numbers (meta device) count as PyTorch's default draws them.")
     if missing:
@@ -148,6 +153,17 @@ def _planned(plan: Planned) -> Iterator[tuple[str, Any]]:
         if row.distribution is not None:
             for name in (row.parameter, *row.tied_to):
                 yield name, row.distribution
+
+
+def _magnitudes(plan: Planned | None, trace: Trace, found: Mapping[int, Signal]) -> dict[int, Signal]:
+    """Give the magnitudes of weight norms, which a plan sets to the norms of what it draws: ‖v‖² is n·E[v²]."""
+    sizes: dict[int, Signal] = {}
+    for row in plan.rows if plan is not None else ():
+        if row.norm_of and row.norm_of in trace.parameters:
+            value = trace.parameters[row.parameter]
+            v, shape = found[trace.parameters[row.norm_of]], trace.values[value].shape
+            sizes[value] = constant(shape, math.sqrt(v.q * math.prod(v.shape) / max(math.prod(shape), 1)))
+    return sizes
 
 
 def _default(model: nn.Module, name: str, tensor: Tensor) -> Signal | None:

@@ -30,10 +30,11 @@ from initwell.propagate.atoms import centred as centred_moments
 from initwell.propagate.atoms import over_all, together, viewed
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
+from initwell.propagate.measured import measured
 from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
-from initwell.propagate.signal import Gate, Signal, independent, merged_fidelity, over_pairs
+from initwell.propagate.signal import Gate, Signal, merged_fidelity, over_pairs
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op
@@ -207,22 +208,18 @@ def _running(call: Call, x: Signal, layout: Sequence[int], eps: float) -> Signal
 
 
 def _by_running_variance(call: Call, x: Signal, layout: Sequence[int], eps: float) -> Signal:
-    """Divide by √(v + eps), v the running variances.
-
-    Of v their mean m and second moment are known. Taken as lognormal, with r = E[(v + eps)²]/(m + eps)², the average of
-    1/(v + eps) is r/(m + eps) and that of its root r^(3/8)/√(m + eps).
-    """
-    v = call.signal("running_var")
-    middle = v.mean + eps
-    spread = (v.q + 2 * eps * v.mean + eps**2) / middle**2
-    if spread <= 1 + 1e-9:
-        return scaled(x, 1 / math.sqrt(middle))
-    factor = independent(v.shape, spread / middle, spread**0.375 / math.sqrt(middle))
-    product = multiplied(*together(x, viewed(factor, layout), x.shape))
+    """Divide by √(v + eps), v the running variances: the average of 1/(v + eps) is larger than 1 over that of v."""
+    v = call.value("running_var")
+    if v is None:
+        return scaled(x, 1 / math.sqrt(call.signal("running_var").mean + eps))
+    factor = viewed(measured((v.double() + eps).rsqrt()), layout)
+    if _fixed(factor):
+        return scaled(x, factor.mean)
+    product = multiplied(*together(x, factor, x.shape))
     return replace(product, gaussian=x.gaussian, profile=x.profile).approximate(_UNEVEN)
 
 
-_UNEVEN = "running variances that differ between channels, as lognormal and independent of the values"
+_UNEVEN = "running variances that differ between channels, as independent of the values that they divide"
 
 
 def _gates(call: Call) -> Sequence[Gate]:

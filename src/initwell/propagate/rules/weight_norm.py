@@ -5,7 +5,7 @@ directions are the rule of ``norm`` without centring:
 
     dv = g/‖v‖ · (dw − v̂ (v̂·dw))        dg = Σ dw·v/‖v‖
 
-Assumption: the magnitude g is independent of v's direction.
+Assumption: the magnitude g is independent of v's direction, and so is dw.
 """
 
 import math
@@ -38,7 +38,11 @@ def _weight_norm_backward(call: Call) -> Sequence[Signal]:
     inner = multiplied(*together(dw, g, v.shape))
     dv = scaled(normalized_backward(inner, v, dims, 0.0, centred=False), 1 / root)
     direction = scaled(normalized(v, dims, 0.0, centred=False), 1 / root)
-    return [dv, summed(multiplied(*together(dw, direction, v.shape)), dims, keep=True, mean=False)]
+    dg = summed(multiplied(*together(dw, direction, v.shape)), dims, keep=True, mean=False)
+    return [dv, dg.approximate(_ALONG)]
+
+
+_ALONG = "weight norm: a weight's gradient as independent of the weight, though what follows bends along it"
 
 
 RULES: Mapping[str, Rule] = {
