@@ -2,10 +2,22 @@
 
 from functools import cache
 
-from initwell.propagate.rules import branch, contraction, embedding, norm, pointwise, pool, shape, softmax, taps
+from initwell.propagate.rules import (
+    branch,
+    contraction,
+    embedding,
+    loss,
+    norm,
+    parts,
+    pointwise,
+    pool,
+    shape,
+    softmax,
+    taps,
+)
 from initwell.propagate.table import RuleTable
 
-_FAMILIES = (branch, contraction, embedding, norm, pointwise, pool, shape, softmax, taps)
+_FAMILIES = (branch, contraction, embedding, loss, norm, parts, pointwise, pool, shape, softmax, taps)
 _IGNORED = {
     **dict.fromkeys(("aten.empty", "aten.empty_like", "aten.new_empty"), "memory without numbers"),
     **dict.fromkeys(("aten.arange", "aten.scalar_tensor"), "positions, not signal"),

@@ -10,7 +10,8 @@ import math
 import numpy as np
 
 from initwell.propagate.gaussian import covariance, nodes
-from initwell.propagate.signal import Array, Gate, Image, Law, Signal
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Gate, Image, Law, Signal
 from initwell.theory.activation import Activation
 
 _BINS = 200
@@ -38,6 +39,8 @@ def _coarse() -> tuple[Array, Array]:
 
 def sum_law(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
     """Return the law of alpha·a + beta·b where a is a function of a known law and b is Gaussian; else None."""
+    if a.segmented or b.segmented:
+        return None
     if a.image is None or b.image is not None or b.law is not None or not b.gaussian:
         return None
     points, weights = distribution(a.image.pre)

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initwell.propagate.signal import Array, Atom, Signal
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Atom, Signal
 
 _FRESH = 4.0
 
@@ -57,7 +58,7 @@ def measured(tensor: Tensor, *, sample: int | None = None) -> Signal:
     dims = tuple((Atom(n, i == sample),) if n > 1 else () for i, n in enumerate(tensor.shape))
     moments = moments.reshape(tuple(2 for _ in range(moments.ndim)))
     moments = moments[tuple(slice(None) if dim else 0 for dim in dims)]
-    return Signal(dims, np.asarray(moments), float(tensor.detach().double().mean()))
+    return Signal(dims, np.asarray(moments), np.asarray(float(tensor.detach().double().mean())))
 
 
 def with_unlike_noted(signal: Signal, tensor: Tensor, what: str) -> Signal:

@@ -13,7 +13,8 @@ import numpy as np
 
 from initwell.propagate.atoms import together
 from initwell.propagate.laws import sum_law
-from initwell.propagate.signal import Array, Signal, constant, independent, merged_fidelity
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Signal, constant, independent, merged_fidelity, product_of_means
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -22,7 +23,7 @@ def scaled(signal: Signal, factor: float) -> Signal:
     """Multiply by a number; what the signal remembers is scaled along."""
     if factor == 1.0:
         return signal
-    found = signal.changed(signal.moments * factor**2, signal.mean * factor, gaussian=signal.gaussian)
+    found = signal.changed(signal.moments * factor**2, signal.means * factor, gaussian=signal.gaussian)
     roots = tuple((tag, a * factor) for tag, a in signal.roots)
     square = factor**2
     gates = tuple(replace(g, moments=g.moments * square, power=g.power * square) for g in signal.gates)
@@ -31,9 +32,9 @@ def scaled(signal: Signal, factor: float) -> Signal:
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
     """Add alpha·a + beta·b of the same atoms, independent of each other."""
-    moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * a.mean * b.mean
+    moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * product_of_means(a, b)
     normal = (a.gaussian and b.gaussian) if gaussian is None else gaussian
-    found = a.changed(moments, alpha * a.mean + beta * b.mean, gaussian=normal)
+    found = a.changed(moments, alpha * a.means + beta * b.means, gaussian=normal)
     roots = [(tag, c * alpha) for tag, c in a.roots] + [(tag, c * beta) for tag, c in b.roots]
     gates = scaled(a, alpha).gates + scaled(b, beta).gates
     law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
@@ -52,7 +53,7 @@ def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:
 
 def multiplied(a: Signal, b: Signal) -> Signal:
     """Multiply two independent signals of the same atoms, entry by entry."""
-    return merged_fidelity(a.changed(a.moments * b.moments, a.mean * b.mean), b)
+    return merged_fidelity(a.changed(a.moments * b.moments, a.means * b.means), b)
 
 
 def operand(call: Call, name: str) -> Signal:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from initwell.propagate.atoms import together
-from initwell.propagate.gaussian import covariance, nodes, pair_moments
+from initwell.propagate.gaussian import covariance, nodes, signal_moments
 from initwell.propagate.laws import distribution, grid_of, through
-from initwell.propagate.signal import Array, Gate, Image, Signal, merged_fidelity
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Gate, Image, Signal, merged_fidelity
 from initwell.propagate.table import Call, Rule
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
@@ -71,18 +72,17 @@ def applied(phi: Activation, u: Signal) -> Signal:
     return found if u.gaussian or u.law or u.q == u.mean**2 else found.approximate(_NOT_GAUSSIAN)
 
 
-def _pairs(f: Callable[[Array], Array], kinks: tuple[float, ...], u: Signal) -> tuple[float, Array]:
+def _pairs(f: Callable[[Array], Array], kinks: tuple[float, ...], u: Signal) -> tuple[Array, Array]:
     """Return E[f(u)] and E[f(u)f(v)]; of a known law, its own mean and second moment and a Gaussian's correlations."""
-    variance, correlations = covariance(u)
-    mean, moments = pair_moments(f, kinks, u.mean, variance, correlations)
-    if u.law is None or variance == 0:
+    mean, moments = signal_moments(f, kinks, u)
+    if u.law is None or u.segmented or u.q == u.mean**2:
         return mean, moments
     points, weights = distribution(u)
     values = f(points)
     true, q = float(values @ weights), float((values * values) @ weights)
-    spread = float(moments[(0,) * moments.ndim]) - mean**2
-    shape = (moments - mean**2) / spread if spread > 0 else correlations
-    return true, np.asarray(true**2 + (q - true**2) * shape)
+    spread = float(moments[(0,) * moments.ndim]) - float(mean.flat[0]) ** 2
+    shape = (moments - float(mean.flat[0]) ** 2) / spread if spread > 0 else covariance(u)[1]
+    return np.full_like(mean, true), np.asarray(true**2 + (q - true**2) * shape)
 
 
 def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = None) -> Signal:
@@ -98,12 +98,21 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
         g: the gradient at φ(u).
         origin: u as later values remember it.
     """
+    if g.segmented or u.segmented:
+        mean, slopes = _pairs(phi.derivative, phi.kinks, u)
+        return merged_fidelity(replace(g.changed(g.moments * slopes, g.means * mean), profile=g.profile), u)
     if g.peak > 1 and covariance(u)[0] > 0:
         values, weights = peak_law(phi.derivative, phi.kinks, u, g.peak)
-        mean, q = float(values @ weights), float((values * values) @ weights)
-        slopes = mean**2 + (q - mean**2) * covariance(u)[1]
+        average, q = float(values @ weights), float((values * values) @ weights)
+        slopes = average**2 + (q - average**2) * covariance(u)[1]
     else:
         mean, slopes = _pairs(phi.derivative, phi.kinks, u)
+        average = float(mean.flat[0])
+    return _gated(phi, u, g, origin, average, slopes)
+
+
+def _gated(phi: Activation, u: Signal, g: Signal, origin: Signal | None, mean: float, slopes: Array) -> Signal:
+    """Multiply by φ′(u), of this mean and these pair moments, a gradient whose parts may have met later masks."""
     gates = [gate for gate in g.gates if gate.moments.shape == g.moments.shape]
     here = (0,) * g.moments.ndim
     grid = grid_of(u)
