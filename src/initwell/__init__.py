@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from initwell.measurement.debug_info import caffe_debug_info as caffe_debug_info
     from initwell.measurement.measurement import Measurement as Measurement
     from initwell.measurement.probe import measure as measure
+    from initwell.propagate.dry import dry as dry
     from initwell.propagate.given import signal as signal
     from initwell.propagate.predict import predict as predict
     from initwell.propagate.prediction import Prediction as Prediction
@@ -74,6 +75,7 @@ _PUBLIC: dict[str, str] = {
     "constant": "initwell.initializers.basic",
     "delta_orthogonal": "initwell.initializers.orthogonal",
     "dirac": "initwell.initializers.structured",
+    "dry": "initwell.propagate.dry",
     "Gain": "initwell.theory.gain",
     "gain": "initwell.theory.gain",
     "identity": "initwell.initializers.structured",

@@ -129,12 +129,15 @@ def _show(options: argparse.Namespace, output: Output, found: "Prediction") -> N
         return
     if options.parameters:
         output.show(parameter_table(found), PARAMETERS_FIRST)
-    elif options.rows == "modules" or (options.rows == "auto" and len(found.rows) > MANY):
-        output.show(module_table(found), FIRST)
     else:
-        output.show(value_table(found), FIRST)
+        table = value_table(found)
+        summed = module_table(found)
+        # A plain stack has as many modules as values.
+        if options.rows == "modules" or (options.rows == "auto" and MANY < len(table.rows) > len(summed.rows)):
+            table = summed
+        output.show(table, FIRST)
     for growth in () if options.parameters else found.growth:
-        if len(growth.rows) <= MANY or options.rows == "all":
+        if growth.said() and (len(growth.rows) <= MANY or options.rows == "all"):
             output.show(growth_table(growth), GROWTH_FIRST)
     for note in found.notes:
         output.say(note)

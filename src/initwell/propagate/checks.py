@@ -71,8 +71,6 @@ def check_types(trace: Trace) -> None:
         ArgumentError: an input of the batch is of the wrong type.
         ModelError: a value within the model is.
     """
-    if trace.device != "meta":
-        return
     for op in trace.forward_ops:
         wrong = _wrong(trace, op)
         if wrong is None:

@@ -8,20 +8,27 @@ stay real.
 """
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from initwell.errors import InitwellError, ModelError
 from initwell.records import Record, Row, TableRecord, plain
+from initwell.trace.batch import check_module
 from initwell.trace.keep import random_kept
 
 _POINTS = 4096
 _ALIKE = frozenset({"aten.clone", "aten._to_copy", "aten.mul", "aten.div", "aten.add", "aten.sub", "aten.neg"})
+
+
+_FILLERS = frozenset({"_no_grad_trunc_normal_", "orthogonal_", "sparse_", "dirac_"})
+_IS_META: Any = vars(torch._C.TensorBase)["is_meta"].__get__
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,9 @@ def dry(build: Callable[[], nn.Module]) -> tuple[nn.Module, Draws]:
     """
     mode = _Dry()
     try:
-        with random_kept(), mode:
+        with random_kept(), _Skipped(mode), mode:
             model = build()
+        check_module(model)
     except InitwellError:
         raise
     except Exception as error:
@@ -112,17 +120,22 @@ def dry(build: Callable[[], nn.Module]) -> tuple[nn.Module, Draws]:
         DrawnRow(first, tuple(found[first].shape), mode.drawn(found[first]), tuple(others))
         for first, *others in names.values()
     )
-    return model, Draws(rows, _notes(rows))
+    return model, Draws(rows, _notes(rows, [name for name, b in model.named_buffers() if b.is_meta]))
 
 
-def _notes(rows: Sequence[DrawnRow]) -> tuple[str, ...]:
+def _notes(rows: Sequence[DrawnRow], buffers: Sequence[str]) -> tuple[str, ...]:
     lost = [row.parameter for row in rows if row.distribution is None]
     known = len(rows) - len(lost)
     notes = [f"No weights were allocated: {known} parameters count as the model's own constructor would draw them."]
     if lost:
-        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        notes.append(f"What the constructor draws could not be followed for {shown}.")
+        notes.append(f"What the constructor draws could not be followed for {_listed(lost)}.")
+    if buffers:
+        notes.append(f"Buffers without numbers: {_listed(buffers)}.")
     return tuple(notes)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _quantiles() -> tuple[Tensor, Tensor]:
@@ -156,10 +169,28 @@ class _Dry(TorchDispatchMode):  # type: ignore[no-untyped-call]
         packet = ".".join(name.split(".")[:2])
         if isinstance(out, Tensor) and out.is_meta and out.is_floating_point():
             if packet.endswith("_") and args and isinstance(args[0], Tensor):
-                self._write(packet, func, args, kwargs)
+                self._store(args[0], self._written(packet, func, args, kwargs))
             elif packet in _ALIKE:
                 self._shadows[_key(out)] = (out.untyped_storage(), self._same_on_shadow(func, args, kwargs))
         return out
+
+    def filled(self, tensor: Tensor, filler: str, given: Mapping[str, Any]) -> None:
+        """Do on the shadow what a filler of ``torch.nn.init`` skips on the meta device.
+
+        Args:
+            tensor: that it was called on.
+            filler: its name.
+            given: its arguments and other local names.
+        """
+        new = None
+        if filler == "_no_grad_trunc_normal_":
+            mean, std, low, high = (float(given[name]) for name in ("mean", "std", "a", "b"))
+            edges = torch.special.ndtr(torch.tensor([(low - mean) / std, (high - mean) / std], dtype=torch.float64))
+            new = torch.special.ndtri(edges[0] + self._even * (edges[1] - edges[0])) * std + mean
+        elif filler == "orthogonal_":
+            rows = tensor.shape[0]
+            new = self._normal * float(given["gain"]) / math.sqrt(max(rows, tensor.numel() // rows))
+        self._store(tensor, new)
 
     def drawn(self, tensor: Tensor) -> Drawn | None:
         """Return what a tensor holds; None where that is not known."""
@@ -171,9 +202,7 @@ class _Dry(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _shadow(self, tensor: Tensor) -> Tensor | None:
         return self._shadows.get(_key(tensor), (None, None))[1]
 
-    def _write(self, packet: str, func: Any, args: Any, kwargs: Any) -> None:
-        target = args[0]
-        new = self._written(packet, func, args, kwargs)
+    def _store(self, target: Tensor, new: Tensor | None) -> None:
         old, share = self._shadow(target), _share(target)
         if share < 1 and new is not None:
             new = _mixed(old, new, share)
@@ -209,6 +238,23 @@ class _Dry(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(shadow.clone(), *args[1:], **kept)  # type: ignore[no-any-return]
         except (RuntimeError, NotImplementedError, TypeError):
             return None
+
+
+class _Skipped(TorchFunctionMode):
+    """Notices the fillers of ``torch.nn.init`` that ask whether a tensor is on the meta device, and then do nothing."""
+
+    def __init__(self, mode: _Dry) -> None:
+        super().__init__()
+        self._mode = mode
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func == _IS_META and found:
+            # Whoever imported the filler, and by whatever name, this is the frame in which it runs.
+            frame = sys._getframe(1)
+            if frame.f_code.co_filename == nn.init.__file__ and frame.f_code.co_name in _FILLERS:
+                self._mode.filled(args[0], frame.f_code.co_name, frame.f_locals)
+        return found
 
 
 def _key(tensor: Tensor) -> int:

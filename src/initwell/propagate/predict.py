@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from initwell.propagate.checks import check_arguments, check_types, without_complex
+from initwell.propagate.checks import check_arguments, without_complex
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
 from initwell.propagate.given import given_signals, stood_in
@@ -68,7 +68,6 @@ def predict(
     table = default_table().with_rules(rules)
     inner, notes = uncompiled(model), [*getattr(plan, "notes", ())]
     trace = traced(model, batch, loss, notes)
-    check_types(trace)
     known = without_complex(trace, notes)
     floating, tokens = given_signals(model, known, batch, described)
     start = as_mapping(

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from initwell.errors import ModelError
+from initwell.propagate.checks import check_types
 from initwell.trace.batch import tensors
 from initwell.trace.failure import NeedsValuesError
 from initwell.trace.recorder import Loss, record
@@ -24,12 +25,16 @@ def traced(model: nn.Module, batch: Any, loss: Loss | None, notes: list[str]) ->
         The Trace; ``device`` says which of the two it is.
 
     Raises:
+        ArgumentError: the batch is of another number type than the model's weights.
         ModelError: the model fails on real tensors too; or it reads numbers, and there are none to be read.
     """
     try:
-        return record(model, batch, loss=loss, device="meta")
+        trace = record(model, batch, loss=loss, device="meta")
     except ModelError as error:
         failed = error
+    else:
+        check_types(trace)
+        return trace
     missing = _missing(model, batch)
     if missing:
         raise _without_numbers(failed, missing)

@@ -80,7 +80,8 @@ def prediction_page(found: Prediction, title: str, lead: str, given: Mapping[str
     """
     # The loss is no layer: its size says nothing of the signal's.
     rows = [row for row in found.rows if row["path"] != "(loss)"]
-    summary = module_table(found) if len(found.rows) > MANY else None
+    summed = module_table(found)
+    summary = summed if MANY < len(found.rows) > len(summed.rows) else None
     sections = [
         Section("Signal and gradient by depth", summary=summary, charts=found.charts(), tables=(value_table(found),))
     ]
