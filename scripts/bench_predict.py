@@ -1,77 +1,137 @@
 """How close `predict` comes to measurement: errors of rms over weight seeds, forward and backward, model by model.
 
-Also its single components against the figures published for them, and its speed. `--only` picks models by name,
-`--random N` takes N architectures of transformers that are in no list here.
+Also its single components against the figures published for them, and its speed. `--only` picks models of the zoo by
+name, `--random N` takes N architectures of transformers that no list here names.
 """
 
 import argparse
 import json
+import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 import initwell as iw
+from predict_bench import components, drawn, speed
 from predict_bench.compare import Outcome, outcome
-from predict_bench.tables import TABLES
+from predict_bench.tables import TABLES, Table
 from predict_bench.zoo.catalogue import catalogue
+
+PARTS = ("models", "components", "speed")
+Run = Callable[[str], list[Outcome]]
 
 
 def prepare() -> None:
     """One thread a process; models of others warn of what is none of our business."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # What is imported on first use must not count as the first model's time.
     iw.predict(torch.nn.Linear(2, 2), torch.ones(2, 2))
 
 
-def of_zoo(task: tuple[str, tuple[str, ...], int]) -> list[Outcome]:
+def of_zoo(name: str, *, starts: Sequence[str], seeds: int) -> list[Outcome]:
     """Run one model of the zoo at every start."""
-    name, starts, seeds = task
     entry = catalogue()[name]
     return [outcome(name, entry, start, seeds) for start in starts]
 
 
-def run_zoo(only: str, starts: tuple[str, ...], seeds: int, jobs: int) -> Iterator[Outcome]:
-    """Yield the outcomes of the zoo's models in whose names the expression is found."""
-    names = [name for name in catalogue() if re.search(only, name)]
-    tasks = [(name, starts, seeds) for name in names]
+def of_lot(name: str, *, starts: Sequence[str], seeds: int) -> list[Outcome]:
+    """Run one architecture of transformers at every start; one outcome that says why, where it cannot be built."""
+    try:
+        entry = drawn.entry(name)
+    except drawn.CannotBuildError as error:
+        return [Outcome(name, "", error=" ".join(str(error).split())[:200])]
+    return [outcome(name, entry, start, seeds) for start in starts]
+
+
+@contextmanager
+def workers(jobs: int) -> Iterator[Callable[[Run, Sequence[str]], Iterator[list[Outcome]]]]:
+    """Give a map over names that runs in so many processes."""
     if jobs == 1:
-        yield from (found for task in tasks for found in of_zoo(task))
+        yield map
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), prepare) as pool:
-        for found in pool.map(of_zoo, tasks):
-            yield from found
+        yield pool.map
+
+
+def run_zoo(only: str, run: Run, jobs: int) -> Iterator[list[Outcome]]:
+    """Yield the outcomes of the zoo's models in whose names the expression is found."""
+    with workers(jobs) as spread:
+        yield from spread(run, [name for name in catalogue() if re.search(only, name)])
+
+
+def run_lot(count: int, seed: int, run: Run, jobs: int) -> Iterator[list[Outcome]]:
+    """Yield the outcomes of architectures in an order drawn by lot, until so many could be built."""
+    with workers(jobs) as spread:
+        names = drawn.order(seed)
+        for i in range(0, len(names), jobs):
+            for found in spread(run, names[i : i + jobs]):
+                if count == 0:
+                    return
+                count -= bool(found[0].start)
+                yield found
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=8, help="draws of the weights; with --random, see --seed")
+    parser.add_argument("--seeds", type=int, default=8, help="draws of the weights")
     parser.add_argument("--schemes", default="pytorch,kaiming,xavier")
     parser.add_argument("--only", default="", help="a regular expression that is found in the models' names")
+    parser.add_argument("--random", type=int, default=0, help="this many architectures by lot, instead of the zoo")
+    parser.add_argument("--seed", type=int, default=0, help="of the lot")
+    parser.add_argument("--parts", default=None, help=f"of {','.join(PARTS)}; all, or models alone if some are chosen")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--json", type=Path, help="write every value there")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if chosen.parts is None:
+        chosen.parts = "models" if chosen.only or chosen.random else ",".join(PARTS)
+    unknown = set(chosen.parts.split(",")) - set(PARTS)
+    if unknown:
+        parser.error(f"--parts: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
+    return chosen
+
+
+def run_models(chosen: argparse.Namespace) -> list[Outcome]:
+    """Run the zoo, or what was drawn by lot; say on stderr how far it is."""
+    work = partial(of_lot if chosen.random else of_zoo, starts=chosen.schemes.split(","), seeds=chosen.seeds)
+    lot = chosen.random, chosen.seed
+    outcomes: list[Outcome] = []
+    skipped: list[str] = []
+    for found in run_lot(*lot, work, chosen.jobs) if chosen.random else run_zoo(chosen.only, work, chosen.jobs):
+        print(found[0].model, file=sys.stderr, flush=True)
+        if found[0].start:
+            outcomes += found
+        else:
+            skipped.append(f"{found[0].model}: {found[0].error}")
+    if skipped:
+        rows = [{"architecture": line} for line in skipped]
+        print(Table("Drawn, but not to be built small", ("architecture",), tuple(rows)), end="\n\n")
+    return outcomes
 
 
 def main() -> None:
     chosen = arguments()
     prepare()
-    outcomes: list[Outcome] = []
-    starts = tuple(chosen.schemes.split(","))
-    for found in run_zoo(chosen.only, starts, chosen.seeds, chosen.jobs):
-        outcomes.append(found)
-        print(f"{len(outcomes)}. {found.model}, {found.start}", file=sys.stderr, flush=True)
-    for table in TABLES:
-        print(table(outcomes), end="\n\n")
-    if chosen.json:
-        chosen.json.write_text(json.dumps([asdict(o) for o in outcomes]), encoding="utf-8")
+    if "components" in chosen.parts:
+        print(components.table(), end="\n\n")
+    if "speed" in chosen.parts:
+        print(speed.table(), end="\n\n", flush=True)
+    if "models" in chosen.parts:
+        outcomes = run_models(chosen)
+        for table in TABLES:
+            print(table(outcomes), end="\n\n")
+        if chosen.json:
+            chosen.json.write_text(json.dumps([asdict(o) for o in outcomes]), encoding="utf-8")
 
 
 if __name__ == "__main__":

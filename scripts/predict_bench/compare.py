@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from types import FrameType
 from typing import Any, Literal
 
@@ -86,7 +85,7 @@ class Outcome:
         start: the scheme.
         values: in order of execution.
         unsupported: ops without a rule → how often they ran.
-        trace_seconds: of the recording alone.
+        trace_seconds: of the processor, of the recording alone.
         walk_seconds: of the rest of ``predict``.
         error: what went wrong instead, in words; empty where nothing did.
         mismatched: measured rows without a predicted row of the same path and op, and the reverse.
@@ -132,13 +131,13 @@ def outcome(name: str, entry: Entry, start: str, seeds: int, limit: int = 600) -
             torch.manual_seed(0)
             model, batch = entry.build(), entry.batch()
             stage = "predict"
-            started = time.perf_counter()
+            started = time.process_time()
             record(model, batch, device="meta")
-            traced = time.perf_counter() - started
+            traced = time.process_time() - started
             plan = iw.plan(model, start)
-            started = time.perf_counter()
+            started = time.process_time()
             predicted = iw.predict(model, batch, plan=plan)
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             stage = "measure"
             runs = measured(model, batch, start, seeds)
     except Exception as error:
@@ -164,9 +163,8 @@ def paired(
     """Put predicted and measured rows side by side.
 
     Returns:
-        The values; how many rows of either have no partner of the same path, op, call and shape (the measured among
-        them count as unknown); how many values were dropped because what was measured is no number, or rounding about
-        a zero.
+        The values; how many rows of either have no partner (the measured among them count as unknown); how many values
+        were dropped because what was measured is no number, or rounding about a zero.
     """
     partners, unmatched = _partners(predicted, runs[0])
     scales = {key: max((run[key] or 0.0 for run in runs[0]), default=0.0) for key in KEYS.values()}
@@ -190,15 +188,29 @@ def paired(
 def _partners(
     predicted: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[int, Mapping[str, Any]], int]:
-    def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        return row["path"], functional(row["op"]), row["call"], tuple(row["shape"])
+    """Return the predicted row of each measured one, by its index, and how many rows of either have none.
 
-    ours, theirs = [key(r) for r in predicted], [key(r) for r in rows]
-    if ours == theirs:
-        return dict(enumerate(predicted)), 0
-    blocks = SequenceMatcher(None, ours, theirs, autojunk=False).get_matching_blocks()
-    found = {block.b + k: predicted[block.a + k] for block in blocks for k in range(block.size)}
-    return found, len(ours) + len(theirs) - 2 * len(found)
+    Where the two took different routes within a module, ops of it that look alike may be different ones, so that none
+    of its rows is paired.
+    """
+    ours, theirs = _by_module(predicted), _by_module(rows)
+    found: dict[int, Mapping[str, Any]] = {}
+    for module, indices in theirs.items():
+        mine = ours.get(module, [])
+        if [_key(predicted[i]) for i in mine] == [_key(rows[i]) for i in indices]:
+            found.update((i, predicted[k]) for i, k in zip(indices, mine, strict=True))
+    return found, len(predicted) + len(rows) - 2 * len(found)
+
+
+def _by_module(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[int]]:
+    found: dict[tuple[str, int], list[int]] = {}
+    for i, row in enumerate(rows):
+        found.setdefault((row["path"], row["call"]), []).append(i)
+    return found
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
+    return functional(row["op"]), tuple(row["shape"])
 
 
 def rms_over(sizes: Sequence[float]) -> tuple[float, float]:

@@ -100,7 +100,7 @@ def totals(outcomes: Sequence[Outcome]) -> Table:
     for direction, bar in BARS.items():
         found = counting(outcomes, direction)
         places = percentiles(v.error for v in found)
-        reached = all(p <= b for p, b in zip(places, bar, strict=True))
+        reached = reaches(places, bar)
         rows.append(
             _total("the bar's ops", direction, found) | {"bar": "/".join(f"{b:g}" for b in bar), "reached": reached}
         )
@@ -111,7 +111,27 @@ def totals(outcomes: Sequence[Outcome]) -> Table:
     whole = {o.model for o in outcomes if not o.error} - {o.model for o in outcomes if o.error}
     full = {m for m in whole if not unknown(counting(o for o in outcomes if o.model == m))}
     note = f"{len(models)} models, {len(whole)} of them predicted and measured, {len(full)} with nothing unknown."
-    return Table("All models together, errors in %", columns, tuple(rows), (note,))
+    within = [f"{direction}: {_within(outcomes, direction)}" for direction in BARS]
+    each = f"Models within the bars by themselves, at all starts together, nothing unknown: {', '.join(within)}."
+    return Table("All models together, errors in %", columns, tuple(rows), (note, each))
+
+
+def _within(outcomes: Sequence[Outcome], direction: Direction) -> int:
+    groups: dict[str, list[Outcome]] = defaultdict(list)
+    for o in outcomes:
+        groups[o.model].append(o)
+    found = [counting(group, direction) for group in groups.values() if not any(o.error for o in group)]
+    known = [values for values in found if values and not unknown(values)]
+    return sum(reaches(percentiles(v.error for v in values), BARS[direction]) for values in known)
+
+
+def reaches(places: Sequence[float], bar: Sequence[float]) -> bool:
+    """Whether every percentile is known and at or below its bar.
+
+    >>> reaches((0.1, 4.0, 5.0), BARS["forward"]), reaches((math.nan,) * 3, BARS["forward"])
+    (True, False)
+    """
+    return all(p <= b for p, b in zip(places, bar, strict=True))
 
 
 def _total(what: str, direction: Direction, values: Sequence[Value]) -> dict[str, object]:

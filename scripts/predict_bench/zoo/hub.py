@@ -244,7 +244,7 @@ def _vision() -> dict[str, Small]:
             num_labels=10,
             embed_dim=[24, 48, 96],
             num_heads=[1, 2, 4],
-            depth=[1, 1, 2],
+            depth=[1, 2, 3],
             drop_path_rate=[0.0, 0.0, 0.1],
         ),
         "clip vision": small("CLIPVision", "Model", **{k: v for k, v in vit.items() if k != "num_labels"}),
@@ -300,7 +300,12 @@ def _speech() -> dict[str, Small]:
     }
 
 
+def smalls() -> Mapping[str, Small]:
+    """Return name → small model."""
+    parts = (_text(), _causal(), _pairs(), _vision(), _speech())
+    return {name: small for part in parts for name, small in part.items()}
+
+
 def zoo() -> Zoo:
     """Return name → entry."""
-    parts = (_text(), _causal(), _pairs(), _vision(), _speech())
-    return {name: Entry(small.build, small.batch) for part in parts for name, small in part.items()}
+    return {name: Entry(small.build, small.batch) for name, small in smalls().items()}

@@ -78,10 +78,8 @@ def stood_in(model: nn.Module, batch: Any) -> tuple[Any, dict[int, Signal]]:
     return map_tensors(batch, stand_in, Signal), found
 
 
-def given_signals(
-    model: nn.Module, trace: Trace, batch: Any, described: Mapping[int, Signal]
-) -> tuple[dict[int, Signal], dict[int, Signal]]:
-    """Measure the tensors of a batch, and take what was described as it is.
+def given_signals(model: nn.Module, trace: Trace, batch: Any, described: Mapping[int, Signal]) -> dict[int, Signal]:
+    """Measure the floating tensors of a batch, and take what was described as it is.
 
     Args:
         model: that was traced.
@@ -90,11 +88,10 @@ def given_signals(
         described: what these stand for.
 
     Returns:
-        As ``input_signals``: signals of the floating tensors, and token agreements of the integer ones, by value id.
+        Their signals, by value id.
     """
     args, kwargs = as_arguments(uncompiled(model), batch)
     named = [*tensors(args, "input"), *tensors(kwargs, "input")]
     own = {trace.inputs[name]: described[id(t)] for name, t in named if id(t) in described and name in trace.inputs}
     rest = {name: value for name, value in trace.inputs.items() if value not in own}
-    floating, tokens = input_signals(model, replace(trace, inputs=rest), batch)
-    return floating | own, tokens
+    return input_signals(model, replace(trace, inputs=rest), batch) | own

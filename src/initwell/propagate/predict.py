@@ -9,9 +9,17 @@ from initwell.propagate.checks import check_arguments, without_complex
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
 from initwell.propagate.given import given_signals, stood_in
+from initwell.propagate.known import known_values
 from initwell.propagate.prediction import Prediction, prediction
 from initwell.propagate.route import traced
-from initwell.propagate.start import Planned, as_mapping, buffer_signals, parameter_signals, starting_gradients
+from initwell.propagate.start import (
+    Planned,
+    as_mapping,
+    buffer_signals,
+    check_indices,
+    parameter_signals,
+    starting_gradients,
+)
 from initwell.propagate.table import Rule
 from initwell.trace.batch import check_module, uncompiled
 from initwell.trace.recorder import Loss
@@ -68,14 +76,16 @@ def predict(
     table = default_table().with_rules(rules)
     inner, notes = uncompiled(model), [*getattr(plan, "notes", ())]
     trace = traced(model, batch, loss, notes)
-    known = without_complex(trace, notes)
-    floating, tokens = given_signals(model, known, batch, described)
+    values = known_values(model, trace, batch)
+    check_indices(trace, values)
+    moving = without_complex(trace, notes)
     start = as_mapping(
         [
-            floating,
-            parameter_signals(inner, known, plan, notes),
-            buffer_signals(inner, known),
-            starting_gradients(known),
+            given_signals(model, moving, batch, described),
+            parameter_signals(inner, moving, plan, notes),
+            buffer_signals(inner, moving, notes),
+            starting_gradients(trace),
         ]
     )
-    return prediction(trace, walk(trace, table, start, tokens), notes, learning_rate)
+    found = walk(trace, table, start, values)
+    return prediction(trace, found, [*notes, *values.folded.notes], learning_rate)
