@@ -3,7 +3,7 @@
 from functools import cache
 
 from initwell.propagate.rules import (
-    branch,
+    arithmetic,
     contraction,
     embedding,
     lookup,
@@ -13,6 +13,7 @@ from initwell.propagate.rules import (
     pointwise,
     pool,
     resample,
+    scalar,
     shape,
     softmax,
     taps,
@@ -21,7 +22,7 @@ from initwell.propagate.rules import (
 from initwell.propagate.table import RuleTable
 
 _FAMILIES = (
-    branch,
+    arithmetic,
     contraction,
     embedding,
     lookup,
@@ -31,6 +32,7 @@ _FAMILIES = (
     pointwise,
     pool,
     resample,
+    scalar,
     shape,
     softmax,
     taps,

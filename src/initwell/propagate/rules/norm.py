@@ -111,7 +111,7 @@ def _with_itself(g: Signal, hat: Array, tag: int) -> Array:
         variance, centre = covariance(u)[0], np.full_like(points, u.mean)
     else:
         variance, centre = u.law.variance, np.repeat(u.law.values, points.size // u.law.values.size)
-    slope = gate.phi.derivative(points)
+    slope = gate.slope(points)
     once = weights * slope * np.interp(points, gate.grid, gate.passed)
     twice = weights * slope**2 * np.interp(points, gate.grid, gate.power)
     if variance <= 0 or once.sum() == 0 or twice.sum() == 0:
