@@ -170,6 +170,34 @@ def test_an_encoder_and_a_decoder_are_two_chains() -> None:
     ]
 
 
+def test_what_a_decoder_looks_up_in_the_encoder_is_not_its_stream() -> None:
+    class Crossed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own, self.cross = nn.Linear(32, 32), nn.Linear(32, 32)
+
+        def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+            x = x + torch.tanh(self.own(x))
+            return x if memory is None else x + torch.tanh(self.cross(memory))
+
+    class Translator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = (nn.ModuleList(Crossed() for _ in range(3)) for _ in range(2))
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            for layer in self.encoder:
+                x = layer(x)
+            for layer in self.decoder:
+                y = layer(y, x)
+            return y
+
+    batch = (normal(8, 32), 3 * normal(8, 32, seed=1))
+    found = iw.predict(Translator(), batch).growth
+    assert [growth.rows[0]["block"] for growth in found] == ["encoder.0", "decoder.0"]
+    assert found[1].rows[0]["forward_rms"] == pytest.approx(3.0, rel=0.2)
+
+
 class Branches(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -54,9 +54,10 @@ def _runs(trace: Trace, blocks: set[str]) -> Iterator[list[Passage]]:
     follower.finish()
     chain: list[Passage] = []
     for path in follower.order:
-        if path not in follower.enters or path not in follower.leaves:
+        entrance = follower.entrance(path)
+        if entrance is None or path not in follower.leaves:
             continue
-        value, before = follower.enters[path]
+        value, before = entrance
         if chain and before != chain[-1].path:
             yield chain
             chain = []
@@ -106,10 +107,11 @@ class _Follower:
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self.order: dict[str, int] = {}
-        self.enters: dict[str, tuple[int, str | None]] = {}
+        self.reads: dict[str, dict[int, str | None]] = {}
         self.leaves: dict[str, int] = {}
         self._last: dict[int, str | None] = dict.fromkeys(trace.inputs.values())
         self._made_in: dict[int, str] = {}
+        self._readers: Counter[int] = Counter()
 
     def take(self, op: Op, block: str | None) -> None:
         """Look at one op, which lies in a block or in none."""
@@ -120,7 +122,7 @@ class _Follower:
             if self._made_in.get(value) != block:
                 self._leave(value)
         if block is not None:
-            self._enter(block, arriving)
+            self._read(block, arriving)
         last = block if block is not None else max((self._last[v] for v in arriving), key=self._rank)
         for value in (*op.outputs, *(new for _, new in op.mutates)):
             self._last[value] = last
@@ -128,9 +130,10 @@ class _Follower:
                 self._made_in[value] = block
 
     def finish(self) -> None:
-        """Let what the model returns leave its block."""
+        """Let what the model returns leave its block, and count by how many blocks each value was read."""
         for value in self.trace.outputs.values():
             self._leave(value)
+        self._readers = Counter(value for read in self.reads.values() for value in read)
 
     def _rank(self, block: str | None) -> int:
         return -1 if block is None else self.order[block]
@@ -140,13 +143,18 @@ class _Follower:
         if home is not None and self.trace.values[value].is_floating:
             self.leaves[home] = max(value, self.leaves.get(home, value))
 
-    def _enter(self, block: str, arriving: Sequence[int]) -> None:
-        place = self.order.setdefault(block, len(self.order))
+    def _read(self, block: str, arriving: Sequence[int]) -> None:
+        self.order.setdefault(block, len(self.order))
         for value in arriving:
-            if self._made_in.get(value) == block or not self.trace.values[value].is_floating:
-                continue
-            # What comes through the block before is the stream; a mask or a bias may have been read first.
-            streams = self._rank(self._last[value]) == place - 1
-            known = self.enters.get(block)
-            if known is None or (streams and self._rank(known[1]) != place - 1):
-                self.enters[block] = (value, self._last[value])
+            if self._made_in.get(value) != block and self.trace.values[value].is_floating:
+                self.reads.setdefault(block, {}).setdefault(value, self._last[value])
+
+    def entrance(self, block: str) -> tuple[int, str | None] | None:
+        """Return the value that enters a block, and the block that it came through last; None where none does.
+
+        Of what a block reads from outside, the stream is read by the fewest other blocks: a mask, a bias or what an
+        encoder found are read by all. Of several, it is the one that came through the block before, else the first.
+        """
+        found = self.reads.get(block, {})
+        before = self.order.get(block, 0) - 1
+        return min(found.items(), key=lambda v: (self._readers[v[0]], self._rank(v[1]) != before), default=None)
