@@ -29,10 +29,6 @@ class PlannedRow(Protocol):
     def tied_to(self) -> tuple[str, ...]:
         """Other names of the same tensor."""
 
-    @property
-    def norm_of(self) -> str:
-        """The parameter whose norm this one is set to; "" for none."""
-
 
 class Planned(Protocol):
     """What is read of a Plan."""
@@ -159,9 +155,11 @@ def _magnitudes(plan: Planned | None, trace: Trace, found: Mapping[int, Signal])
     """Give the magnitudes of weight norms, which a plan sets to the norms of what it draws: ‖v‖² is n·E[v²]."""
     sizes: dict[int, Signal] = {}
     for row in plan.rows if plan is not None else ():
-        if row.norm_of and row.norm_of in trace.parameters:
+        # What a constructor would draw has no such rows.
+        direction = getattr(row, "norm_of", "")
+        if direction in trace.parameters:
             value = trace.parameters[row.parameter]
-            v, shape = found[trace.parameters[row.norm_of]], trace.values[value].shape
+            v, shape = found[trace.parameters[direction]], trace.values[value].shape
             sizes[value] = constant(shape, math.sqrt(v.q * math.prod(v.shape) / max(math.prod(shape), 1)))
     return sizes
 
