@@ -153,6 +153,8 @@ class Signal:
         average: what it is the average of, where it is one.
         square_of: what it is the square of, where it is one.
         centred_of: the mean that was taken off, where one was.
+        scatter: of a weight, the relative variance of its squared entries; of what few weights made, that of the size
+            of its channels.
         joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
     """
@@ -173,6 +175,7 @@ class Signal:
     square_of: "Signal | None" = None
     centred_of: Average | None = None
     joint: bool = False
+    scatter: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse moments that do not belong to the atoms; write a mean that is one number out."""
@@ -255,7 +258,7 @@ class Signal:
         """Return the same entries under other dimensions."""
         means = self.means if means is None else means
         found = self.changed(moments, means, dims=dims, gaussian=self.gaussian)
-        return replace(found, peak=self.peak, roots=self.roots)
+        return replace(found, peak=self.peak, roots=self.roots, scatter=self.scatter)
 
     def approximate(self, reason: str) -> "Signal":
         """Return it marked as approximate, and why."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -102,6 +103,10 @@ def _source(trace: Trace, value: int, given: Mapping[int, str]) -> str:
     return ", ".join(sorted(names)) or "batch"
 
 
+# Relative variance of the squared entries: E[w⁴]/E[w²]² − 1.
+_SCATTER = {"constant": 0.0, "uniform": 0.8, "truncated_normal": 1.36}
+
+
 def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, notes: list[str]) -> dict[int, Signal]:
     """Give every parameter its signal: of the plan, else of its real values, else of PyTorch's default.
 
@@ -126,7 +131,8 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
         if name in planned:
             distribution = planned[name]
             mean, std = float(distribution.mean), float(distribution.std)
-            found[value] = independent(tensor.shape, mean**2 + std**2, mean)
+            spread = _SCATTER.get(distribution.kind, 2.0)
+            found[value] = replace(independent(tensor.shape, mean**2 + std**2, mean), scatter=spread)
         elif value in found:
             continue
         elif not tensor.is_meta:
@@ -170,7 +176,7 @@ def _default(model: nn.Module, name: str, tensor: Tensor) -> Signal | None:
     module = model.get_submodule(path)
     if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
         fan = math.prod(module.weight.shape[1:])
-        return independent(tensor.shape, 1 / (3 * fan))
+        return replace(independent(tensor.shape, 1 / (3 * fan)), scatter=0.8)
     if isinstance(module, nn.Embedding):
         return independent(tensor.shape, 1.0)
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
