@@ -126,6 +126,18 @@ def test_a_batch_of_the_wrong_kind_is_refused(batch: Any, text: str) -> None:
         iw.predict(net(), batch)
 
 
+def test_weights_that_are_no_numbers_are_named() -> None:
+    model = net()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name == "2.weight":
+                p[0, 0] = math.nan
+    found = iw.predict(model, normal(4, 8))
+    assert "NaN or infinite entries, so what is made of them is unknown: 2.weight." in found.notes
+    assert [row["forward_rms"] is None for row in found.rows] == [False, False, True]
+    assert {row["parameter"]: row["weight_rms"] for row in found.parameters}["2.weight"] is None
+
+
 def test_a_model_without_an_argument_is_predicted() -> None:
     class Table(nn.Module):
         def __init__(self) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from initwell.errors import ArgumentError, ModelError
+from initwell.propagate.signal import Signal
 from initwell.trace.batch import check_batch, tensors
 from initwell.trace.failure import where
 from initwell.trace.ops import COPIES, VIEWS
@@ -149,3 +151,19 @@ def without_complex(trace: Trace, notes: list[str]) -> Trace:
     kept = {n: v for n, v in trace.inputs.items() if v not in odd}
     parameters = {n: v for n, v in trace.parameters.items() if v not in odd}
     return replace(trace, values=values, inputs=kept, parameters=parameters)
+
+
+def without_nan(trace: Trace, start: Mapping[int, Signal], notes: list[str]) -> dict[int, Signal]:
+    """Take signals that are no finite numbers as unknown, and name the weights and buffers that they are of.
+
+    Args:
+        trace: of the model.
+        start: value id → signal.
+        notes: gets a line where there are some.
+    """
+    kept = {value: found for value, found in start.items() if np.isfinite(found.moments).all()}
+    lost = [trace.values[value].name for value in start if value not in kept]
+    if lost:
+        named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        notes.append(f"NaN or infinite entries, so what is made of them is unknown: {named}.")
+    return kept

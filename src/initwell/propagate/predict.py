@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from initwell.propagate.checks import check_arguments, without_complex
+from initwell.propagate.checks import check_arguments, without_complex, without_nan
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
 from initwell.propagate.given import given_signals, stood_in
@@ -87,5 +87,5 @@ def predict(
             starting_gradients(trace),
         ]
     )
-    found = walk(trace, table, start, values)
+    found = walk(trace, table, without_nan(trace, start, notes), values)
     return prediction(trace, found, [*notes, *values.folded.notes], learning_rate)
