@@ -154,7 +154,8 @@ def profiled(found: Signal, source: Signal, axes: Sequence[Axis], role: str) -> 
         here = links @ size
         factor *= float(here.sum() / links.sum())
         profile.append(here / here.mean())
-    return replace(scaled(found, math.sqrt(factor)), profile=tuple(profile))
+    # It is no number times what ``tapped`` gave: that was a step on the way, without the sizes.
+    return replace(scaled(found, math.sqrt(factor)), profile=tuple(profile), image=None)
 
 
 def _rest(rank: int, gone: Sequence[int]) -> list[int]:
