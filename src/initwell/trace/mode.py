@@ -9,13 +9,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from initwell.trace.batch import map_tensors
 from initwell.trace.failure import NeedsValuesError
 from initwell.trace.ledger import Ledger
 from initwell.trace.schema import Signature, signature
 from initwell.trace.scope import Place, Scope
+from initwell.trace.shapes import shapers
 from initwell.trace.trace import Op, Phase, Value, ValueRef
 
 
@@ -33,6 +34,13 @@ class Observer(Protocol):
 
     def gradient(self, value: int, tensor: Tensor) -> None:
         """See the whole gradient of a value, after every use of it has added its part."""
+
+
+# What `torch.tensor` ends with on real tensors alone; it makes nothing.
+_LIFTED = torch.ops.aten.lift_fresh.default
+_COPIED = torch.ops.aten._to_copy.default
+_PACKING = "aten::_pack_padded_sequence"
+_WRITTEN_AS_IS = (bool, int, float, complex, str)
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -62,7 +70,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.phase: Phase = "forward"
         self._paused = False
         self._pending: list[tuple[Tensor, int, int]] = []
-        self._signatures: dict[Any, Signature] = {}
+        self._signatures: dict[Any, tuple[str, Signature]] = {}
+        self._shapers = shapers() if meta else {}
         self._op_of_node: dict[int, int] = {}
         self._first_node: list[int] = []
 
@@ -78,27 +87,36 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one op and write it down."""
         kwargs = kwargs or {}
-        if self._paused:
+        if self._paused or func is _LIFTED:
             return func(*args, **kwargs)
-        self.flush()
+        if self._pending:
+            self.flush()
         if self.meta:
-            args, kwargs = self._moved(args, kwargs)
+            if func is _COPIED and _moves_alone(args[0], kwargs):
+                return args[0]
+            args, kwargs = self._moved(func, args, kwargs)
         if func not in self._signatures:
-            self._signatures[func] = signature(func)
-        known = self._signatures[func]
+            self._signatures[func] = str(func), signature(func)
+        name, known = self._signatures[func]
         bound = known.bind(args, kwargs)
         inputs: dict[int, None] = {}
         arguments = {name: self._described(a, inputs) for name, a in bound.items()}
         targets = [t for name in known.written for t in _tensors(bound.get(name))]
         for target in targets:
             self._save(target)
-        out = self._run(func, args, kwargs)
-        self._write_down(str(func), tuple(inputs), arguments, known, bound, targets, out)
+        out = self._run(func, args, kwargs) if self.meta else func(*args, **kwargs)
+        self._write_down(name, tuple(inputs), arguments, known, bound, targets, out)
         return out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if not self.meta or not any(t.is_meta for t in _tensors((args, kwargs))):
+        """Run an op of a meta walk; some of its ops, that make masks and positions, may well be on real tensors."""
+        found = _tensors((args, kwargs))
+        if not found or not found[0].is_meta:
             return func(*args, **kwargs)
+        shaper = self._shapers.get(func)
+        plain = None if shaper is None or kwargs.get("dtype") is not None else shaper(*args)
+        if plain is not None:
+            return plain
         try:
             return func(*args, **kwargs)
         except (NotImplementedError, RuntimeError) as error:
@@ -107,11 +125,22 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise NeedsValuesError(f"{func} has no result on meta tensors") from error
             raise
 
-    def _moved(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def _moved(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Put meta twins in the place of real tensors that meet meta ones, or whose numbers are unknown by now."""
         found = _tensors((args, kwargs))
-        if all(t.is_meta for t in found) or not any(t.is_meta for t in found):
+        unlike = any(t.is_meta for t in found) and not all(t.is_meta for t in found)
+        if not unlike and not any(self._outdated(t) for t in found):
             return args, kwargs
-        return _mapped(args, self._twin), _mapped(kwargs, self._twin)
+        # Lengths are read on the CPU, whatever they are the lengths of.
+        change = self._floating_twin if func.name().startswith(_PACKING) else self._twin
+        return map_tensors(args, change), map_tensors(kwargs, change)
+
+    def _outdated(self, tensor: Tensor) -> bool:
+        memory = None if tensor.is_meta else self.ledger.memory(tensor)
+        return memory is not None and memory.unknown
+
+    def _floating_twin(self, tensor: Tensor) -> Tensor:
+        return self._twin(tensor) if tensor.is_floating_point() else tensor
 
     def _twin(self, tensor: Tensor) -> Tensor:
         if tensor.is_meta:
@@ -120,8 +149,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if twin is None:
             twin = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
             self.twins[tensor] = twin
-            if self.ledger.find(tensor) is not None:
-                self.ledger.same(twin, tensor)
+            if self.ledger.find(tensor) is None:
+                self.ledger.add(tensor, "constant")
+            self.ledger.same(twin, tensor)
         return twin
 
     def _described(self, argument: Any, inputs: dict[int, None]) -> Any:
@@ -131,10 +161,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 id = self.ledger.add(argument, "constant")
             inputs[id] = None
             return ValueRef(id)
+        if argument is None or isinstance(argument, _WRITTEN_AS_IS):
+            return argument
         if isinstance(argument, (list, tuple)):
             return tuple(self._described(a, inputs) for a in argument)
-        if argument is None or isinstance(argument, (bool, int, float, complex, str)):
-            return argument
         return str(argument)
 
     def _save(self, tensor: Tensor) -> None:
@@ -143,6 +173,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         owned = memory is None or memory.kind in ("parameter", "constant")
         if owned and not tensor.is_meta:
             self.written.append((tensor, tensor.detach().clone()))
+        if memory is not None and tensor.is_meta:
+            memory.unknown = True
 
     def _write_down(
         self,
@@ -210,8 +242,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def flush(self) -> None:
         """Finish the outputs of the last forward op, whose autograd metadata is set by now."""
         pending, self._pending = self._pending, []
-        if not pending:
-            return
         with self.unrecorded():
             for tensor, value, op in pending:
                 whole = tensor._base if tensor._is_view() else None
@@ -250,23 +280,41 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def record_gradient(self, value: int, gradient: Tensor) -> None:
         """Tie a gradient to the value it is the gradient of, and show it to the observer."""
-        with self.unrecorded(), torch.no_grad():
-            id = self.ledger.find(gradient)
-            if id is None:
-                id = self.ledger.add(gradient, "constant")
-            self.gradients[value] = id
-            if self.observer is not None:
+        id = self.ledger.find(gradient)
+        if id is None:
+            id = self.ledger.add(gradient, "constant")
+        self.gradients[value] = id
+        if self.observer is not None:
+            with self.unrecorded(), torch.no_grad():
                 self.observer.gradient(value, gradient)
 
     def finished_ops(self) -> tuple[Op, ...]:
         """Return the ops, each with the values that it replaced."""
         replaced = self.ledger.replaced
-        return tuple(replace(op, mutates=tuple(replaced.get(op.index, ()))) for op in self.ops)
+        return tuple(replace(op, mutates=tuple(replaced[i])) if i in replaced else op for i, op in enumerate(self.ops))
+
+
+def _moves_alone(tensor: Tensor, changes: Mapping[str, Any]) -> bool:
+    """Whether a copy only moves real whole numbers to the meta device, where they would lose what they are."""
+    kind = changes.get("dtype") or tensor.dtype
+    device = changes.get("device")
+    to_meta = device is not None and torch.device(device).type == "meta"
+    return to_meta and kind is tensor.dtype and not tensor.is_meta and not tensor.is_floating_point()
 
 
 def _tensors(structure: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(structure) if isinstance(leaf, Tensor)]
+    found: list[Tensor] = []
+    _collect(structure, found)
+    return found
 
 
-def _mapped(structure: Any, change: Any) -> Any:
-    return tree_map_only(Tensor, change, structure)
+def _collect(structure: Any, found: list[Tensor]) -> None:
+    # Ops take lists, tuples and, higher-order ones, dicts; PyTorch's own walk over any nest is many times slower.
+    if isinstance(structure, Tensor):
+        found.append(structure)
+    elif isinstance(structure, (list, tuple)):
+        for part in structure:
+            _collect(part, found)
+    elif isinstance(structure, dict):
+        for part in structure.values():
+            _collect(part, found)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from initwell.errors import ArgumentError, ModelError
 from initwell.trace.batch import as_arguments, check_batch, check_module, map_tensors, tensors, uncompiled
 from initwell.trace.failure import NeedsValuesError, forward_failure, where
-from initwell.trace.keep import model_kept, random_kept, same_route, written_back
+from initwell.trace.keep import model_kept, random_kept, written_back
 from initwell.trace.ledger import Ledger
 from initwell.trace.mode import Observer, Recorder
+from initwell.trace.route import same_route, shapes_completed
 from initwell.trace.scope import Scope
 from initwell.trace.start import on_meta, unit_gradient
 from initwell.trace.trace import Trace
@@ -39,7 +40,8 @@ def record(
         batch: a tensor, a tuple of positional arguments, a dict of keyword arguments, or the one argument.
         loss: output → scalar tensor; without it the backward starts from an independent gradient of unit variance on
             every floating output.
-        device: "meta" computes shapes only and allocates no weights; "real" runs on the caller's tensors.
+        device: "meta" computes shapes only and allocates no weights, but integers and booleans of the batch keep their
+            numbers; "real" runs on the caller's tensors.
         observer: sees the tensors as they pass by.
         backward: False stops after the forward.
         seed: of dropout masks and of the starting gradient.
@@ -62,10 +64,11 @@ def record(
     check_batch(batch, values=False)
     walk = _Walk(model, meta=device == "meta", observer=observer, seed=seed)
     with ExitStack() as stack:
-        for context in (model_kept(model), written_back(walk.recorder.written), random_kept(seed), same_route(model)):
+        for context in (model_kept(model), written_back(walk.recorder.written), random_kept(seed), same_route()):
             stack.enter_context(context)
         if walk.meta:
             stack.enter_context(on_meta(model, walk.recorder.twins))
+            stack.enter_context(shapes_completed())
         walk.forward(batch, loss)
         if backward:
             walk.backward()
@@ -127,7 +130,9 @@ class _Walk:
         return args, kwargs
 
     def _copy(self, tensor: Tensor) -> Tensor:
-        leaf = torch.empty_like(tensor, device="meta") if self.meta else _normal(tensor.detach())
+        # Whole numbers keep what they are: lengths, positions and masks are small, and models do look at them.
+        shape_only = self.meta and (tensor.is_floating_point() or tensor.is_complex())
+        leaf = torch.empty_like(tensor, device="meta") if shape_only else _normal(tensor.detach())
         if leaf.is_floating_point():
             leaf.requires_grad_()
             self.leaves.append(leaf)
