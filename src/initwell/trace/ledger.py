@@ -77,7 +77,9 @@ class Ledger:
         """Give a tensor a new value; ``source`` is the tensor that it is a view of."""
         shared = None if source is None else self._held.get(id(source))
         base = None if shared is None else shared.memory.root
-        value = self._append(tuple(tensor.shape), dtype_name(tensor.dtype), kind, producer=producer, base=base, name=name)
+        value = self._append(
+            tuple(tensor.shape), dtype_name(tensor.dtype), kind, producer=producer, base=base, name=name
+        )
         memory = Memory(value, kind) if shared is None else shared.memory
         self._hold(tensor, value, memory, memory.version, whole=shared is None)
         return value

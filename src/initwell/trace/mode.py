@@ -9,19 +9,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from initwell.trace.batch import map_tensors
-from initwell.trace.failure import NeedsValuesError
 from initwell.trace.ledger import Ledger
 from initwell.trace.schema import Signature, signature
 from initwell.trace.scope import Place, Scope
-from initwell.trace.shapes import shapers
+from initwell.trace.standins import Standins, tensors_in
 from initwell.trace.trace import Op, Phase, Value, ValueRef
 
 
 class Observer(Protocol):
     """Sees the tensors of a walk as they pass by; must not keep or change them."""
+
+    def restarted(self) -> None:
+        """Forget what was seen: the walk begins anew."""
 
     def given(self, value: Value, tensor: Tensor) -> None:
         """See an input of the batch, before the forward."""
@@ -38,8 +38,6 @@ class Observer(Protocol):
 
 # What `torch.tensor` ends with on real tensors alone; it makes nothing.
 _LIFTED = torch.ops.aten.lift_fresh.default
-_COPIED = torch.ops.aten._to_copy.default
-_PACKING = "aten::_pack_padded_sequence"
 _WRITTEN_AS_IS = (bool, int, float, complex, str)
 
 
@@ -62,16 +60,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, ledger: Ledger, scope: Scope, *, meta: bool, observer: Observer | None = None) -> None:
         """Record into ``ledger``; ``meta`` says that real tensors met on the way are to be replaced by meta ones."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.ledger, self.scope, self.meta, self.observer = ledger, scope, meta, observer
+        self.ledger, self.scope, self.observer = ledger, scope, observer
+        self.standins = Standins(ledger) if meta else None
         self.ops: list[Op] = []
         self.gradients: dict[int, int] = {}
         self.written: list[tuple[Tensor, Tensor]] = []
-        self.twins: Any = WeakTensorKeyDictionary()
         self.phase: Phase = "forward"
         self._paused = False
         self._pending: list[tuple[Tensor, int, int]] = []
         self._signatures: dict[Any, tuple[str, Signature]] = {}
-        self._shapers = shapers() if meta else {}
         self._op_of_node: dict[int, int] = {}
         self._first_node: list[int] = []
 
@@ -91,68 +88,22 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if self._pending:
             self.flush()
-        if self.meta:
-            if func is _COPIED and _moves_alone(args[0], kwargs):
-                return args[0]
-            args, kwargs = self._moved(func, args, kwargs)
+        call = (args, kwargs) if self.standins is None else self.standins.prepared(func, args, kwargs)
+        if call is None:
+            return args[0]
+        given, (args, kwargs) = args, call
         if func not in self._signatures:
             self._signatures[func] = str(func), signature(func)
         name, known = self._signatures[func]
         bound = known.bind(args, kwargs)
         inputs: dict[int, None] = {}
         arguments = {name: self._described(a, inputs) for name, a in bound.items()}
-        targets = [t for name in known.written for t in _tensors(bound.get(name))]
+        targets = [t for name in known.written for t in tensors_in(bound.get(name))]
         for target in targets:
             self._save(target)
-        out = self._run(func, args, kwargs) if self.meta else func(*args, **kwargs)
+        out = func(*args, **kwargs) if self.standins is None else self.standins.run(func, given, args, kwargs)
         self._write_down(name, tuple(inputs), arguments, known, bound, targets, out)
         return out
-
-    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run an op of a meta walk; some of its ops, that make masks and positions, may well be on real tensors."""
-        found = _tensors((args, kwargs))
-        if not found or not found[0].is_meta:
-            return func(*args, **kwargs)
-        shaper = self._shapers.get(func)
-        plain = None if shaper is None or kwargs.get("dtype") is not None else shaper(*args)
-        if plain is not None:
-            return plain
-        try:
-            return func(*args, **kwargs)
-        except (NotImplementedError, RuntimeError) as error:
-            # Ops whose result depends on the numbers have no meta kernel, or say that they cannot be called on one.
-            if isinstance(error, NotImplementedError) or "meta tensor" in str(error):
-                raise NeedsValuesError(f"{func} has no result on meta tensors") from error
-            raise
-
-    def _moved(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Put meta twins in the place of real tensors that meet meta ones, or whose numbers are unknown by now."""
-        found = _tensors((args, kwargs))
-        unlike = any(t.is_meta for t in found) and not all(t.is_meta for t in found)
-        if not unlike and not any(self._outdated(t) for t in found):
-            return args, kwargs
-        # Lengths are read on the CPU, whatever they are the lengths of.
-        change = self._floating_twin if func.name().startswith(_PACKING) else self._twin
-        return map_tensors(args, change), map_tensors(kwargs, change)
-
-    def _outdated(self, tensor: Tensor) -> bool:
-        memory = None if tensor.is_meta else self.ledger.memory(tensor)
-        return memory is not None and memory.unknown
-
-    def _floating_twin(self, tensor: Tensor) -> Tensor:
-        return self._twin(tensor) if tensor.is_floating_point() else tensor
-
-    def _twin(self, tensor: Tensor) -> Tensor:
-        if tensor.is_meta:
-            return tensor
-        twin: Tensor | None = self.twins.get(tensor)
-        if twin is None:
-            twin = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
-            self.twins[tensor] = twin
-            if self.ledger.find(tensor) is None:
-                self.ledger.add(tensor, "constant")
-            self.ledger.same(twin, tensor)
-        return twin
 
     def _described(self, argument: Any, inputs: dict[int, None]) -> Any:
         if isinstance(argument, Tensor):
@@ -193,7 +144,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         returned = out if isinstance(out, tuple) and len(known.sources) > 1 else (out,)
         for place, group in enumerate(returned):
             source = bound.get(known.sources[place] or "") if place < len(known.sources) else None
-            for tensor in _tensors(group):
+            for tensor in tensors_in(group):
                 value = of_target.get(id(tensor))
                 if value is None:
                     value = self._add_output(tensor, index, source)
@@ -209,7 +160,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._observe(op, made)
 
     def _add_output(self, tensor: Tensor, index: int, source: Any) -> int:
-        shown = source if isinstance(source, Tensor) else next(iter(_tensors(source)), None)
+        shown = source if isinstance(source, Tensor) else next(iter(tensors_in(source)), None)
         return self.ledger.add(tensor, "op", producer=index, source=shown)
 
     def _observe(self, op: Op, made: list[tuple[Tensor, int]]) -> None:
@@ -292,29 +243,3 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return the ops, each with the values that it replaced."""
         replaced = self.ledger.replaced
         return tuple(replace(op, mutates=tuple(replaced[i])) if i in replaced else op for i, op in enumerate(self.ops))
-
-
-def _moves_alone(tensor: Tensor, changes: Mapping[str, Any]) -> bool:
-    """Whether a copy only moves real whole numbers to the meta device, where they would lose what they are."""
-    kind = changes.get("dtype") or tensor.dtype
-    device = changes.get("device")
-    to_meta = device is not None and torch.device(device).type == "meta"
-    return to_meta and kind is tensor.dtype and not tensor.is_meta and not tensor.is_floating_point()
-
-
-def _tensors(structure: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    _collect(structure, found)
-    return found
-
-
-def _collect(structure: Any, found: list[Tensor]) -> None:
-    # Ops take lists, tuples and, higher-order ones, dicts; PyTorch's own walk over any nest is many times slower.
-    if isinstance(structure, Tensor):
-        found.append(structure)
-    elif isinstance(structure, (list, tuple)):
-        for part in structure:
-            _collect(part, found)
-    elif isinstance(structure, dict):
-        for part in structure.values():
-            _collect(part, found)

@@ -63,11 +63,25 @@ def record(
     _check_model(model, real=device == "real")
     check_batch(batch, values=False)
     walk = _Walk(model, meta=device == "meta", observer=observer, seed=seed)
+    try:
+        return _walked(walk, batch, loss, backward=backward)
+    except ModelError as error:
+        if "requires_grad flags of leaf" not in str(error.__cause__):
+            raise
+    # A model that turns its input's gradient on or off by itself cannot do so where the input has one already.
+    if observer is not None:
+        observer.restarted()
+    walk = _Walk(model, meta=walk.meta, observer=observer, seed=seed, input_gradients=False)
+    return _walked(walk, batch, loss, backward=backward)
+
+
+def _walked(walk: "_Walk", batch: Any, loss: Loss | None, *, backward: bool) -> Trace:
+    model, seed = walk.model, walk.seed
     with ExitStack() as stack:
         for context in (model_kept(model), written_back(walk.recorder.written), random_kept(seed), same_route()):
             stack.enter_context(context)
-        if walk.meta:
-            stack.enter_context(on_meta(model, walk.recorder.twins))
+        if walk.recorder.standins is not None:
+            stack.enter_context(on_meta(model, walk.recorder.standins.twins))
             stack.enter_context(shapes_completed())
         walk.forward(batch, loss)
         if backward:
@@ -95,8 +109,10 @@ def _normal(tensor: Tensor) -> Tensor:
 class _Walk:
     """The state of one call of ``record``."""
 
-    def __init__(self, model: nn.Module, *, meta: bool, observer: Observer | None, seed: int) -> None:
-        self.model, self.meta, self.seed = model, meta, seed
+    def __init__(
+        self, model: nn.Module, *, meta: bool, observer: Observer | None, seed: int, input_gradients: bool = True
+    ) -> None:
+        self.model, self.meta, self.seed, self.input_gradients = model, meta, seed, input_gradients
         self.scope = Scope(model)
         self.recorder = Recorder(
             Ledger(None if observer is None else observer.replaced), self.scope, meta=meta, observer=observer
@@ -108,6 +124,8 @@ class _Walk:
         self.starts: list[tuple[Tensor, Tensor]] = []
         self.loss: int | None = None
         self.notes: list[str] = []
+        if not input_gradients:
+            self.notes.append("The model sets its input's requires_grad itself: no gradient of the input is known.")
 
     def _add_state(self) -> None:
         ledger = self.recorder.ledger
@@ -133,7 +151,7 @@ class _Walk:
         # Whole numbers keep what they are: lengths, positions and masks are small, and models do look at them.
         shape_only = self.meta and (tensor.is_floating_point() or tensor.is_complex())
         leaf = torch.empty_like(tensor, device="meta") if shape_only else _normal(tensor.detach())
-        if leaf.is_floating_point():
+        if leaf.is_floating_point() and self.input_gradients:
             leaf.requires_grad_()
             self.leaves.append(leaf)
         return leaf.clone()

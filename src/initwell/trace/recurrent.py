@@ -1,12 +1,12 @@
 """Recurrent layers step by step, by the formulas of their documentation, in ops that meta and real tensors share.
 
-PyTorch runs ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` by another route on every device: fused on one, all projections of the
-input at once on the next, one by one on a third. What is computed is the same, and here it is: one projection of the
-whole input, then a step for each time, every gate a value of its own.
+PyTorch runs ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` by another route on every device: fused on one, all projections of
+the input at once on the next, one by one on a third. What is computed is the same, and here it is: one projection of
+the whole input, then a step for each time, every gate a value of its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -111,7 +111,8 @@ def _weights(flat: Sequence[Tensor], count: int, *, biased: bool) -> Iterator[We
     each, plain = len(flat) // count, 4 if biased else 2
     for first in range(0, len(flat), each):
         group = flat[first : first + each]
-        yield Weights(*group[:plain], w_hr=group[-1] if each > plain else None)
+        found = Weights(*group[:plain])
+        yield replace(found, w_hr=group[-1]) if each > plain else found
 
 
 def _stack(
@@ -130,7 +131,7 @@ def _stack(
         for way in range(directions):
             w = weights[layer + way]
             projected = F.linear(x, w.w_ih, w.b_ih)
-            steps = list(projected.unbind(0) if sizes is None else projected.split(sizes.tolist()))
+            steps = list(projected.unbind(0) if sizes is None else torch.split(projected, sizes.tolist()))
             made, last = _run(step, steps, starts[layer + way], w, backwards=way == 1)
             outputs.append(torch.stack(made) if sizes is None else torch.cat(made))
             final.append(last)

@@ -43,7 +43,7 @@ def same_route() -> Iterator[None]:
         yield
 
 
-def _called(function: Callable[..., Any], preserve_rng: bool, *args: Any) -> Any:  # noqa: FBT001
+def _called(function: Callable[..., Any], preserve_rng: bool, *args: Any) -> Any:
     return function(*args)
 
 

@@ -1,8 +1,8 @@
 """The results' shapes of the commonest ops on meta tensors, where they are plain to see.
 
-PyTorch finds shapes of these ops by interpreting them in Python, 0.1 to 1.8 ms each, and imports its whole compiler to do
-so, more than a second. Here stands only the plain case: floating tensors of one dtype that lie in memory in the order of their dimensions. Every
-function returns None for anything else, and PyTorch's own answer is asked for.
+PyTorch finds the shapes of these ops by interpreting them in Python, 0.1 to 1.8 ms each, and imports its whole compiler
+to do so, more than a second. Here stand only the plain cases: floating tensors of one dtype, most of them contiguous.
+Every function returns None for anything else, and PyTorch's own answer is asked for.
 """
 
 import math
@@ -54,6 +54,7 @@ def shapers() -> Mapping[Any, Shaper]:
         aten.addmm.default: _addmm,
         aten.mm.default: _product,
         aten.bmm.default: _product,
+        aten._grouped_mm.default: _grouped_product,
         aten.convolution.default: _convolution,
         aten.convolution_backward.default: _convolution_backward,
         aten.mean.dim: _reduced,
@@ -78,16 +79,15 @@ def _within(dims: Sequence[int], rank: int) -> bool:
     return all(-rank <= d < rank for d in dims)
 
 
+def _alike(*tensors: Tensor | None) -> bool:
+    """Whether all are floating, of one dtype; None stands for an argument left out."""
+    kinds = {t.dtype for t in tensors if t is not None}
+    return len(kinds) == 1 and next(iter(kinds)).is_floating_point
+
+
 def _plain(*tensors: Tensor | None) -> bool:
-    """Whether all are floating, of one dtype, contiguous; None stands for an argument left out."""
-    dtype = None
-    for tensor in tensors:
-        if tensor is None:
-            continue
-        dtype = dtype or tensor.dtype
-        if tensor.dtype is not dtype or not dtype.is_floating_point or not tensor.is_contiguous():
-            return False
-    return dtype is not None
+    """Whether they are, and contiguous."""
+    return _alike(*tensors) and all(t is None or t.is_contiguous() for t in tensors)
 
 
 def _whole(tensors: Sequence[Tensor]) -> Tensor | None:
@@ -108,9 +108,7 @@ def _pointwise(*args: Any) -> Tensor | None:
     """Results of what PyTorch's TensorIterator runs: as its operands lie where all lie alike, else in order."""
     tensors = [a for a in args if isinstance(a, Tensor)]
     first = tensors[0]
-    if any(isinstance(a, complex) for a in args) or not first.dtype.is_floating_point:
-        return None
-    if any(t.dtype is not first.dtype for t in tensors):
+    if any(isinstance(a, complex) for a in args) or not _alike(*tensors):
         return None
     whole = _whole(tensors)
     if whole is not None and all(_in_order(t) for t in tensors):
@@ -120,7 +118,7 @@ def _pointwise(*args: Any) -> Tensor | None:
 
 
 def _in_order(tensor: Tensor) -> bool:
-    """Whether no dimension steps farther than one before it; those that repeat one entry, by steps of 0, do not count."""
+    """Whether no dimension steps farther than one before it; those that repeat an entry, by steps of 0, count not."""
     if tensor.is_contiguous():
         return True
     steps = [step for n, step in zip(tensor.shape, tensor.stride(), strict=True) if n > 1 and step]
@@ -132,7 +130,8 @@ def _as_lies(tensor: Tensor) -> Tensor | None:
     steps = [step for n, step in zip(tensor.shape, tensor.stride(), strict=True) if n > 1]
     if 0 in steps or len(set(steps)) < len(steps):
         return None
-    order = sorted(range(tensor.ndim), key=lambda d: -tensor.stride(d))
+    stride = tensor.stride()
+    order = sorted(range(tensor.ndim), key=lambda d: -stride[d])
     return torch.empty_permuted(tensor.shape, order, dtype=tensor.dtype, device=tensor.device)
 
 
@@ -158,7 +157,7 @@ def _softmax_backward(g: Tensor, y: Tensor, dim: int, dtype: Any) -> Tensor | No
 
 def _layer_norm(x: Tensor, shape: Sequence[int], *rest: Any) -> tuple[Tensor, ...] | None:
     shapes = [tuple(w.shape) for w in rest[:2] if w is not None]
-    if not _plain(x, *rest[:2]) or any(s != tuple(shape) for s in (*shapes, x.shape[-len(shape) :])):
+    if not _alike(x, *rest[:2]) or any(s != tuple(shape) for s in (*shapes, x.shape[-len(shape) :])):
         return None
     statistics = _empty(x, [*x.shape[: x.ndim - len(shape)], *([1] * len(shape))])
     return _empty(x, x.shape), statistics, _empty(statistics, statistics.shape)
@@ -167,7 +166,8 @@ def _layer_norm(x: Tensor, shape: Sequence[int], *rest: Any) -> tuple[Tensor, ..
 def _layer_norm_backward(
     g: Tensor, x: Tensor, shape: Sequence[int], mean: Tensor, rstd: Tensor, w: Any, b: Any, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...] | None:
-    return _norm_backward((g, x, mean, rstd, w, b), x, shape, wanted)
+    # In order, however its operands lie.
+    return _norm_backward(x, shape, wanted) if _alike(g, x, mean, rstd, w, b) else None
 
 
 def _group_norm(
@@ -179,10 +179,10 @@ def _group_norm(
 def _group_norm_backward(
     g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, w: Any, n: int, channels: int, *rest: Any
 ) -> tuple[Tensor | None, ...] | None:
-    return _norm_backward((g, x, mean, rstd, w), x, (channels,), rest[-1])
+    return _norm_backward(x, (channels,), rest[-1]) if _plain(g, x, mean, rstd, w) else None
 
 
-def _batch_norm(x: Tensor, w: Any, b: Any, mean: Any, var: Any, training: bool, *rest: Any) -> Any:  # noqa: FBT001
+def _batch_norm(x: Tensor, w: Any, b: Any, mean: Any, var: Any, training: bool, *rest: Any) -> Any:
     if not _plain(x, w, b, mean, var):
         return None
     # With running statistics there are none of the batch to be kept.
@@ -191,12 +191,10 @@ def _batch_norm(x: Tensor, w: Any, b: Any, mean: Any, var: Any, training: bool, 
 
 
 def _batch_norm_backward(g: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor | None, ...] | None:
-    return _norm_backward((g, x, *rest[:5]), x, (x.shape[1],), rest[-1])
+    return _norm_backward(x, (x.shape[1],), rest[-1]) if _plain(g, x, *rest[:5]) else None
 
 
-def _norm_backward(given: Sequence[Any], x: Tensor, shape: Sequence[int], wanted: Sequence[bool]) -> Any:
-    if not _plain(*given):
-        return None
+def _norm_backward(x: Tensor, shape: Sequence[int], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
     made = (_empty(x, x.shape), _empty(x, shape), _empty(x, shape))
     return tuple(t if use else None for t, use in zip(made, wanted, strict=True))
 
@@ -205,6 +203,15 @@ def _product(a: Tensor, b: Tensor) -> Tensor | None:
     # The factors may lie transposed: the product does not.
     fits = a.dtype is b.dtype and a.ndim == b.ndim and a.shape[:-2] == b.shape[:-2] and a.shape[-1] == b.shape[-2]
     return _empty(a, (*a.shape[:-1], b.shape[-1])) if fits else None
+
+
+def _grouped_product(a: Tensor, b: Tensor, ends: Tensor | None = None, *rest: Any) -> Tensor | None:
+    """Products group by group: of rows with one matrix each, or, for the gradient of these, of columns with rows."""
+    if a.dtype is not b.dtype or ends is None or a.shape[-1] != b.shape[-2] or any(r is not None for r in rest):
+        return None
+    if (a.ndim, b.ndim) == (2, 3):
+        return _empty(a, (a.shape[0], b.shape[2]))
+    return _empty(a, (ends.shape[0], a.shape[0], b.shape[1])) if (a.ndim, b.ndim) == (2, 2) else None
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
@@ -217,14 +224,34 @@ def _convolution(x: Tensor, w: Tensor, bias: Any, *geometry: Any) -> Tensor | No
     stride, padding, dilation, transposed, extra, groups = geometry
     out, inner = (w.shape[1] * groups, w.shape[0]) if transposed else (w.shape[0], w.shape[1] * groups)
     spatial = x.ndim - 2
-    same = all(len(g) == spatial for g in (stride, padding, dilation, extra))
-    if not _plain(x, w, bias) or w.ndim != x.ndim or x.shape[1] != inner or not same:
+    fits = (
+        w.ndim == x.ndim and x.shape[1] == inner and all(len(g) == spatial for g in (stride, padding, dilation, extra))
+    )
+    single = all(t is None or t.dtype is torch.float32 for t in (x, w, bias))
+    if not fits or not single or (spatial == 1 and not w.is_contiguous()):
         return None
     lengths = []
     for n, k, s, p, d, e in zip(x.shape[2:], w.shape[2:], stride, padding, dilation, extra, strict=True):
         reach = d * (k - 1) + 1
         lengths.append((n - 1) * s - 2 * p + reach + e if transposed else (n + 2 * p - reach) // s + 1)
-    return _empty(x, (x.shape[0], out, *lengths)) if all(n > 0 for n in lengths) else None
+    if any(n <= 0 for n in lengths):
+        return None
+    last = {2: torch.channels_last, 3: torch.channels_last_3d}.get(spatial)
+    layout = last if last is not None and (_channels_last(x) or _channels_last(w)) else torch.contiguous_format
+    return torch.empty((x.shape[0], out, *lengths), dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def _channels_last(tensor: Tensor) -> bool:
+    """Whether PyTorch takes it to lie with its channels last: by its steps, whole or not; in doubt, it does not."""
+    shape, step = tensor.shape, tensor.stride()
+    if step[1] == 0:
+        return False
+    least = 0
+    for d in (1, *range(tensor.ndim - 1, 1, -1), 0):
+        if shape[d] == 0 or step[d] < least or (d == 0 and least == step[1]):
+            return False
+        least = step[d] * max(shape[d], 1)
+    return True
 
 
 def _convolution_backward(g: Tensor, x: Tensor, w: Tensor, bias_sizes: Any, *rest: Any) -> Any:
@@ -235,7 +262,7 @@ def _convolution_backward(g: Tensor, x: Tensor, w: Tensor, bias_sizes: Any, *res
     return tuple(_empty(t, t.shape) if use and t is not None else None for t, use in zip(made, wanted, strict=True))
 
 
-def _reduced(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor | None:  # noqa: FBT001, FBT002
+def _reduced(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor | None:
     if not dim or not _within(dim, x.ndim) or not _plain(x):
         return None
     gone = {d % x.ndim for d in dim}
