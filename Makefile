@@ -42,8 +42,12 @@ reproduce: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python scripts/bench.py
 
-bench-predict: $(STAMP)
-	$(BIN)/python scripts/bench_predict.py
+bench-predict: $(VENV)/.with-bench
+	$(BIN)/python scripts/bench_predict.py --jobs $(JOBS)
+
+$(VENV)/.with-bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache runs dist build

@@ -258,13 +258,10 @@ def gram(h: Tensor) -> Tensor:
 
 DEPENDENT: dict[str, Callable[..., Tensor]] = {
     "a value and its view": lambda x, one, two: (h := one(x)) + h.reshape(-1).reshape(h.shape),
-    "a value and its rectified self": lambda x, one, two: (h := one(x)) + torch.relu(h),
-    "tanhshrink": lambda x, one, two: nn.functional.tanhshrink(one(x)),
     "one layer on the same twice": lambda x, one, two: one(x) + one(x),
     "one layer on x and -x": lambda x, one, two: one(x) - one(-x),
     "a product with itself": lambda x, one, two: gram(one(x)),
     "a layer on what it made": lambda x, one, two: one(one(x)),
-    "a gate of itself": lambda x, one, two: (h := one(x)) * torch.sigmoid(h),
 }
 INDEPENDENT: dict[str, Callable[..., Tensor]] = {
     "a residual branch": lambda x, one, two: (h := one(x)) + two(torch.relu(h)),

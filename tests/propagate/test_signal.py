@@ -9,7 +9,7 @@ from torch import Tensor
 
 from initwell.errors import ArgumentError, ShapeError
 from initwell.propagate.atoms import cut, expanded, joined, matched, permuted, viewed
-from initwell.propagate.measured import measured, measured_weight, pair_averages, token_agreement
+from initwell.propagate.measured import measured, measured_weight, pair_averages
 from initwell.propagate.signal import Atom, Signal, independent
 
 
@@ -81,13 +81,6 @@ def test_fresh_weights_count_as_independent_and_structured_ones_do_not() -> None
     centred = measured_weight(weight - weight.mean(1, keepdim=True))
     assert centred.moments[0, 1] == pytest.approx(-centred.q / 49, rel=1e-3)
     assert measured_weight(weight + 1).mean == pytest.approx(1.0, abs=0.1)
-
-
-def test_token_agreement_counts_equal_pairs() -> None:
-    tokens = torch.tensor([[1, 2, 2], [2, 2, 3]])
-    same = token_agreement(tokens).moments
-    # Along a sentence: 1 of 3 pairs in each; across, the same place: 1 of 3; both differ: (1,2),(2,1)… 3 of 6.
-    np.testing.assert_allclose(same, [[1, 1 / 3], [1 / 3, 0.5]])
 
 
 @pytest.mark.parametrize(

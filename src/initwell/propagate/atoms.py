@@ -8,9 +8,78 @@ from itertools import pairwise
 import numpy as np
 
 from initwell.errors import ShapeError
-from initwell.propagate.signal import Array, Atom, Dims, Signal
+from initwell.propagate.segments import MOST, Array, along, common, merging, refinement
+from initwell.propagate.signal import Atom, Dims, Signal
 
 _JOINED = "a reshape across axes whose lengths do not divide one another: their moments were averaged"
+UNLIKE = "parts of unlike size along one axis, taken as alike"
+
+
+def refined(signal: Signal, axis: int, parts: tuple[int, ...]) -> Signal:
+    """Split the segments of an atom further; nothing changes but the bookkeeping."""
+    atom = signal.atoms[axis]
+    if (atom.parts or (atom.size,)) == parts:
+        return signal
+    places, old = refinement(atom.patterns.parts, parts)
+    dims = _replaced(signal.dims, axis, 1, (Atom(atom.size, atom.sample, parts),))
+    return replace(signal, dims=dims, moments=signal.moments.take(places, axis), means=signal.means.take(old, axis))
+
+
+def merged(signal: Signal, axis: int, groups: Sequence[int]) -> Signal:
+    """Take neighbouring segments of an atom as alike; marked approximate unless they are.
+
+    Args:
+        signal: any signal.
+        axis: which of its atoms.
+        groups: for each segment, the number of its new one: 0, 0, 1, …
+    """
+    if groups[-1] == len(groups) - 1:
+        return signal
+    found, lossless = _merged(signal, axis, groups)
+    return found if lossless else found.approximate(UNLIKE)
+
+
+def _merged(signal: Signal, axis: int, groups: Sequence[int]) -> tuple[Signal, bool]:
+    atom = signal.atoms[axis]
+    whole, single, parts = merging(atom.patterns.parts, groups)
+    moments, means = along(signal.moments, whole, axis), along(signal.means, single, axis)
+    new = Atom(atom.size, atom.sample, parts if len(parts) > 1 else ())
+    dims = _replaced(signal.dims, axis, 1, (new,))
+    found = replace(signal, dims=dims, moments=moments, means=means, image=None, law=None, gates=())
+    places, old = refinement(parts, atom.patterns.parts)
+    there = atom.patterns.counts > 0
+    scale = 1e-9 * max(abs(signal.q), 1e-300)
+    lost = np.abs(moments.take(places, axis) - signal.moments).compress(there, axis).max()
+    drift = np.abs(means.take(old, axis) - signal.means).max() ** 2
+    return found, bool(lost <= scale and drift <= scale)
+
+
+def plain(signal: Signal, *dims: int) -> Signal:
+    """Take all segments along these dimensions as alike."""
+    for axis in signal.axes(dims) if signal.segmented else ():
+        signal = merged(signal, axis, (0,) * signal.means.shape[axis])
+    return signal
+
+
+def settled(signal: Signal, axis: int) -> Signal:
+    """Merge neighbouring segments that are alike, and, beyond ``segments.MOST``, those that differ least."""
+    place = 0
+    while place < signal.means.shape[axis] - 1:
+        found, lossless = signal, False
+        if _alike(signal, axis, place):
+            groups = [i - (i > place) for i in range(signal.means.shape[axis])]
+            found, lossless = _merged(signal, axis, groups)
+        signal, place = (found, place) if lossless else (signal, place + 1)
+    while (count := signal.means.shape[axis]) > MOST:
+        sizes = np.sqrt(signal.diagonal.swapaxes(0, axis).reshape(count, -1).mean(axis=1))
+        place = int(np.argmin(np.abs(np.diff(sizes))))
+        signal = merged(signal, axis, [i - (i > place) for i in range(count)])
+    return signal
+
+
+def _alike(signal: Signal, axis: int, place: int) -> bool:
+    one, two = (signal.diagonal.take(i, axis) for i in (place, place + 1))
+    return bool(np.allclose(one, two, rtol=1e-8, atol=1e-10 * abs(signal.q)))
 
 
 def cut(signal: Signal, axis: int, inner: int) -> Signal:
@@ -25,10 +94,19 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
         The same signal with one atom more.
     """
     atom = signal.atoms[axis]
-    agree, differ = (signal.moments.take(i, axis) for i in (0, 1))
-    moments = np.stack([np.stack([agree, differ], axis), np.stack([differ, differ], axis)], axis)
-    parts = (Atom(atom.size // inner, atom.sample), Atom(inner, atom.sample))
-    return replace(signal, dims=_replaced(signal.dims, axis, 1, parts), moments=moments)
+    if any(n % inner for n in atom.parts):
+        ends = np.cumsum(atom.parts)
+        groups = np.concatenate([[0], np.cumsum(ends[:-1] % inner == 0)])
+        signal = merged(signal, axis, [int(i) for i in groups])
+        atom = signal.atoms[axis]
+    outer = Atom(atom.size // inner, atom.sample, tuple(n // inner for n in atom.parts))
+    s = len(outer.patterns.parts)
+    other = np.arange(s + s * s)
+    other[:s] = s + np.arange(s) * (s + 1)
+    moments = np.stack([signal.moments, signal.moments.take(other, axis)], axis + 1)
+    means = np.expand_dims(signal.means, axis + 1)
+    dims = _replaced(signal.dims, axis, 1, (outer, Atom(inner, atom.sample)))
+    return replace(signal, dims=dims, moments=moments, means=means)
 
 
 def joined(signal: Signal, axis: int) -> Signal:
@@ -41,6 +119,8 @@ def joined(signal: Signal, axis: int) -> Signal:
     Returns:
         The signal with one atom less, marked approximate unless nothing was lost.
     """
+    for place in (axis, axis + 1):
+        signal = merged(signal, place, (0,) * signal.means.shape[place])
     outer, inner = signal.atoms[axis], signal.atoms[axis + 1]
     m = np.moveaxis(signal.moments, (axis, axis + 1), (0, 1))
     one, two = outer.size - 1, inner.size - 1
@@ -48,7 +128,8 @@ def joined(signal: Signal, axis: int) -> Signal:
     lossless = np.allclose(m[1, 0], m[1, 1]) and np.allclose(m[0, 1], m[1, 1])
     atom = Atom(outer.size * inner.size, outer.sample or inner.sample)
     dims = _replaced(signal.dims, axis, 2, (atom,))
-    found = replace(signal, dims=dims, moments=np.stack([m[0, 0], differ], axis))
+    means = np.asarray(signal.means.take(0, axis + 1))
+    found = replace(signal, dims=dims, moments=np.stack([m[0, 0], differ], axis), means=means)
     return found if lossless else found.approximate(_JOINED)
 
 
@@ -90,11 +171,7 @@ def viewed(signal: Signal, shape: Sequence[int]) -> Signal:
         done += count
     ends = np.cumsum([0, *groups])
     atoms = flat.atoms
-    return _renamed(flat, signal).regrouped(tuple(atoms[a:b] for a, b in pairwise(ends)), flat.moments)
-
-
-def _renamed(flat: Signal, signal: Signal) -> Signal:
-    return replace(signal, dims=flat.dims, moments=flat.moments, fidelity=flat.fidelity, reasons=flat.reasons)
+    return flat.regrouped(tuple(atoms[a:b] for a, b in pairwise(ends)), flat.moments)
 
 
 def _taken(flat: Signal, start: int, length: int) -> tuple[Signal, int]:
@@ -115,8 +192,9 @@ def _taken(flat: Signal, start: int, length: int) -> tuple[Signal, int]:
 
 def permuted(signal: Signal, order: Sequence[int]) -> Signal:
     """Permute the dimensions: ``order[i]`` is the old place of the new dimension i."""
-    moments = signal.moments.transpose(signal.axes(order))
-    return signal.regrouped(tuple(signal.dims[d] for d in order), moments)
+    axes = signal.axes(order)
+    dims = tuple(signal.dims[d] for d in order)
+    return signal.regrouped(dims, signal.moments.transpose(axes), signal.means.transpose(axes))
 
 
 def expanded(signal: Signal, shape: Sequence[int]) -> Signal:
@@ -128,14 +206,15 @@ def expanded(signal: Signal, shape: Sequence[int]) -> Signal:
     """
     extra = len(shape) - len(signal.dims)
     dims: list[tuple[Atom, ...]] = []
-    moments = signal.moments
+    moments, means = signal.moments, signal.means
     for i, length in enumerate(shape):
         old = signal.dims[i - extra] if i >= extra else ()
         if not old and length > 1:
             moments = np.repeat(np.expand_dims(moments, axis := sum(map(len, dims))), 2, axis)
+            means = np.expand_dims(means, axis)
             old = (Atom(length),)
         dims.append(old)
-    return signal.regrouped(tuple(dims), moments) if tuple(dims) != signal.dims else signal
+    return signal.regrouped(tuple(dims), moments, means) if tuple(dims) != signal.dims else signal
 
 
 def matched(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[Signal, Signal]:
@@ -154,6 +233,9 @@ def matched(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[Sig
         if any(large % small for small, large in pairwise(cuts)):
             cuts = []
         a, b = _recut(a, da, cuts), _recut(b, db, cuts)
+        for i, j in zip(a.axes([da]), b.axes([db]), strict=True) if a.segmented or b.segmented else ():
+            parts = common(a.atoms[i].patterns.parts, b.atoms[j].patterns.parts)
+            a, b = refined(a, i, parts), refined(b, j, parts)
     return a, b
 
 
@@ -177,17 +259,40 @@ def _recut(signal: Signal, dim: int, cuts: Sequence[int]) -> Signal:
 
 def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal]:
     """Broadcast two signals to one shape with the same atoms."""
+    if a.dims == b.dims and a.shape == tuple(shape) and [x.sample for x in a.atoms] == [x.sample for x in b.atoms]:
+        return a, b
     a, b = matched(expanded(a, shape), expanded(b, shape), [(d, d) for d in range(len(shape))])
     dims = tuple(
-        tuple(Atom(x.size, x.sample or y.sample) for x, y in zip(p, q, strict=True))
+        tuple(replace(x, sample=x.sample or y.sample) for x, y in zip(p, q, strict=True))
         for p, q in zip(a.dims, b.dims, strict=True)
     )
     return replace(a, dims=dims), replace(b, dims=dims)
 
 
-def totals(moments: Array, axes: Sequence[int], sizes: Sequence[int]) -> Array:
-    """Average ``moments`` over all pairs along several axes, keeping them with length 1."""
-    for axis, size in zip(axes, sizes, strict=True):
-        agree, differ = moments.take([0], axis), moments.take([1], axis)
-        moments = agree / size + differ * (1 - 1 / size)
+def over_all(signal: Signal, moments: Array, axes: Sequence[int]) -> Array:
+    """Average ``moments`` over all pairs along several atoms, keeping their axes with length 1."""
+    for axis in axes:
+        moments = along(moments, signal.atoms[axis].patterns.every[None, :], axis)
     return moments
+
+
+def centred(signal: Signal, axes: Sequence[int]) -> Array:
+    """Return the moments of x − x̄, x̄ the average over these atoms.
+
+    E[(x − x̄)(x' − x̄')] = moments − E[x x̄'] − E[x̄ x'] + E[x̄ x̄']; where no atom has segments the last three are equal.
+
+    >>> from initwell.propagate.signal import independent
+    >>> centred(independent((4,), 1.0), [0]).tolist()
+    [0.75, -0.25]
+    """
+    every = over_all(signal, signal.moments, axes)
+    if not any(signal.atoms[i].parts for i in axes):
+        return np.asarray(signal.moments - every)
+    first = second = signal.moments
+    for i, atom in enumerate(signal.atoms):
+        if i in axes:
+            first = along(first, atom.patterns.rows, i).take(atom.patterns.first, i)
+            second = along(second, atom.patterns.rows, i).take(atom.patterns.second, i)
+        elif atom.parts:
+            second = second.take(atom.patterns.swap, i)
+    return np.asarray(signal.moments - first - second + every)

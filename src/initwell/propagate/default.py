@@ -2,13 +2,46 @@
 
 from functools import cache
 
-from initwell.propagate.rules import branch, contraction, embedding, norm, pointwise, pool, shape, softmax, taps
+from initwell.propagate.rules import (
+    arithmetic,
+    contraction,
+    embedding,
+    lookup,
+    loss,
+    norm,
+    parts,
+    pointwise,
+    pool,
+    resample,
+    scalar,
+    shape,
+    softmax,
+    taps,
+    windows,
+)
 from initwell.propagate.table import RuleTable
 
-_FAMILIES = (branch, contraction, embedding, norm, pointwise, pool, shape, softmax, taps)
+_FAMILIES = (
+    arithmetic,
+    contraction,
+    embedding,
+    lookup,
+    loss,
+    norm,
+    parts,
+    pointwise,
+    pool,
+    resample,
+    scalar,
+    shape,
+    softmax,
+    taps,
+    windows,
+)
 _IGNORED = {
-    **dict.fromkeys(("aten.empty", "aten.empty_like", "aten.new_empty"), "memory without numbers"),
-    **dict.fromkeys(("aten.arange", "aten.scalar_tensor"), "positions, not signal"),
+    **dict.fromkeys(
+        ("aten.empty", "aten.empty_like", "aten.new_empty", "aten.new_empty_strided"), "memory without numbers"
+    ),
 }
 
 

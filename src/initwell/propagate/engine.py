@@ -1,13 +1,14 @@
 """The walk: one Signal for every value of a Trace, op by op. It knows no op by name."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from initwell.errors import ModelError
 from initwell.propagate.atoms import viewed
+from initwell.propagate.known import Known, Signals
 from initwell.propagate.shared import shared_operands
 from initwell.propagate.signal import Signal
 from initwell.propagate.table import Call, RuleTable, UnknownSignalError
@@ -24,7 +25,7 @@ class Walk(Record):
     """What a walk found.
 
     Attributes:
-        signals: value id → signal; values that are not there are unknown.
+        signals: value id → signal; values that are not there are unknown. Known numbers are measured when asked for.
         unsupported: ops without a rule → how often they ran.
         unknown: ops with a rule whose outputs an unknown input left unknown → how often.
     """
@@ -34,14 +35,14 @@ class Walk(Record):
     unknown: Mapping[str, int]
 
 
-def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], tokens: Mapping[int, Signal]) -> Walk:
+def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Known | None = None) -> Walk:
     """Give every value of a trace its signal.
 
     Args:
         trace: from ``record``.
         table: the rules.
         start: signals of inputs, parameters, buffers and starting gradients, by value id.
-        tokens: for integer inputs, which of their entries are equal.
+        values: what has real numbers, if anything; an op that only makes such needs no rule.
 
     Returns:
         The Walk.
@@ -49,11 +50,14 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], tokens: Ma
     Raises:
         RuleError: a rule failed, or returned what does not fit its op's outputs.
     """
-    known = dict(start)
+    values = Known.nothing() if values is None else values
+    known = Signals(start, values)
     unsupported: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
-    shared = shared_operands(trace)
+    shared = shared_operands(trace, values)
     for op in trace.ops:
+        if values.made(op):
+            continue
         rule = table.rules.get(op.packet) or table.rules.get(op.functional)
         if rule is None:
             ignored = op.packet in table.ignored or op.functional in table.ignored
@@ -61,13 +65,13 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], tokens: Ma
                 unsupported[op.packet] += 1
             _forget(op, known)
             continue
-        call = Call(op, trace, known, tokens)
+        call = Call(op, trace, known, values)
         try:
             with np.errstate(all="ignore"):
                 found = tuple(rule(call))
             _check(trace, op, found)
             if op.index in shared:
-                found = tuple(None if s is None else s.approximate(shared[op.index]) for s in found)
+                found = tuple(s if s is None or s.joint else s.approximate(shared[op.index]) for s in found)
         except UnknownSignalError:
             found = (None,) * len(op.outputs)
             unknown[op.packet] += 1
@@ -80,7 +84,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], tokens: Ma
     return Walk(known, dict(sorted(unsupported.items())), dict(sorted(unknown.items())))
 
 
-def _forget(op: Op, known: dict[int, Signal]) -> None:
+def _forget(op: Op, known: MutableMapping[int, Signal]) -> None:
     for value in (*op.outputs, *(new for _, new in op.mutates)):
         known.pop(value, None)
 
@@ -92,7 +96,7 @@ def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
             raise ValueError(f"a signal of shape {signal.shape} for an output of shape {shape}")
 
 
-def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: dict[int, Signal]) -> None:
+def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: MutableMapping[int, Signal]) -> None:
     _forget(op, known)
     for value, signal in zip(op.outputs, found, strict=False):
         if signal is not None and np.all(np.isfinite(signal.moments)):

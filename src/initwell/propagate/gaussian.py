@@ -8,23 +8,32 @@ What the series leaves out after its last term is E[f²] − Σ a_k², all of it
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from initwell.propagate.signal import Array, Signal
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Signal, by_pattern, over_pairs
 from initwell.theory.quadrature import legendre, standard_breaks
 
 _TERMS = 80
 _REACH = 9.5
 
 
+def variances(signal: Signal) -> Array:
+    """Return the variance by segment: of the shape of ``signal.means``."""
+    found = np.maximum(signal.diagonal - signal.means**2, 0.0)
+    return np.asarray(np.where(found <= 1e-14 * np.maximum(signal.diagonal, 1e-300), 0.0, found))
+
+
 def covariance(signal: Signal) -> tuple[float, Array]:
-    """Return (variance, correlation for each agreement pattern) of a signal about its mean."""
-    variance = max(signal.q - signal.mean**2, 0.0)
-    if variance <= 1e-14 * max(signal.q, 1e-300):
-        return 0.0, np.ones_like(signal.moments)
-    return variance, np.clip((signal.moments - signal.mean**2) / variance, -1.0, 1.0)
+    """Return (variance, correlation for each pattern) of a signal about its mean."""
+    spread = variances(signal)
+    scale = over_pairs(signal.atoms, np.sqrt(spread))
+    correlations = (signal.moments - over_pairs(signal.atoms, signal.means)) / np.where(scale > 0, scale, 1.0)
+    average = spread if spread.size == 1 else np.asarray(max(signal.q - signal.mean**2, 0.0))
+    return float(average.flat[0]), np.where(scale > 0, np.clip(correlations, -1.0, 1.0), 1.0)
 
 
 def nodes(kinks: tuple[float, ...], mean: float, variance: float) -> tuple[Array, Array]:
@@ -38,8 +47,47 @@ def nodes(kinks: tuple[float, ...], mean: float, variance: float) -> tuple[Array
     return z.ravel(), weights.ravel()
 
 
+Function = Callable[[Array], Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """f(mean + √variance·z) by its normalized Hermite polynomials in z.
+
+    Attributes:
+        coefficients: a_0, a_1, …
+        rest: what E[f²] has beyond the last of them.
+    """
+
+    coefficients: Array
+    rest: float
+
+
+def hermite(f: Function, kinks: tuple[float, ...], mean: float, variance: float) -> Series:
+    """Expand a function of a Gaussian.
+
+    Args:
+        f: any function of float64 arrays.
+        kinks: where it is not smooth.
+        mean: of the Gaussian.
+        variance: of it; 0 for a constant.
+    """
+    coefficients = np.zeros(_TERMS)
+    if variance == 0:
+        coefficients[0] = float(f(np.array([mean]))[0])
+        return Series(coefficients, 0.0)
+    z, w = nodes(kinks, mean, variance)
+    values = f(mean + math.sqrt(variance) * z)
+    weighted = values * w
+    before, here = np.zeros_like(z), np.ones_like(z)
+    for k in range(_TERMS):
+        coefficients[k] = weighted @ here
+        before, here = here, (z * here - math.sqrt(k) * before) / math.sqrt(k + 1)
+    return Series(coefficients, max(float(weighted @ values) - float(coefficients @ coefficients), 0.0))
+
+
 def pair_moments(
-    f: Callable[[Array], Array], kinks: tuple[float, ...], mean: float, variance: float, correlations: Array
+    f: Function, kinks: tuple[float, ...], mean: float, variance: float, correlations: Array
 ) -> tuple[float, Array]:
     """Compute E[f(u)] and E[f(u) f(v)] at each correlation.
 
@@ -58,22 +106,37 @@ def pair_moments(
     >>> round(m, 6), pairs.round(6).tolist()
     (0.398942, [0.5, 0.159155])
     """
-    if variance == 0:
-        value = float(f(np.array([mean]))[0])
-        return value, np.full_like(correlations, value * value)
-    z, w = nodes(kinks, mean, variance)
-    values = f(mean + math.sqrt(variance) * z)
-    weighted = values * w
-    coefficients = np.empty(_TERMS)
-    before, here = np.zeros_like(z), np.ones_like(z)
-    for k in range(_TERMS):
-        coefficients[k] = weighted @ here
-        before, here = here, (z * here - math.sqrt(k) * before) / math.sqrt(k + 1)
-    squares = coefficients**2
-    rest = max(float(weighted @ values) - float(squares.sum()), 0.0)
+    series = hermite(f, kinks, mean, variance)
+    return float(series.coefficients[0]), _at(series, series, correlations)
+
+
+def _at(one: Series, two: Series, correlations: Array) -> Array:
+    """Return E[f(u) g(v)] = Σ a_k b_k c^k and the rest."""
     unique, places = np.unique(correlations, return_inverse=True)
-    found = np.polynomial.polynomial.polyval(unique, squares) + rest * _tail(unique)
-    return float(coefficients[0]), np.asarray(found[places].reshape(correlations.shape))
+    found = np.polynomial.polynomial.polyval(unique, one.coefficients * two.coefficients)
+    rest = math.sqrt(one.rest * two.rest)
+    found = found + rest * _tail(unique) if rest else found
+    return np.asarray(found[places].reshape(correlations.shape))
+
+
+def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Array, Array]:
+    """Compute E[f(u)] by segment and E[f(u) f(u')] by pattern of a Gaussian signal."""
+    _, correlations = covariance(u)
+    if not u.segmented:
+        mean, moments = pair_moments(f, kinks, u.mean, float(variances(u).flat[0]), correlations)
+        return np.full_like(u.means, mean), moments
+    pairs = np.stack([u.means.ravel(), variances(u).ravel()], axis=1)
+    kinds, which = np.unique(pairs, axis=0, return_inverse=True)
+    series = [hermite(f, kinks, float(m), float(v)) for m, v in kinds]
+    labels = np.asarray(which.reshape(u.means.shape), np.int64)
+    sides = (np.broadcast_to(by_pattern(u.atoms, labels, second=side), u.moments.shape) for side in (False, True))
+    first, second = sides
+    moments = np.empty(u.moments.shape)
+    for i, j in {*zip(first.ravel().tolist(), second.ravel().tolist(), strict=True)}:
+        here = (first == i) & (second == j)
+        moments[here] = _at(series[i], series[j], correlations[here])
+    means = np.array([s.coefficients[0] for s in series])[which]
+    return means.reshape(u.means.shape), moments
 
 
 @cache

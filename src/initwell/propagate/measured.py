@@ -1,13 +1,13 @@
 """Real tensors as Signals: their second moments by which indices agree, from sums and never from pairs."""
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from initwell.propagate.signal import Array, Atom, Signal
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Atom, Signal
 
 _FRESH = 4.0
 
@@ -57,7 +57,7 @@ def measured(tensor: Tensor, *, sample: int | None = None) -> Signal:
     dims = tuple((Atom(n, i == sample),) if n > 1 else () for i, n in enumerate(tensor.shape))
     moments = moments.reshape(tuple(2 for _ in range(moments.ndim)))
     moments = moments[tuple(slice(None) if dim else 0 for dim in dims)]
-    return Signal(dims, np.asarray(moments), float(tensor.detach().double().mean()))
+    return Signal(dims, np.asarray(moments), np.asarray(float(tensor.detach().double().mean())))
 
 
 def with_unlike_noted(signal: Signal, tensor: Tensor, what: str) -> Signal:
@@ -97,28 +97,3 @@ def measured_weight(tensor: Tensor) -> Signal:
         if any(place) and abs(moments[place]) < _FRESH * signal.q * math.sqrt(2 / max(pairs, 1)):
             moments[place] = 0.0
     return signal.changed(moments, 0.0)
-
-
-def token_agreement(tensor: Tensor, *, sample: int | None = 0) -> Signal:
-    """Measure how an integer tensor repeats itself: the share of pairs that are equal, by which axes they differ in.
-
-    With counts of each token instead of pairs: the equal pairs within a group of entries are Σ counts².
-    """
-    shape = tensor.shape
-    flat = tensor.detach().cpu().numpy()
-    dims = tuple((Atom(n, i == sample),) if n > 1 else () for i, n in enumerate(shape))
-    squeezed = flat.reshape([n for n in shape if n > 1])
-    equal = np.empty((2,) * squeezed.ndim)
-    for place in np.ndindex(equal.shape):
-        summed = [i for i, p in enumerate(place) if p]
-        kept = [i for i, p in enumerate(place) if not p]
-        groups = squeezed.transpose(kept + summed).reshape(math.prod(squeezed.shape[i] for i in kept), -1)
-        equal[place] = _equal_pairs(groups)
-    for axis, n in enumerate(squeezed.shape):
-        agree, every = equal.take(0, axis), equal.take(1, axis)
-        equal = np.stack([agree / n, (every - agree) / (n * (n - 1))], axis)
-    return Signal(dims, equal)
-
-
-def _equal_pairs(groups: Iterable[Array]) -> float:
-    return float(sum(int((np.unique(g, return_counts=True)[1].astype(np.int64) ** 2).sum()) for g in groups))

@@ -7,11 +7,13 @@ from torch import nn
 
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
+from initwell.propagate.known import known_values
 from initwell.propagate.prediction import Prediction, prediction
 from initwell.propagate.start import (
     Planned,
     as_mapping,
     buffer_signals,
+    check_indices,
     input_signals,
     parameter_signals,
     starting_gradients,
@@ -65,13 +67,14 @@ def predict(
     table = default_table().with_rules(rules)
     trace = record(model, batch, loss=loss, device="meta")
     inner, notes = uncompiled(model), list[str]()
-    floating, tokens = input_signals(model, trace, batch)
+    values = known_values(model, trace, batch)
+    check_indices(trace, values)
     start = as_mapping(
         [
-            floating,
+            input_signals(model, trace, batch),
             parameter_signals(inner, trace, plan, notes),
-            buffer_signals(inner, trace),
+            buffer_signals(inner, trace, notes),
             starting_gradients(trace),
         ]
     )
-    return prediction(trace, walk(trace, table, start, tokens), notes)
+    return prediction(trace, walk(trace, table, start, values), [*notes, *values.folded.notes])

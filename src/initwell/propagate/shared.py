@@ -4,11 +4,15 @@ Every value has *origins*. A layer's output goes as its own weights, which are f
 origin is the weight alone, whatever came before. All other ops hand the origins of their operands on; a slice narrows
 them, so that the queries and keys cut from one projection stay apart. Operands of a sum, a product or a contraction
 that share an origin (h + relu(h), x·xᵀ, a layer applied twice) are not independent; what such an op makes is marked.
+
+A known value that is one number everywhere has no origin; all others have one in common, since they may vary together:
+Σ x·c · y·c is no product of averages where c is large at the same places.
 """
 
 from collections.abc import Iterable, Mapping
 from itertools import product
 
+from initwell.propagate.known import Known
 from initwell.trace.ops import FROM_SHAPE
 from initwell.trace.trace import Op, Trace, ValueRef
 
@@ -32,11 +36,12 @@ _FILLS = frozenset({"aten.slice_backward", "aten.select_backward"})
 _REASON = "operands that have a value in common, or a layer applied to what it made, taken as independent"
 
 
-def shared_operands(trace: Trace) -> dict[int, str]:
+def shared_operands(trace: Trace, values: Known) -> dict[int, str]:
     """Find the ops whose operands are not independent.
 
     Args:
         trace: from ``record``.
+        values: what is known of it.
 
     Returns:
         Index of each such op → why its outputs are approximate.
@@ -45,23 +50,33 @@ def shared_operands(trace: Trace) -> dict[int, str]:
         # Two tensors of one batch may be copies of each other, near enough.
         v.id: frozenset({("inputs",) if v.kind == "input" else (v.id,)})
         for v in trace.values
-        if v.producer is None and v.is_floating
+        if v.producer is None and v.is_floating and v.id not in values
     }
-    weights = {v.id for v in trace.values if v.kind in ("parameter", "buffer")}
-    own = set(weights)
+    origins |= {v.id: _of_known(v.id, values) for v in trace.values if v.id in values and v.is_floating}
+    own = {v.id for v in trace.values if v.kind in ("parameter", "buffer") and v.is_floating}
+    fresh = {value for value in own if value not in values}
     found: dict[int, str] = {}
     for op in trace.ops:
+        if values.made(op):
+            continue
         if op.inputs and all(i in own for i in op.inputs):
-            own.update((*op.outputs, *(new for _, new in op.mutates)))
-        if _dependent(op, origins, own):
+            made = (*op.outputs, *(new for _, new in op.mutates))
+            own.update(made)
+            fresh.update(made)
+        if _dependent(op, origins, own, fresh):
             found[op.index] = _REASON
         for place, value in enumerate(op.outputs):
             if trace.values[value].is_floating:
-                origins[value] = _origins(op, place, origins, own, len(trace.values[value].shape))
+                origins[value] = _origins(op, place, origins, fresh, len(trace.values[value].shape))
         for _, new in op.mutates:
             if op.outputs:
                 origins.setdefault(new, origins.get(op.outputs[0], frozenset()))
     return found
+
+
+def _of_known(value: int, values: Known) -> Origins:
+    low, high = values.range(value)
+    return frozenset() if low == high else frozenset({("known",)})
 
 
 def _operands(op: Op) -> list[int]:
@@ -70,7 +85,7 @@ def _operands(op: Op) -> list[int]:
     return [ref.id for ref in refs if isinstance(ref, ValueRef)]
 
 
-def _dependent(op: Op, origins: Mapping[int, Origins], own: set[int]) -> bool:
+def _dependent(op: Op, origins: Mapping[int, Origins], own: set[int], fresh: set[int]) -> bool:
     operands = _operands(op)
     if len(operands) < 2:
         return False
@@ -80,8 +95,8 @@ def _dependent(op: Op, origins: Mapping[int, Origins], own: set[int]) -> bool:
         return True
     if operands[0] == operands[1] and op.functional in ("aten.add", "aten.sub"):
         return False  # has a rule of its own
-    if op.functional in _CONTRACTIONS and any(i in own for i in operands):
-        weight, other = (two, one) if operands[1] in own else (one, two)
+    if op.functional in _CONTRACTIONS and any(i in fresh for i in operands):
+        weight, other = (two, one) if operands[1] in fresh else (one, two)
         two, one = frozenset((w[0], op.phase) for w in weight), other
     return _meet(one, two)
 
@@ -108,10 +123,10 @@ def _alike(a: Origin, b: Origin) -> bool:
     return not any(x[:2] == y[:2] and x[2] != y[2] for x, y in product(*cuts))
 
 
-def _origins(op: Op, place: int, origins: Mapping[int, Origins], own: set[int], rank: int) -> Origins:
+def _origins(op: Op, place: int, origins: Mapping[int, Origins], fresh: set[int], rank: int) -> Origins:
     operands = _operands(op)
     if op.functional in _CONTRACTIONS and not (op.functional == "aten.convolution_backward" and place == 1):
-        weights = [i for i in operands if i in own]
+        weights = [i for i in operands if i in fresh]
         if len(weights) == 1 and not (op.functional == "aten.convolution_backward" and place == 2):
             return frozenset((o[0], op.phase) for o in origins.get(weights[0], frozenset()))
         return _union(operands, origins)

@@ -7,6 +7,10 @@ special. Then E[x_i x_j] depends only on *which axes i and j differ in*, and a t
 
 ``moments[0, 0, …]`` is the second moment q that Xavier and Kaiming carry.
 
+**Segments.** Where an axis is exchangeable only within consecutive parts (a class token and the patches), "agree or
+differ" becomes "agree in which segment, differ between which two": see ``segments``. All that is said here of two
+patterns an axis holds for those, with their counts.
+
 **Atoms.** A reshape must lose nothing, so the axes of that array are not the tensor's dimensions but *atoms*: each
 dimension is a row-major tuple of atoms whose sizes multiply to its length. (N, T, C) seen as (N·T, C) is the same three
 atoms, grouped otherwise. An atom of size a·b can be cut in two exactly: indices agree on it when they agree on both
@@ -15,19 +19,22 @@ length 1 has no atoms at all.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from initwell.errors import ArgumentError
+from initwell.propagate.segments import Array, Patterns, patterns
 from initwell.records import Record
-from initwell.theory.activation import Activation
 
-Array = NDArray[np.float64]
 Fidelity = Literal["exact", "approximate"]
+
+
+T = TypeVar("T", np.float64, np.int64)
 
 
 @dataclass(frozen=True)
@@ -36,22 +43,63 @@ class Atom(Record):
 
     Attributes:
         size: its length, at least 2.
-        sample: whether it counts samples, so that differing in it means another sample.
+        sample: whether it counts samples, so that differing in it means another sample; no matter in comparing atoms.
+        parts: lengths of its segments, where they are unlike; empty when all indices are alike.
     """
 
     size: int
-    sample: bool = False
+    sample: bool = field(default=False, compare=False)
+    parts: tuple[int, ...] = ()
+
+    @property
+    def patterns(self) -> Patterns:
+        """The patterns of pairs of its indices."""
+        return patterns(self.parts or (self.size,))
 
 
 Dims = tuple[tuple[Atom, ...], ...]
 
 
+class Pointwise(Protocol):
+    """A function of one number, such as an ``Activation``."""
+
+    @property
+    def fn(self) -> Callable[[Array], Array]:
+        """The function, of float64 arrays."""
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """Where it is not smooth."""
+
+
 @dataclass(frozen=True, eq=False)
 class Image:
-    """Says that a value is φ(u), u the Gaussian signal ``pre``: the backward's φ′ asks for it."""
+    """Says that a value is base·φ(u), u the signal ``pre``; with no base, φ(u) alone.
 
-    phi: Activation
+    Attributes:
+        phi: the function.
+        pre: what it is a function of.
+        base: what it is multiplied by, independent of u: a gradient, or another branch.
+    """
+
+    phi: Pointwise
     pre: "Signal"
+    base: "Signal | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Average:
+    """Says that a value is an average of another's entries over some dimensions, or of their squares.
+
+    Attributes:
+        kind: E[x], E[x²], or E[(x − x̄)²].
+        of: x.
+        dims: over which the average is taken.
+    """
+
+    kind: Literal["mean", "square", "variance"]
+    of: "Signal"
+    dims: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +125,7 @@ class Gate:
     ``grid``.
     """
 
-    phi: Activation
+    slope: Callable[[Array], Array]
     pre: "Signal"
     moments: Array
     grid: Array
@@ -91,8 +139,8 @@ class Signal:
 
     Attributes:
         dims: the atoms of each dimension, row-major.
-        moments: shape (2,) * number of atoms, in the order of ``dims``.
-        mean: E[x].
+        moments: one axis for each atom, in the order of ``dims``, of length 2, or S + S² for S segments.
+        means: E[x] by segment: one axis for each atom, of length 1, or S; a number where all are the same.
         fidelity: "exact" under mean-field's independence, or "approximate".
         reasons: why it is only approximate.
         gaussian: whether entries may be taken as jointly Gaussian: sums of many independent terms, and sums of those.
@@ -102,12 +150,16 @@ class Signal:
         roots: (tag, a): it contains a times the normalized value of that tag, plus what is independent of it.
         peak: above 1 where only the largest of that many entries along the spatial dimensions (2, 3, …) got a
             gradient: max pooling's backward.
+        average: what it is the average of, where it is one.
+        square_of: what it is the square of, where it is one.
+        centred_of: the mean that was taken off, where one was.
+        joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
     """
 
     dims: Dims
     moments: Array
-    mean: float = 0.0
+    means: Array = field(default_factory=lambda: np.zeros(()))
     fidelity: Fidelity = "exact"
     reasons: tuple[str, ...] = ()
     gaussian: bool = False
@@ -117,14 +169,22 @@ class Signal:
     roots: tuple[tuple[int, float], ...] = ()
     peak: int = 1
     profile: tuple[Array, ...] = ()
+    average: Average | None = None
+    square_of: "Signal | None" = None
+    centred_of: Average | None = None
+    joint: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse moments that do not belong to the atoms."""
-        if self.moments.shape != (2,) * len(self.atoms):
-            cure = "Give one axis of length 2 for each atom; a dimension of length 1 has none."
-            raise ArgumentError("moments", f"shape {self.moments.shape} for {len(self.atoms)} atoms", cure)
+        """Refuse moments that do not belong to the atoms; write a mean that is one number out."""
+        lengths = tuple(atom.patterns.counts.size for atom in self.atoms)
+        if self.moments.shape != lengths:
+            cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
+            raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)
+        segments = tuple(len(atom.patterns.parts) for atom in self.atoms)
+        if np.shape(self.means) != segments:
+            object.__setattr__(self, "means", np.broadcast_to(self.means, segments))
 
-    @property
+    @cached_property
     def atoms(self) -> tuple[Atom, ...]:
         """All atoms, in the order of ``moments``."""
         return tuple(atom for dim in self.dims for atom in dim)
@@ -135,9 +195,38 @@ class Signal:
         return tuple(math.prod(a.size for a in dim) for dim in self.dims)
 
     @property
+    def segmented(self) -> bool:
+        """Whether some axis has segments."""
+        return self.means.size > 1
+
+    @cached_property
+    def mean(self) -> float:
+        """E[x], over all entries."""
+        found = self.means
+        for atom in self.atoms if self.segmented else ():
+            n = len(atom.patterns.parts)
+            found = np.tensordot(atom.patterns.agree[:n], found, (0, 0))
+        return float(found.flat[0]) if found.size else 0.0
+
+    @cached_property
     def q(self) -> float:
-        """The second moment E[x²]."""
-        return float(self.moments[(0,) * self.moments.ndim])
+        """The second moment E[x²], over all entries."""
+        return self.averaged(())
+
+    @cached_property
+    def diagonal(self) -> Array:
+        """E[x²] by segment: of the shape of ``means``."""
+        return np.asarray(self.moments[tuple(slice(n) for n in self.means.shape)])
+
+    def averaged(self, differ: Collection[int]) -> float:
+        """Return E[x x'] over all pairs that differ along these atoms and agree along the others."""
+        if not self.segmented:
+            return float(self.moments[tuple(int(i in differ) for i in range(self.moments.ndim))])
+        found = self.moments
+        for i, atom in enumerate(self.atoms):
+            weights = atom.patterns.differ if i in differ else atom.patterns.agree
+            found = np.tensordot(weights, found, (0, 0))
+        return float(found)
 
     @property
     def rms(self) -> float:
@@ -147,23 +236,25 @@ class Signal:
     @property
     def overlap(self) -> float | None:
         """The moment between the same entry of different samples over q; None without a sample axis, or at q = 0."""
-        differ = tuple(int(a.sample) for a in self.atoms)
-        return float(self.moments[differ]) / self.q if any(differ) and self.q > 0 else None
+        samples = [i for i, atom in enumerate(self.atoms) if atom.sample]
+        return self.averaged(samples) / self.q if samples and self.q > 0 else None
 
     def axes(self, dims: Sequence[int]) -> tuple[int, ...]:
         """Return which axes of ``moments`` belong to these dimensions."""
         starts = np.cumsum([0, *(len(d) for d in self.dims)])
         return tuple(i for d in dims for i in range(starts[d], starts[d + 1]))
 
-    def changed(self, moments: Array, mean: float, *, dims: Dims | None = None, gaussian: bool = False) -> "Signal":
+    def changed(
+        self, moments: Array, means: Array | float, *, dims: Dims | None = None, gaussian: bool = False
+    ) -> "Signal":
         """Return a signal of other numbers that keeps the fidelity and forgets where it came from."""
-        return Signal(
-            self.dims if dims is None else dims, moments, mean, self.fidelity, self.reasons, gaussian=gaussian
-        )
+        dims = self.dims if dims is None else dims
+        return Signal(dims, moments, np.asarray(means, float), self.fidelity, self.reasons, gaussian=gaussian)
 
-    def regrouped(self, dims: Dims, moments: Array) -> "Signal":
+    def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
-        return replace(self.changed(moments, self.mean, dims=dims, gaussian=self.gaussian), peak=self.peak)
+        means = self.means if means is None else means
+        return replace(self.changed(moments, means, dims=dims, gaussian=self.gaussian), peak=self.peak)
 
     def approximate(self, reason: str) -> "Signal":
         """Return it marked as approximate, and why."""
@@ -189,7 +280,7 @@ def independent(shape: Sequence[int], q: float, mean: float = 0.0, *, sample: in
     dims = tuple((Atom(n, i == sample),) if n > 1 else () for i, n in enumerate(shape))
     moments = np.full((2,) * sum(map(len, dims)), mean * mean)
     moments[(0,) * moments.ndim] = q
-    return Signal(dims, moments, mean)
+    return Signal(dims, moments, np.asarray(mean, float))
 
 
 def constant(shape: Sequence[int], value: float) -> Signal:
@@ -209,11 +300,35 @@ def merged_fidelity(signal: Signal, *others: Signal) -> Signal:
     return signal
 
 
-def averaged(moments: Array, axis: int, size: int) -> Array:
-    """Average over all pairs of indices of an axis, those of an index with itself included: agree/n + differ·(1−1/n).
+def by_pattern(atoms: Sequence[Atom], values: NDArray[T], *, second: bool = False) -> NDArray[T]:
+    """Return what belongs to a pair's first index (or its second) for every pattern.
 
-    >>> averaged(np.array([3.0, 1.0]), 0, 4).item()
-    1.5
+    Args:
+        atoms: of the patterns.
+        values: by segment, one axis for each atom; an axis of length 1 serves all its segments, and stays so.
+        second: of the second index.
+
+    >>> by_pattern([Atom(4, parts=(1, 3))], np.array([2.0, 5.0])).tolist()
+    [2.0, 5.0, 2.0, 2.0, 5.0, 5.0]
     """
-    agree, differ = moments.take(0, axis), moments.take(1, axis)
-    return np.asarray(agree / size + differ * (1 - 1 / size))
+    for axis, atom in enumerate(atoms):
+        if values.shape[axis] > 1:
+            values = np.asarray(values.take(atom.patterns.second if second else atom.patterns.first, axis))
+    return values
+
+
+def over_pairs(atoms: Sequence[Atom], values: Array, others: Array | None = None) -> Array:
+    """Multiply what belongs to a pair's first index by what belongs to its second, for every pattern.
+
+    >>> over_pairs([Atom(4, parts=(1, 3))], np.array([2.0, 5.0])).tolist()
+    [4.0, 25.0, 4.0, 10.0, 10.0, 25.0]
+    """
+    others = values if others is None else others
+    return np.asarray(by_pattern(atoms, values) * by_pattern(atoms, others, second=True))
+
+
+def product_of_means(a: Signal, b: Signal) -> Array:
+    """Return E[x]E[y'] for every pattern of two signals of the same atoms, averaged over the pair's two orders."""
+    if a is b:
+        return over_pairs(a.atoms, a.means)
+    return np.asarray(over_pairs(a.atoms, a.means, b.means) + over_pairs(a.atoms, b.means, a.means)) / 2

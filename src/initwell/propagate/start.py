@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from initwell.errors import ArgumentError
-from initwell.propagate.measured import measured, measured_weight, token_agreement, with_unlike_noted
+from initwell.propagate.known import Known
+from initwell.propagate.measured import measured, measured_weight, with_unlike_noted
 from initwell.propagate.signal import Signal, constant, independent
 from initwell.trace.batch import as_arguments, tensors, uncompiled
 from initwell.trace.trace import Trace, ValueRef
@@ -38,49 +38,68 @@ class Planned(Protocol):
         """One row a parameter."""
 
 
-def input_signals(model: nn.Module, trace: Trace, batch: Any) -> tuple[dict[int, Signal], dict[int, Signal]]:
-    """Measure the batch.
+def input_signals(model: nn.Module, trace: Trace, batch: Any) -> dict[int, Signal]:
+    """Measure the floating tensors of the batch.
 
     Returns:
-        Signals of its floating tensors, and token agreements of its integer ones, by value id.
+        Their signals, by value id.
 
     Raises:
-        ArgumentError: a tensor of the batch is on the meta device, so that it has no numbers, or holds tokens that the
-            embedding which takes it has no row for.
+        ArgumentError: a tensor of the batch is on the meta device, so that it has no numbers.
     """
     args, kwargs = as_arguments(uncompiled(model), batch)
     given = dict([*tensors(args, "input"), *tensors(kwargs, "input")])
-    _check_tokens(trace, given)
     sizes = [t.shape[0] for t in given.values() if t.ndim]
-    floating: dict[int, Signal] = {}
-    tokens: dict[int, Signal] = {}
+    found: dict[int, Signal] = {}
     for name, value in trace.inputs.items():
         tensor = given[name]
         if tensor.is_meta:
             raise ArgumentError(name, "a tensor on the meta device", "Its moments are measured: give real numbers.")
-        sample = 0 if tensor.ndim and tensor.shape[0] == sizes[0] else None
         if tensor.is_floating_point():
+            sample = 0 if tensor.ndim and tensor.shape[0] == sizes[0] else None
             signal = measured(tensor, sample=sample)
-            floating[value] = with_unlike_noted(signal, tensor, "samples of the batch") if sample == 0 else signal
-        elif tensor.dtype is not torch.bool:
-            tokens[value] = token_agreement(tensor, sample=sample)
-    return floating, tokens
+            found[value] = with_unlike_noted(signal, tensor, "samples of the batch") if sample == 0 else signal
+    return found
 
 
-def _check_tokens(trace: Trace, given: Mapping[str, Tensor]) -> None:
-    # On meta a look-up has no numbers to complain of; the model itself would, and so must its prediction.
-    names = {value: name for name, value in trace.inputs.items()}
+def check_indices(trace: Trace, values: Known) -> None:
+    """Refuse tokens or positions that an embedding has no row for.
+
+    On meta a look-up has no numbers to complain of; the model itself would, and so must its prediction.
+
+    Raises:
+        ArgumentError: naming the input that the indices were made from, the embedding and its rows.
+    """
     for op in trace.forward_ops:
-        if op.functional != "aten.embedding":
+        table, indices = op.arguments.get("weight"), op.arguments.get("indices")
+        if op.functional != "aten.embedding" or not isinstance(table, ValueRef) or not isinstance(indices, ValueRef):
             continue
-        table, indices = op.arguments["weight"], op.arguments["indices"]
-        name = names.get(indices.id) if isinstance(indices, ValueRef) else None
-        if name is None or given[name].is_meta or not isinstance(table, ValueRef):
+        if indices.id not in values or values[indices.id].numel() == 0:
             continue
-        rows, low, high = trace.values[table.id].shape[0], int(given[name].min()), int(given[name].max())
+        rows = trace.values[table.id].shape[0]
+        low, high = int(values[indices.id].min()), int(values[indices.id].max())
         if low < 0 or high >= rows:
+            given = {value: name for name, value in trace.inputs.items()}
+            got = f"tokens from {low} to {high}"
+            if indices.id not in given:
+                got = f"what is made of it looks up rows {low} to {high}"
             cure = f"The embedding at {op.path!r} has {rows} rows: give whole numbers from 0 to {rows - 1}."
-            raise ArgumentError(name, f"tokens from {low} to {high}", cure)
+            raise ArgumentError(_source(trace, indices.id, given), got, cure)
+
+
+def _source(trace: Trace, value: int, given: Mapping[int, str]) -> str:
+    """Return the names of the inputs that a value is made from; "batch" where there are none, as for positions."""
+    names: dict[str, None] = {}
+    waiting, seen = [value], set[int]()
+    while waiting:
+        current = waiting.pop()
+        if current in given:
+            names[given[current]] = None
+        producer = trace.producer(current)
+        if producer is not None and current not in seen:
+            waiting.extend(producer.inputs)
+        seen.add(current)
+    return ", ".join(sorted(names)) or "batch"
 
 
 def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, notes: list[str]) -> dict[int, Signal]:
@@ -146,17 +165,26 @@ def _default(model: nn.Module, name: str, tensor: Tensor) -> Signal | None:
     return None
 
 
-def buffer_signals(model: nn.Module, trace: Trace) -> dict[int, Signal]:
-    """Measure the buffers that are real; a norm's running statistics start at 0 and 1."""
+def buffer_signals(model: nn.Module, trace: Trace, notes: list[str]) -> dict[int, Signal]:
+    """Let running statistics without numbers start at 0 and 1; buffers with numbers are known values.
+
+    Args:
+        model: owner of the buffers.
+        trace: of the model.
+        notes: gets a line for the others that have no numbers.
+    """
     buffers = dict(model.named_buffers())
     found: dict[int, Signal] = {}
+    missing = []
     for value in trace.values:
-        if value.kind == "buffer" and value.name in buffers:
-            tensor = buffers[value.name]
-            if not tensor.is_meta:
-                found[value.id] = measured(tensor)
-            elif value.name.endswith(("running_var", "running_mean")):
-                found[value.id] = constant(tensor.shape, float(value.name.endswith("running_var")))
+        if value.kind != "buffer" or value.name not in buffers or not buffers[value.name].is_meta:
+            continue
+        if value.name.endswith(("running_var", "running_mean")):
+            found[value.id] = constant(value.shape, float(value.name.endswith("running_var")))
+        elif trace.consumers(value.id):
+            missing.append(value.name)
+    if missing:
+        notes.append(f"Buffers without numbers (meta device), so unknown: {', '.join(missing)}.")
     return found
 
 

@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from initwell.errors import ArgumentError
+from initwell.propagate.known import Known
 from initwell.propagate.signal import Signal
 from initwell.records import Record
 from initwell.trace.trace import Op, Trace, ValueRef
@@ -18,13 +21,13 @@ class Call:
         op: the op, its arguments by the schema's names.
         trace: the walk that it is part of.
         known: value id → signal, of all values so far; what is missing is unknown.
-        tokens: value id → how an integer input repeats: "same" pairs as in ``measured.token_agreement``.
+        values: what has real numbers, because nothing random goes into it.
     """
 
     op: Op
     trace: Trace
     known: Mapping[int, Signal]
-    tokens: Mapping[int, Signal] = field(default_factory=dict)
+    values: Known = field(default_factory=Known.nothing)
 
     def __getitem__(self, name: str) -> Any:
         """Return a plain argument by its schema name."""
@@ -48,6 +51,17 @@ class Call:
         if not isinstance(ref, ValueRef) or ref.id not in self.known:
             raise UnknownSignalError(str(ref))
         return self.known[ref.id]
+
+    def value(self, name: str) -> Tensor | None:
+        """Return the real numbers of a tensor argument that depends on nothing random: a mask, positions, an index.
+
+        The tensor is on the CPU and must not be written to. None where they are not known.
+        """
+        return self.value_of(self.op.arguments.get(name))
+
+    def value_of(self, ref: Any) -> Tensor | None:
+        """Return the real numbers that a reference stands for, such as one among another op's arguments."""
+        return self.values[ref.id] if isinstance(ref, ValueRef) and ref.id in self.values else None
 
     def shape(self, index: int = 0) -> tuple[int, ...]:
         """Return the shape of an output."""

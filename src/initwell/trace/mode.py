@@ -9,12 +9,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from initwell.trace.ledger import Ledger
 from initwell.trace.schema import Signature, signature
 from initwell.trace.scope import Place, Scope
 from initwell.trace.standins import Standins, tensors_in
 from initwell.trace.trace import Op, Phase, Value, ValueRef
+
+# Entries of a tensor brought from elsewhere, up to which its numbers are kept.
+MOST_KEPT = 2**20
 
 
 class Observer(Protocol):
@@ -61,10 +65,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Record into ``ledger``; ``meta`` says that real tensors met on the way are to be replaced by meta ones."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger, self.scope, self.observer = ledger, scope, observer
-        self.standins = Standins(ledger) if meta else None
+        self.standins = Standins(ledger, self.bring) if meta else None
         self.ops: list[Op] = []
         self.gradients: dict[int, int] = {}
         self.written: list[tuple[Tensor, Tensor]] = []
+        self.constants: dict[int, Tensor] = {}
+        self._numbers: Any = WeakTensorKeyDictionary()
         self.phase: Phase = "forward"
         self._paused = False
         self._pending: list[tuple[Tensor, int, int]] = []
@@ -105,11 +111,30 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._write_down(name, tuple(inputs), arguments, known, bound, targets, out)
         return out
 
+    def stands_for(self, twin: Tensor, tensor: Tensor) -> None:
+        """Remember the numbers that a meta tensor would have, if it turns out to be a constant of the model's."""
+        if self.phase == "forward" and tensor.numel() <= MOST_KEPT and not tensor.requires_grad:
+            self._numbers[twin] = tensor.detach().to("cpu", copy=True)
+
+    def written_as(self, twin: Tensor, data: Any) -> None:
+        """Remember the plain numbers that a meta tensor was made from."""
+        with self.unrecorded():
+            self.stands_for(twin, torch.tensor(data, dtype=twin.dtype, device="cpu"))
+
+    def bring(self, tensor: Tensor) -> int:
+        """Give a tensor that came from elsewhere a value, and keep its numbers if it has some."""
+        value = self.ledger.add(tensor, "constant")
+        if not tensor.is_meta:
+            self.stands_for(tensor, tensor)
+        if tensor in self._numbers:
+            self.constants[value] = self._numbers[tensor]
+        return value
+
     def _described(self, argument: Any, inputs: dict[int, None]) -> Any:
         if isinstance(argument, Tensor):
             id = self.ledger.find(argument)
             if id is None:
-                id = self.ledger.add(argument, "constant")
+                id = self.bring(argument)
             inputs[id] = None
             return ValueRef(id)
         if argument is None or isinstance(argument, _WRITTEN_AS_IS):

@@ -1,7 +1,7 @@
 """``record``: one walk over a model, forward and backward, that leaves no trace in the model itself."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from initwell.trace.batch import as_arguments, check_batch, check_module, map_te
 from initwell.trace.failure import NeedsValuesError, forward_failure, where
 from initwell.trace.keep import model_kept, random_kept, written_back
 from initwell.trace.ledger import Ledger
+from initwell.trace.literals import Literals
 from initwell.trace.mode import Observer, Recorder
 from initwell.trace.route import same_route, shapes_completed
 from initwell.trace.scope import Scope
@@ -156,11 +157,14 @@ class _Walk:
             self.leaves.append(leaf)
         return leaf.clone()
 
+    def _literals(self) -> AbstractContextManager[object]:
+        return Literals(self.recorder.written_as) if self.meta else nullcontext()
+
     def forward(self, batch: Any, loss: Loss | None) -> None:
         self._add_state()
         args, kwargs = self._own(batch)
         try:
-            with self.scope.watching(), self.recorder:
+            with self.scope.watching(), self._literals(), self.recorder:
                 output = uncompiled(self.model)(*args, **kwargs)
                 self.recorder.flush()
         except Exception as error:
@@ -177,7 +181,7 @@ class _Walk:
 
     def _id(self, tensor: Tensor) -> int:
         value = self.recorder.ledger.find(tensor)
-        return self.recorder.ledger.add(tensor, "constant") if value is None else value
+        return self.recorder.bring(tensor) if value is None else value
 
     def _start_at(self, name: str, tensor: Tensor) -> None:
         if not tensor.is_floating_point() or not tensor.requires_grad:
@@ -190,7 +194,7 @@ class _Walk:
 
     def _start_from(self, loss: Loss, output: Any) -> None:
         try:
-            with self.scope.watching(), self.scope.loss(), self.recorder:
+            with self.scope.watching(), self.scope.loss(), self._literals(), self.recorder:
                 value = loss(output)
                 self.recorder.flush()
         except Exception as error:
@@ -249,4 +253,5 @@ class _Walk:
             device="meta" if self.meta else "real",
             loss=self.loss,
             notes=tuple(self.notes),
+            constants=self.recorder.constants,
         )

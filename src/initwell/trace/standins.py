@@ -5,7 +5,7 @@ they are small, and models look at them. Where a real tensor meets a meta one, a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,10 +30,15 @@ _PACKS = "aten::_pack_padded_sequence"
 class Standins:
     """Turns the calls of a model into calls that need no numbers."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        """Start without twins; the ledger learns of each that it stands for the same value as its original."""
+    def __init__(self, ledger: Ledger, bring: Callable[[Tensor], object]) -> None:
+        """Start without twins.
+
+        Args:
+            ledger: learns of each twin that it stands for the same value as its original.
+            bring: gives a tensor that nobody has seen before a value.
+        """
         self.twins: Any = WeakTensorKeyDictionary()
-        self._ledger = ledger
+        self._ledger, self._bring = ledger, bring
         self._shapers = shapers()
 
     def prepared(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]] | None:
@@ -103,7 +108,7 @@ class Standins:
             twin = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
             self.twins[tensor] = twin
             if self._ledger.find(tensor) is None:
-                self._ledger.add(tensor, "constant")
+                self._bring(tensor)
             self._ledger.same(twin, tensor)
         return twin
 

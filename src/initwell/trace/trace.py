@@ -1,9 +1,11 @@
 """The immutable record of one walk: ops in order, and SSA value ids for every tensor that passed by."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
+
+from torch import Tensor
 
 from initwell.records import Record, Row, TableRecord, plain
 from initwell.trace.ops import FROM_SHAPE
@@ -135,6 +137,7 @@ class Trace(TableRecord):
         device: "meta" or "real".
         loss: id of the loss, when one was given.
         notes: what was skipped or could not be known.
+        constants: value id → numbers of a tensor that the model brought from elsewhere, where it has some and is small.
     """
 
     ops: tuple[Op, ...]
@@ -149,6 +152,12 @@ class Trace(TableRecord):
     device: str
     loss: int | None = None
     notes: tuple[str, ...] = field(default=())
+    constants: Mapping[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data; the numbers of constants are left out."""
+        names = (f.name for f in fields(self) if f.name != "constants")
+        return {name: plain(getattr(self, name)) for name in names}
 
     @cached_property
     def forward_ops(self) -> tuple[Op, ...]:

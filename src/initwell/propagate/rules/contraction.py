@@ -47,15 +47,14 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
     free_b = [d for d in range(len(b.dims)) if d not in summed_b and d not in [d for _, d in batch]]
     out = [names_a[i] for i in (*a.axes(shared), *a.axes(free_a))] + [names_b[i] for i in b.axes(free_b)]
     operands: list[object] = [a.moments, names_a, b.moments, names_b]
-    count = 1
+    means: list[object] = [a.means, names_a, b.means, names_b]
     for i in a.axes(summed_a):
-        size = a.atoms[i].size
-        operands += [np.array([size, size * (size - 1.0)]), [names_a[i]]]
-        count *= size
-    moments = _einsum(operands, out)
+        counts = a.atoms[i].patterns
+        operands += [counts.counts, [names_a[i]]]
+        means += [np.array(counts.parts, float), [names_a[i]]]
     dims = tuple(a.dims[d] for d in (*shared, *free_a)) + tuple(b.dims[d] for d in free_b)
-    result = Signal(dims, moments, count * a.mean * b.mean, a.fidelity, a.reasons, gaussian=True)
-    return merged_fidelity(result, b)
+    found = a.changed(_einsum(operands, out), _einsum(means, out), dims=dims, gaussian=True)
+    return merged_fidelity(found, b)
 
 
 def _einsum(operands: Sequence[object], out: Sequence[int]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":

@@ -22,12 +22,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from initwell.propagate.atoms import together, totals, viewed
+from initwell.propagate.atoms import centred as centred_moments
+from initwell.propagate.atoms import over_all, together, viewed
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
 from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.signal import Array, Signal, merged_fidelity
+from initwell.propagate.segments import Array, along
+from initwell.propagate.signal import Signal, merged_fidelity, over_pairs
 from initwell.propagate.table import Call, Rule
 
 
@@ -46,18 +48,20 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
     [[1.0, 0.0], [-0.333, 0.0]]
     """
     moments, variance = _centred(x, dims, centred=centred)
-    found = x.changed(moments / (variance + eps), 0.0 if centred else x.mean / math.sqrt(variance + eps))
+    scale = 1 / np.sqrt(variance + eps)
+    found = x.changed(moments * over_pairs(x.atoms, scale), 0.0 if centred else x.means * scale)
     return replace(found, gaussian=x.gaussian, roots=((tag, 1.0),), profile=x.profile)
 
 
-def _centred(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, float]:
-    moments = x.moments - _average(x, x.moments, dims) if centred else x.moments
-    return np.asarray(moments), max(float(moments[(0,) * moments.ndim]), 0.0)
-
-
-def _average(x: Signal, moments: Array, dims: Sequence[int]) -> Array:
+def _centred(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, Array]:
+    """Return moments about the mean over these dimensions, and the variance: by segment, of length 1 along them."""
     axes = x.axes(dims)
-    return totals(moments, axes, [x.atoms[i].size for i in axes])
+    moments = centred_moments(x, axes) if centred else x.moments
+    variance = moments[tuple(slice(n) for n in x.means.shape)]
+    for axis in axes:
+        atom = x.atoms[axis].patterns
+        variance = along(variance, atom.agree[None, : len(atom.parts)], axis)
+    return np.asarray(moments), np.maximum(variance, 0.0)
 
 
 def normalized_backward(
@@ -77,24 +81,27 @@ def normalized_backward(
         The gradient at x, and g·x̂ averaged over the dimensions: the scale's gradient over their size.
     """
     g, x = together(g, x, x.shape)
-    moments, variance = _centred(x, dims, centred=centred)
-    share = variance / (variance + eps) if variance else 0.0
-    hat = moments / max(variance, 1e-300)
-    cross = _average(g, _with_itself(g, hat, tag), dims)
-    inner = g.moments - _average(g, g.moments, dims) if centred else g.moments
-    found = inner - cross * hat * share * (2 - share)
-    free = 1 / max(_average(g, hat**2, dims).flat[0], 1e-12)
-    varies = 1 + share * (free / (free - 2) - 1) if free > 2.5 else 1.0
-    dx = replace(g.changed(found * varies / (variance + eps), 0.0), profile=g.profile)
     axes = g.axes(dims)
+    moments, variance = _centred(x, dims, centred=centred)
+    positive = np.maximum(variance, 1e-300)
+    share = variance / (variance + eps)
+    hat = moments / over_pairs(x.atoms, np.sqrt(positive))
+    cross = over_all(g, _with_itself(g, hat, tag), axes)
+    inner = centred_moments(g, axes) if centred else g.moments
+    found = inner - cross * hat * over_pairs(x.atoms, np.sqrt(share * (2 - share)))
+    free = 1 / np.maximum(over_all(g, hat**2, axes)[tuple(slice(n) for n in share.shape)], 1e-12)
+    varies = np.where(free > 2.5, 1 + share * (free / np.maximum(free - 2, 0.5) - 1), 1.0)
+    scale = np.sqrt(varies / (variance + eps))
+    dx = replace(g.changed(found * over_pairs(g.atoms, scale), 0.0), profile=g.profile)
     kept = tuple(() if d in dims else dim for d, dim in enumerate(g.dims))
+    cross = cross * over_pairs(g.atoms, np.sqrt(share))
     cross = cross[tuple(0 if i in axes else slice(None) for i in range(cross.ndim))]
-    return merged_fidelity(dx, x), g.changed(np.asarray(cross) * share, 0.0, dims=kept)
+    return merged_fidelity(dx, x), g.changed(np.asarray(cross), 0.0, dims=kept)
 
 
 def _with_itself(g: Signal, hat: Array, tag: int) -> Array:
     """Return E[g x̂ g' x̂'], for a gradient that may have been gated by what x̂ is part of."""
-    gate = g.gates[0] if len(g.gates) == 1 else None
+    gate = g.gates[0] if len(g.gates) == 1 and not g.segmented else None
     a = sum(c for t, c in gate.pre.roots if t == tag) if gate else 0.0
     if gate is None or a == 0.0:
         return np.asarray(g.moments * hat)
@@ -104,7 +111,7 @@ def _with_itself(g: Signal, hat: Array, tag: int) -> Array:
         variance, centre = covariance(u)[0], np.full_like(points, u.mean)
     else:
         variance, centre = u.law.variance, np.repeat(u.law.values, points.size // u.law.values.size)
-    slope = gate.phi.derivative(points)
+    slope = gate.slope(points)
     once = weights * slope * np.interp(points, gate.grid, gate.passed)
     twice = weights * slope**2 * np.interp(points, gate.grid, gate.power)
     if variance <= 0 or once.sum() == 0 or twice.sum() == 0:

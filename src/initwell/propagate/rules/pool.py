@@ -12,10 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from initwell.propagate.atoms import plain
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.rules.pointwise import peak_law
 from initwell.propagate.rules.taps import geometry, profiled, spread, tapped
-from initwell.propagate.signal import Array, Atom, Signal, constant
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Atom, Signal, constant
 from initwell.propagate.table import Call, Rule
 
 _WHY = "max pooling: entries of a window as independent, and its maxima correlated as its inputs are"
@@ -31,7 +33,8 @@ def _itself(u: Array) -> Array:
 
 def _max_pool(call: Call) -> Sequence[Signal | None]:
     x, count = call.signal("self"), _window(call)
-    phi, u = (x.image.phi, x.image.pre) if x.image else (None, x)
+    x = plain(x, *range(len(x.dims)))
+    phi, u = (x.image.phi, x.image.pre) if x.image and x.image.base is None else (None, x)
     rank = len(x.dims)
     _, correlations = covariance(u)
     top, chance = peak_law(phi.fn if phi else _itself, phi.kinks if phi else (), u, count)
@@ -50,6 +53,7 @@ def _max_pool(call: Call) -> Sequence[Signal | None]:
 
 def _max_pool_backward(call: Call) -> Sequence[Signal]:
     g, x = call.signal("grad_output"), call.signal("self")
+    g = plain(g, *range(len(g.dims)))
     kernel = spread(call["kernel_size"], len(x.dims) - 2)
     count = math.prod(kernel)
     axes = geometry(call, x.shape[2:], g.shape[2:], kernel)

@@ -1,4 +1,4 @@
-"""Softmax: p_t = e^(s_t)/Σ e^s over an axis of length T, and its backward, alone and in a cross-entropy loss.
+"""Softmax: p_t = e^(s_t)/Σ e^s over an axis of length T, and its backward.
 
 What all entries share cancels, so only v = q − moments[differ along T] matters. With independent Gaussian s the moments
 of p are exact in one integral over x, from 1/S^k = ∫ x^(k−1) e^(−xS) dx / (k−1)!:
@@ -10,13 +10,14 @@ whose centred scores correlate by ρ, E[p_t p'_t] grows as e^(ρv) − 1 does. A
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.atoms import joined, together
+from initwell.propagate.atoms import centred, joined, plain, together
 from initwell.propagate.gaussian import nodes
-from initwell.propagate.signal import Array, Signal, independent, merged_fidelity
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Signal, merged_fidelity, over_pairs
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"
@@ -44,51 +45,77 @@ def concentration(variance: float, count: int, *powers: int) -> float:
     return float(inside.sum() * (log_x[1] - log_x[0]))
 
 
-def _spread(centred: Array) -> float:
+def _known(v: float) -> float:
     # Beyond this exp(variance) is no number: a mask that was added to the scores, which are then no Gaussian.
-    v = max(float(centred[(0,) * centred.ndim]), 0.0)
     if v > 300:
         raise UnknownSignalError("a softmax of scores with a mask added to them")
-    return v
+    return max(v, 0.0)
 
 
-def _centred(s: Signal, dim: int) -> tuple[Signal, int, Array]:
-    """Return the signal with one atom along ``dim``, that atom's axis, and moments less those that differ along it."""
+def _one_axis(s: Signal, dim: int, *, segments: bool) -> tuple[Signal, int]:
+    """Return the signal with one atom along ``dim``, of one segment unless they are wanted, and its axis."""
     while len(s.dims[dim]) > 1:
         s = joined(s, s.axes([dim])[0])
-    axis = s.axes([dim])[0]
-    return s, axis, np.asarray(s.moments.take(0, axis) - s.moments.take(1, axis))
+    s = s if segments else plain(s, dim)
+    return s, s.axes([dim])[0]
+
+
+def _shares(s: Signal, scores: Array, moment: Callable[[float], float], flat: float) -> Array:
+    """Return, by pattern of the other axes, the moment of weights whose centred scores have these covariances.
+
+    Args:
+        s: the scores, whose softmax axis has been taken out of ``scores``.
+        scores: covariances of the centred scores by pattern.
+        moment: variance → the moment at full agreement.
+        flat: the moment at variance 0.
+    """
+    size = tuple(n for n in s.means.shape)
+    v = scores[tuple(slice(n) for n in size)]
+    kinds, which = np.unique(v.round(12), return_inverse=True)
+    above = np.array([max(moment(_known(x)) - flat, 0.0) for x in kinds])[which].reshape(v.shape)
+    grown = np.expm1(np.maximum(v, 1e-12))
+    atoms = s.atoms
+    return np.asarray(flat + over_pairs(atoms, np.sqrt(above / grown)) * np.expm1(np.minimum(scores, 300.0)))
+
+
+def _without(s: Signal, axis: int) -> Signal:
+    """Return the signal at one index of an atom of one segment, centred along it."""
+    dims = tuple(tuple(a for i, a in zip(s.axes([d]), dim, strict=True) if i != axis) for d, dim in enumerate(s.dims))
+    moments = np.asarray(s.moments.take(0, axis) - s.moments.take(1, axis))
+    return s.changed(moments, 0.0, dims=dims)
 
 
 def softmaxed(s: Signal, dim: int) -> Signal:
     """Apply softmax along a dimension of length 2 or more."""
-    s, axis, centred = _centred(s, dim)
+    s, axis = _one_axis(s, dim, segments=False)
     count = s.atoms[axis].size
-    v = _spread(centred)
-    top = concentration(v, count, 2)
-    flat = 1 / count**2
-    share = np.expm1(centred) / math.expm1(v) if v > 1e-12 else np.ones_like(centred)
-    agree = flat + (top - flat) * share
+    scores = _without(s, axis)
+    agree = _shares(scores, scores.moments, lambda v: concentration(v, count, 2), 1 / count**2)
     differ = (1 / count - agree) / (count - 1)
     return s.changed(np.stack([agree, differ], axis), 1 / count).approximate(_WHY)
 
 
 def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
-    """Take a gradient back through p(g − Σ p g): it sums to zero over T, and so do its moments."""
-    s, axis, scores = _centred(s, dim)
+    """Take a gradient back through p(g − Σ p g): it sums to zero over T, and so do its moments.
+
+    At equal weights it is (g − ḡ)/T; each entry's square grows as the concentration of the weights says.
+    """
+    s, axis = _one_axis(s, dim, segments=False)
     g, s = together(g, s, s.shape)
-    g, axis, centred = _centred(g, dim)
-    s, _, scores = _centred(s, dim)
+    g, axis = _one_axis(g, dim, segments=True)
     count = g.atoms[axis].size
-    v = _spread(scores)
-    # g_t(p_t − p_t²) and, for each other u, −g_u p_t p_u.
-    alone = concentration(v, count, 2) - 2 * concentration(v, count, 3) + concentration(v, count, 4)
-    weight = alone + (count - 1) * concentration(v, count, 2, 2)
+
+    def weight(v: float) -> float:
+        # g_t(p_t − p_t²) and, for each other u, −g_u p_t p_u.
+        alone = concentration(v, count, 2) - 2 * concentration(v, count, 3) + concentration(v, count, 4)
+        return alone + (count - 1) * concentration(v, count, 2, 2)
+
+    s, axis = _one_axis(s, dim, segments=False)
+    scores = _without(s, axis)
     flat = (1 - 1 / count) / count**2
-    share = np.expm1(scores) / math.expm1(v) if v > 1e-12 else np.ones_like(scores)
-    agree = centred * (flat + (weight - flat) * share)
-    moments = np.stack([agree, -agree / (count - 1)], axis)
-    return merged_fidelity(g.changed(moments, 0.0), s).approximate(_WHY)
+    factors = _shares(scores, scores.moments, weight, flat) / flat / count**2
+    moments = centred(g, [axis]) * np.expand_dims(factors, axis)
+    return merged_fidelity(g.changed(np.asarray(moments), 0.0), s).approximate(_WHY)
 
 
 def _softmax(call: Call) -> Sequence[Signal]:
@@ -101,41 +128,8 @@ def _softmax_backward(call: Call) -> Sequence[Signal]:
     return [softmax_backward(call.signal("grad_output"), s, call["dim"] % len(s.dims))]
 
 
-def _log_softmax_backward(call: Call) -> Sequence[Signal]:
-    """Cross-entropy's gradient (p − y)/N, y the target's one-hot: independent at initialization, E[p y'] = 1/C²."""
-    s = call.of(call.forward().arguments["self"])
-    dim = call["dim"] % len(s.dims)
-    g = call.signal("grad_output")
-    if dim != 1 or len(s.dims) != 2 or not g.reasons or _TARGETS not in g.reasons:
-        raise UnknownSignalError("a log-softmax whose gradient is no cross-entropy's")
-    p = softmaxed(s, dim)
-    p, g = together(p, g, p.shape)
-    classes = p.shape[1]
-    # g is −y/N: its mean is −1/(N·C).
-    per = abs(g.mean) * classes
-    return [p.changed(p.moments * per**2 - 2 * per**2 / classes**2 + g.moments, 0.0).approximate(_TARGETS)]
-
-
-_TARGETS = "cross-entropy: targets as drawn at random"
-
-
-def _nll_loss_backward(call: Call) -> Sequence[Signal]:
-    shape = call.shape()
-    if len(shape) != 2 or call["reduction"] not in (1, 2):
-        raise UnknownSignalError("an nll loss of more than one axis, or unreduced")
-    n, classes = shape
-    per = call.signal("grad_output").mean / (n if call["reduction"] == 1 else 1)
-    y = independent(shape, per**2 / classes, -per / classes, sample=0)
-    moments = y.moments.copy()
-    if classes > 1:
-        moments[(0,) * (moments.ndim - 1) + (1,)] = 0.0
-    return [y.changed(moments, y.mean).approximate(_TARGETS)]
-
-
 RULES: Mapping[str, Rule] = {
     "aten._softmax": _softmax,
     "aten._safe_softmax": _softmax,
     "aten._softmax_backward_data": _softmax_backward,
-    "aten._log_softmax_backward_data": _log_softmax_backward,
-    "aten.nll_loss_backward": _nll_loss_backward,
 }

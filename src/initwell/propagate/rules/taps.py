@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initwell.propagate.atoms import joined, matched, permuted, together, viewed
+from initwell.propagate.atoms import joined, matched, merged, permuted, plain, together, viewed
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.signal import Array, Atom, Signal, constant, merged_fidelity
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Atom, Signal, constant, merged_fidelity
 from initwell.propagate.table import Call, Rule
 
 
@@ -98,11 +99,13 @@ def tapped(
         for i, j in zip(a.axes([da]), b.axes([db]), strict=True):
             names_b[j] = names_a[i]
     operands: list[object] = [moments_a, names_a, moments_b, names_b]
+    means: list[object] = [_flat(a, rank_a), names_a[: len(a.axes(range(rank_a)))]]
+    means += [_flat(b, rank_b), names_b[: len(b.axes(range(rank_b)))]]
     number = 1.0
     for i in a.axes([d for d, _ in over]):
-        size = a.atoms[i].size
-        operands += [np.array([size, size * (size - 1.0)]), [names_a[i]]]
-        number *= size
+        counts = a.atoms[i].patterns
+        operands += [counts.counts, [names_a[i]]]
+        means += [np.array(counts.parts, float), [names_a[i]]]
     order = tuple("pxk".index(r) for r in roles)
     last_a, last_b = names_a[len(names_a) - len(axes) :], names_b[len(names_b) - len(axes) :]
     for i, axis in enumerate(axes):
@@ -112,11 +115,18 @@ def tapped(
     kept_b = _rest(rank_b, [d for _, d in (*over, *batch)])
     out = [names_a[i] for i in a.axes(kept_a)] + [names_b[i] for i in b.axes(kept_b)]
     found = np.asarray(np.einsum(*operands, [*out, *range(40, 40 + len(axes))]))  # type: ignore[call-overload]
+    average = np.asarray(np.einsum(*means, out) * number)  # type: ignore[call-overload]
     sizes = [axis.sizes[order[2]] for axis in axes]
     found = found[(..., *(slice(None) if n > 1 else 0 for n in sizes))]
     space = tuple((Atom(n),) if n > 1 else () for n in sizes)
     dims = tuple(a.dims[d] for d in kept_a) + tuple(b.dims[d] for d in kept_b) + space
-    return merged_fidelity(Signal(dims, found, number * a.mean * b.mean, a.fidelity, a.reasons, gaussian=True), b)
+    average = average.reshape(average.shape + (1,) * sum(n > 1 for n in sizes))
+    return merged_fidelity(a.changed(found, average, dims=dims, gaussian=True), b)
+
+
+def _flat(signal: Signal, rank: int) -> Array:
+    """Return the means of a signal whose spatial dimensions have no segments, without these dimensions."""
+    return signal.means.reshape(signal.means.shape[: len(signal.axes(range(rank)))])
 
 
 def _shares(axis: Axis, order: Sequence[int]) -> Array:
@@ -155,12 +165,31 @@ def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
     for d in range(rank, len(signal.dims)):
         while len(signal.dims[d]) > 1:
             signal = joined(signal, signal.axes([d])[0])
+    signal = plain(signal, *range(rank, len(signal.dims)))
     moments, place = signal.moments, len(signal.axes(range(rank)))
     for d in range(rank, len(signal.dims)):
         if not signal.dims[d]:
             moments = np.repeat(np.expand_dims(moments, place), 2, place)
         place += 1
     return signal, moments
+
+
+def sized(signal: Signal, rank: int) -> Signal:
+    """Turn segments of the spatial dimensions, such as explicit padding, into E[x²] by position."""
+    if not any(atom.parts for dim in signal.dims[rank:] for atom in dim):
+        return signal
+    profile = []
+    for i, d in enumerate(range(rank, len(signal.dims))):
+        here = np.ones(signal.shape[d]) if not signal.profile else signal.profile[i]
+        if len(signal.dims[d]) == 1 and signal.dims[d][0].parts:
+            axis = signal.axes([d])[0]
+            kept = signal
+            for other in range(len(signal.atoms)):
+                kept = kept if other == axis else merged(kept, other, (0,) * kept.means.shape[other])
+            sizes = np.moveaxis(kept.diagonal, axis, 0).ravel() / (signal.q or 1.0)
+            here = np.repeat(sizes, signal.dims[d][0].parts)
+        profile.append(np.asarray(here))
+    return replace(plain(signal, *range(rank, len(signal.dims))), profile=tuple(profile))
 
 
 def geometry(call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]) -> list[Axis]:
@@ -215,7 +244,7 @@ def _back_together(signal: Signal, shape: Sequence[int]) -> Signal:
 
 
 def _convolution(call: Call) -> Sequence[Signal]:
-    x = call.signal("input")
+    x = sized(call.signal("input"), 2)
     conv = _conv(call, x.shape, call.shape())
     roles = conv.roles["x"] + "k" + conv.roles["y"]
     y = tapped(_grouped(x, conv.groups), conv.weight, conv.axes, roles, over=[(2, 2)], batch=[(1, 0)])
@@ -227,7 +256,7 @@ def _convolution(call: Call) -> Sequence[Signal]:
 
 
 def _convolution_backward(call: Call) -> Sequence[Signal | None]:
-    g, x = call.signal("grad_output"), call.signal("input")
+    g, x = sized(call.signal("grad_output"), 2), sized(call.signal("input"), 2)
     conv = _conv(call, x.shape, g.shape)
     wanted = call["output_mask"]
     grouped = _grouped(g, conv.groups)

@@ -1,0 +1,1 @@
+"""The benchmark of `predict`: a zoo of whole models, and how far prediction lies from measurement."""

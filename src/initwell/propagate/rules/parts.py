@@ -1,0 +1,284 @@
+"""Parts of an axis: selecting, slicing, joining, padding; with segments, all of it is bookkeeping.
+
+What is kept of exchangeable indices is exchangeable, so a slice takes some of each segment. Signals that are joined
+become segments of one axis; between two of them E[x y'] is the product of their means, as they are independent, or,
+where the same value is joined with itself, its own moment over all pairs. A gradient that fills a slice is joined with
+zeros before and after it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from initwell.propagate.atoms import UNLIKE, joined, matched, merged, settled, viewed
+from initwell.propagate.segments import Array, patterns
+from initwell.propagate.signal import Atom, Signal, by_pattern, constant, merged_fidelity
+from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.trace.trace import ValueRef
+
+
+def one_atom(signal: Signal, dim: int) -> Signal:
+    """Join all atoms of a dimension."""
+    while len(signal.dims[dim]) > 1:
+        signal = joined(signal, signal.axes([dim])[0])
+    return signal
+
+
+def _segment(atom: Atom, index: int) -> int:
+    return int(np.searchsorted(np.cumsum(atom.patterns.parts), index, side="right"))
+
+
+def selected(signal: Signal, dim: int, index: int) -> Signal:
+    """Keep one index of a dimension, which goes.
+
+    >>> from initwell.propagate.signal import independent
+    >>> selected(concatenated([constant((1, 3), 2.0), constant((4, 3), 0.0)], 0), 0, 0).q
+    4.0
+    """
+    found, where = signal, index % max(signal.shape[dim], 1)
+    for axis, atom in reversed(list(zip(signal.axes([dim]), signal.dims[dim], strict=True))):
+        where, here = divmod(where, atom.size)
+        place = _segment(atom, here)
+        moments, means = found.moments.take(place, axis), found.means.take(place, axis)
+        dims = [list(d) for d in found.dims]
+        dims[dim].pop()
+        found = found.regrouped(tuple(map(tuple, dims)), np.asarray(moments), np.asarray(means))
+    return found.regrouped((*found.dims[:dim], *found.dims[dim + 1 :]), found.moments)
+
+
+def sliced(signal: Signal, dim: int, start: int, stop: int, step: int = 1) -> Signal:
+    """Keep the indices start, start + step, … below stop of a dimension."""
+    length = len(range(start, stop, step))
+    if length == signal.shape[dim]:
+        return signal
+    if length == 1:
+        one = selected(signal, dim, start)
+        return one.regrouped((*one.dims[:dim], (), *one.dims[dim:]), one.moments)
+    inner = math.prod(a.size for a in signal.dims[dim][1:])
+    if len(signal.dims[dim]) > 1 and start // inner == (stop - 1) // inner:
+        rest = (*signal.dims[:dim], signal.dims[dim][:1], signal.dims[dim][1:], *signal.dims[dim + 1 :])
+        alone = selected(signal.regrouped(rest, signal.moments), dim, start // inner)
+        return sliced(alone, dim, start % inner, (stop - 1) % inner + 1, step)
+    if start % inner or stop % inner or step > 1:
+        signal, inner = one_atom(signal, dim), 1
+    return _kept(signal, dim, range(start // inner, stop // inner, step))
+
+
+def _kept(signal: Signal, dim: int, indices: range) -> Signal:
+    """Keep these indices of a dimension's first atom, more than one of the dimension."""
+    axis, atom = signal.axes([dim])[0], signal.dims[dim][0]
+    old = len(atom.patterns.parts)
+    which = np.searchsorted(np.cumsum(atom.patterns.parts), np.array(indices), side="right")
+    segments, counts = np.unique(which, return_counts=True)
+    atoms = signal.dims[dim][1:]
+    if len(indices) == 1:
+        place = int(segments[0])
+        moments, means = np.asarray(signal.moments.take(place, axis)), np.asarray(signal.means.take(place, axis))
+    else:
+        parts = tuple(int(n) for n in counts)
+        new = patterns(parts)
+        places = old + segments[new.first] * old + segments[new.second]
+        places[: len(parts)] = segments
+        atoms = (Atom(len(indices), atom.sample, parts if len(parts) > 1 else ()), *atoms)
+        moments, means = np.asarray(signal.moments.take(places, axis)), np.asarray(signal.means.take(segments, axis))
+    dims = (*signal.dims[:dim], atoms, *signal.dims[dim + 1 :])
+    return signal.regrouped(dims, moments, means)
+
+
+def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) -> Signal:
+    """Join signals along a dimension: each becomes segments of it.
+
+    Args:
+        parts: independent of each other but for those that ``same`` gives one number.
+        dim: the dimension.
+        same: a number for each part; equal ones are one value joined with itself.
+
+    >>> from initwell.propagate.signal import independent
+    >>> found = concatenated([independent((2, 3), 1.0), independent((1, 3), 4.0)], 0)
+    >>> found.q, found.atoms[0].parts
+    (2.0, (2, 1))
+    """
+    same = same or range(len(parts))
+    others = [(d, d) for d in range(len(parts[0].dims)) if d != dim]
+    whole = [_with_atom(one_atom(p, dim), dim) for p in parts]
+    for _ in range(2):
+        for i in range(1, len(whole)):
+            whole[0], whole[i] = matched(whole[0], whole[i], others)
+    if len(whole) == 1:
+        return parts[0]
+    axis = whole[0].axes([dim])[0]
+    sizes = [n for p in whole for n in p.atoms[axis].patterns.parts]
+    owner = [(i, j) for i, p in enumerate(whole) for j in range(p.means.shape[axis])]
+    pairs, s = patterns(tuple(sizes)), len(sizes)
+    columns: list[Array] = [np.asarray(whole[i].moments.take(j, axis)) for i, j in owner]
+    for a, b in zip(pairs.first[s:], pairs.second[s:], strict=True):
+        columns.append(_between(whole, owner[a], owner[b], axis, same))
+    means = np.concatenate([p.means for p in whole], axis)
+    # A dimension of length 1 in the first part has no atom there, but has one in the whole.
+    sample = any(p.atoms[axis].sample for p in whole)
+    dims = (*whole[0].dims[:dim], (Atom(sum(sizes), sample, tuple(sizes)),), *whole[0].dims[dim + 1 :])
+    moments = np.stack(np.broadcast_arrays(*columns), axis)
+    found = whole[0].changed(moments, means, dims=dims, gaussian=all(p.gaussian for p in parts))
+    return settled(merged_fidelity(found, *parts), axis)
+
+
+def _with_atom(signal: Signal, dim: int) -> Signal:
+    """Give a dimension of length 1 an atom all the same, whose pairs that differ count nothing."""
+    if signal.dims[dim]:
+        return signal
+    axis = sum(len(d) for d in signal.dims[:dim])
+    moments = np.stack([signal.moments, signal.moments], axis)
+    dims = (*signal.dims[:dim], (Atom(1),), *signal.dims[dim + 1 :])
+    return replace(signal, dims=dims, moments=moments, means=np.expand_dims(signal.means, axis))
+
+
+def _between(parts: Sequence[Signal], a: tuple[int, int], b: tuple[int, int], axis: int, same: Sequence[int]) -> Array:
+    """Return the moments of pairs whose indices lie in two segments, (part, its segment) each."""
+    (i, s), (j, t) = a, b
+    one, two = parts[i], parts[j]
+    own = one.means.shape[axis]
+    if i == j or (same[i] == same[j] and s != t):
+        return np.asarray(one.moments.take(own + s * own + t, axis))
+    if same[i] == same[j]:
+        n = one.atoms[axis].patterns.parts[s]
+        return np.asarray(one.moments.take(s, axis) / n + one.moments.take(own + s * own + s, axis) * (1 - 1 / n))
+    atoms = [x for k, x in enumerate(one.atoms) if k != axis]
+    first, second = np.asarray(one.means.take(s, axis)), np.asarray(two.means.take(t, axis))
+    shape = tuple(x.patterns.counts.size for x in atoms)
+    if not first.any() or not second.any():
+        return np.zeros(shape)
+    product = by_pattern(atoms, first) * by_pattern(atoms, second, second=True)
+    return np.broadcast_to(product, shape)
+
+
+def padded(signal: Signal, dim: int, before: int, after: int, value: float = 0.0) -> Signal:
+    """Put a constant before and after; negative lengths take away."""
+    n = signal.shape[dim]
+    if before < 0 or after < 0:
+        signal = sliced(signal, dim, max(-before, 0), n - max(-after, 0))
+    shapes = [tuple(k if d == dim else m for d, m in enumerate(signal.shape)) for k in (before, after)]
+    ends = [[constant(shape, value)] if shape[dim] > 0 else [] for shape in shapes]
+    return concatenated([*ends[0], signal, *ends[1]], dim)
+
+
+def _filled(g: Signal, dim: int, start: int, length: int) -> Signal:
+    """Put a gradient at ``start`` of a dimension of this length, zeros around it; inner atoms stay where they fit."""
+    part = g.shape[dim]
+    if len(g.dims[dim]) > 1 and part > 1 and length % part == 0 and start % part == 0:
+        split = (*g.shape[:dim], 1, part, *g.shape[dim + 1 :])
+        whole = padded(viewed(g, split), dim, start // part, length // part - 1 - start // part)
+        return viewed(whole, (*g.shape[:dim], length, *g.shape[dim + 1 :]))
+    return padded(g, dim, start, length - start - part)
+
+
+def _select(call: Call) -> Sequence[Signal]:
+    x = call.signal("self")
+    return [selected(x, call["dim"] % len(x.dims), int(call["index"]))]
+
+
+def _bounds(call: Call, length: int) -> tuple[int, int, int]:
+    return slice(call["start"], call["end"], call["step"] or 1).indices(length)
+
+
+def _slice(call: Call) -> Sequence[Signal]:
+    x = call.signal("self")
+    dim = (call["dim"] or 0) % len(x.dims)
+    return [sliced(x, dim, *_bounds(call, x.shape[dim]))]
+
+
+def _narrow(call: Call) -> Sequence[Signal]:
+    x, start = call.signal("self"), int(call["start"])
+    return [sliced(x, call["dim"] % len(x.dims), start, start + int(call["length"]))]
+
+
+def _split(call: Call) -> Sequence[Signal]:
+    x = call.signal("self")
+    dim = (call["dim"] or 0) % len(x.dims)
+    ends = np.cumsum([0, *(call.shape(i)[dim] for i in range(len(call.op.outputs)))])
+    return [sliced(x, dim, int(a), int(b)) for a, b in pairwise(ends)]
+
+
+def _unbind(call: Call) -> Sequence[Signal]:
+    x = call.signal("self")
+    dim = (call["dim"] or 0) % len(x.dims)
+    return [selected(x, dim, i) for i in range(len(call.op.outputs))]
+
+
+def _tensors(call: Call) -> tuple[list[Signal], list[int]]:
+    refs = [ref for ref in call["tensors"] if isinstance(ref, ValueRef)]
+    refs = [ref for ref in refs if call.trace.values[ref.id].shape != (0,)]
+    return [call.of(ref) for ref in refs], [ref.id for ref in refs]
+
+
+def _cat(call: Call) -> Sequence[Signal]:
+    parts, same = _tensors(call)
+    return [concatenated(parts, call["dim"] % len(parts[0].dims), same)]
+
+
+def _stack(call: Call) -> Sequence[Signal]:
+    parts, same = _tensors(call)
+    dim = call["dim"] % (len(parts[0].dims) + 1)
+    opened = [p.regrouped((*p.dims[:dim], (), *p.dims[dim:]), p.moments) for p in parts]
+    return [concatenated(opened, dim, same)]
+
+
+def _slice_backward(call: Call) -> Sequence[Signal]:
+    g, shape = call.signal("grad_output"), call.shape()
+    dim = call["dim"] % len(shape)
+    start, stop, step = _bounds(call, shape[dim])
+    if step == 1:
+        return [_filled(g, dim, start, shape[dim])]
+    # Every step-th index of a stretch: its entries are zero or not by place, which is taken as chance.
+    n, kept = stop - start, g.shape[dim]
+    wide = padded(g, dim, 0, n - kept)
+    axis = wide.axes([dim])[0]
+    wide = merged(wide, axis, (0,) * wide.means.shape[axis])
+    return [padded(wide, dim, start, shape[dim] - stop).approximate(UNLIKE)]
+
+
+def _select_backward(call: Call) -> Sequence[Signal]:
+    g, shape = call.signal("grad_output"), call.shape()
+    dim = call["dim"] % len(shape)
+    opened = g.regrouped((*g.dims[:dim], (), *g.dims[dim:]), g.moments)
+    return [_filled(opened, dim, int(call["index"]) % shape[dim], shape[dim])]
+
+
+def _constant_pad(call: Call) -> Sequence[Signal]:
+    x, pads = call.signal("self"), list(call["pad"])
+    for i in range(0, len(pads), 2):
+        x = padded(x, len(x.dims) - 1 - i // 2, int(pads[i]), int(pads[i + 1]), float(call["value"] or 0.0))
+    return [x]
+
+
+def _flip(call: Call) -> Sequence[Signal]:
+    x = call.signal("self")
+    dims = [d % len(x.dims) for d in call["dims"]]
+    for dim in dims:
+        if any(atom.parts for atom in x.dims[dim]):
+            pieces = [sliced(x, dim, i, i + 1) for i in reversed(range(x.shape[dim]))]
+            if len(pieces) > 64:
+                raise UnknownSignalError("a flip of a long axis with segments")
+            x = concatenated(pieces, dim).approximate(UNLIKE)
+    return [x]
+
+
+RULES: Mapping[str, Rule] = {
+    "aten.select": _select,
+    "aten.slice": _slice,
+    "aten.narrow": _narrow,
+    "aten.split": _split,
+    "aten.split_with_sizes": _split,
+    "aten.unsafe_split": _split,
+    "aten.unsafe_split_with_sizes": _split,
+    "aten.unsafe_chunk": _split,
+    "aten.unbind": _unbind,
+    "aten.stack": _stack,
+    "aten.cat": _cat,
+    "aten.slice_backward": _slice_backward,
+    "aten.select_backward": _select_backward,
+    "aten.constant_pad_nd": _constant_pad,
+    "aten.flip": _flip,
+}

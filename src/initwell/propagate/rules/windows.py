@@ -1,0 +1,212 @@
+"""Windows of an axis (im2col, unfold, and their sums) and rearrangements: pixel and channel shuffle, repeats, copies.
+
+A window op lists the incidences (output p, input x, tap k) of ``taps`` and keeps both p and k. By its table N of pairs
+of incidences, with a and d the moments of positions that agree and differ,
+
+    k and p agree: N[0,0,0]·a    only k: N[1,1,0]·d    only p: N[0,1,1]·d    neither: N[1,0,1]·a + N[1,1,1]·d
+
+each over its number of pairs. Its transpose, which adds up what falls on one x, is the same table read the other way.
+Windows that tile the axis are a view, and exact. All else here only moves entries, which atoms follow without loss.
+Assumption: positions are exchangeable.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from initwell.propagate.atoms import expanded, permuted, viewed
+from initwell.propagate.rules.parts import sliced
+from initwell.propagate.rules.resample import opened
+from initwell.propagate.rules.taps import Axis, spatial_axis, spread
+from initwell.propagate.signal import Atom, Signal
+from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.trace.trace import ValueRef
+
+_OVERLAP = "overlapping windows: which entries of two windows are one and the same was averaged over"
+
+
+def _tiles(axis: Axis) -> bool:
+    """Whether windows lie side by side and cover all."""
+    outputs, inputs, taps = axis.sizes
+    rows = np.repeat(np.eye(outputs), taps, axis=1)
+    return outputs * taps == inputs and bool(np.array_equal(axis.links, rows))
+
+
+def windows(signal: Signal, dim: int, axis: Axis) -> Signal:
+    """Put the windows of a dimension in its place: two dimensions, tap and position.
+
+    >>> from initwell.propagate.signal import independent
+    >>> windows(independent((4,), 1.0), 0, spatial_axis(4, 3, 2, 1, 0, 1)).moments.round(3).tolist()
+    [[1.0, 0.0], [0.0, 0.333]]
+    """
+    outputs, _, taps = axis.sizes
+    head, tail = signal.shape[:dim], signal.shape[dim + 1 :]
+    if _tiles(axis):
+        cut = viewed(signal, (*head, outputs, taps, *tail))
+        return permuted(cut, [*range(dim), dim + 1, dim, *range(dim + 2, len(cut.dims))])
+    signal = opened(signal, dim)
+    place = signal.axes([dim])[0]
+    a, d = signal.moments.take(0, place), signal.moments.take(1, place)
+    n, k, p = axis.pairs, max(taps * (taps - 1), 1), max(outputs * (outputs - 1), 1)
+    tap = [n[0, 0, 0] * a / taps / outputs, n[1, 1, 0] * d / taps / p]
+    other = [n[0, 1, 1] * d / outputs / k, (n[1, 0, 1] * a + n[1, 1, 1] * d) / k / p]
+    moments = np.stack([np.stack(tap, place), np.stack(other, place)], place)
+    means = np.expand_dims(signal.means * n[0, 0, 0] / taps / outputs, place)
+    dims = (*signal.dims[:dim], (Atom(taps),), (Atom(outputs),), *signal.dims[dim + 1 :])
+    return _closed(signal.changed(moments, means, dims=dims, gaussian=signal.gaussian)).approximate(_OVERLAP)
+
+
+def overlaid(signal: Signal, dim: int, axis: Axis) -> Signal:
+    """Add windows up where they lie: two dimensions, tap and position, become one.
+
+    >>> from initwell.propagate.signal import constant
+    >>> overlaid(constant((2, 3), 1.0), 0, spatial_axis(4, 3, 2, 1, 0, 1)).q  # 1, 2, 2, 1
+    2.5
+    """
+    inputs = axis.sizes[1]
+    if _tiles(axis):
+        turned = permuted(signal, [*range(dim), dim + 1, dim, *range(dim + 2, len(signal.dims))])
+        return viewed(turned, (*signal.shape[:dim], inputs, *signal.shape[dim + 2 :]))
+    signal = opened(opened(signal, dim), dim + 1)
+    place = signal.axes([dim])[0]
+    m = np.moveaxis(signal.moments, (place, place + 1), (0, 1))
+    n = axis.pairs
+    agree = (n[0, 0, 0] * m[0, 0] + n[1, 0, 1] * m[1, 1]) / inputs
+    differ = (n[0, 1, 1] * m[1, 0] + n[1, 1, 0] * m[0, 1] + n[1, 1, 1] * m[1, 1]) / max(inputs * (inputs - 1), 1)
+    means = signal.means.take(0, place) * n[0, 0, 0] / inputs
+    dims = (*signal.dims[:dim], (Atom(inputs),), *signal.dims[dim + 2 :])
+    return _closed(signal.changed(np.stack([agree, differ], place), means, dims=dims)).approximate(_OVERLAP)
+
+
+def _closed(signal: Signal) -> Signal:
+    """Take away atoms of length 1."""
+    for axis in range(len(signal.atoms) - 1, -1, -1):
+        if signal.atoms[axis].size == 1:
+            dims, start = [list(d) for d in signal.dims], 0
+            for dim in dims:
+                if start <= axis < start + len(dim):
+                    del dim[axis - start]
+                    break
+                start += len(dim)
+            moments, means = np.asarray(signal.moments.take(0, axis)), np.asarray(signal.means.take(0, axis))
+            signal = signal.changed(moments, means, dims=tuple(map(tuple, dims)), gaussian=signal.gaussian)
+    return signal
+
+
+def _grid(call: Call, image: Sequence[int]) -> list[Axis]:
+    arguments = (spread(call[name], 2) for name in ("kernel_size", "stride", "padding", "dilation"))
+    found = []
+    for n, k, s, p, d in zip(image, *arguments, strict=True):
+        found.append(spatial_axis(n, (n + 2 * p - d * (k - 1) - 1) // s + 1, k, s, p, d))
+    return found
+
+
+def _im2col(call: Call) -> Sequence[Signal]:
+    x = call.signal("self")
+    rank = len(x.dims) - 2
+    axes = _grid(call, x.shape[rank:])
+    cut = windows(windows(x, rank + 1, axes[1]), rank, axes[0])
+    # (…, taps, positions, taps, positions) → (…, taps, taps, positions, positions)
+    return [viewed(permuted(cut, [*range(rank), rank, rank + 2, rank + 1, rank + 3]), call.shape())]
+
+
+def _col2im(call: Call) -> Sequence[Signal]:
+    x, shape = call.signal("self"), call.shape()
+    rank = len(shape) - 2
+    axes = _grid(call, shape[rank:])
+    lengths = (*(a.sizes[2] for a in axes), *(a.sizes[0] for a in axes))
+    cut = viewed(x, (*shape[:rank], *lengths))
+    turned = permuted(cut, [*range(rank), rank, rank + 2, rank + 1, rank + 3])
+    return [overlaid(overlaid(turned, rank + 2, axes[1]), rank, axes[0])]
+
+
+def _sliding(length: int, size: int, step: int) -> Axis:
+    return spatial_axis(length, (length - size) // step + 1, size, step, 0, 1)
+
+
+def _unfold(call: Call) -> Sequence[Signal]:
+    x = call.signal("self")
+    dim = call["dimension"] % len(x.dims)
+    cut = windows(x, dim, _sliding(x.shape[dim], int(call["size"]), int(call["step"])))
+    return [permuted(cut, [*range(dim), *range(dim + 1, len(cut.dims)), dim])]
+
+
+def _unfold_backward(call: Call) -> Sequence[Signal]:
+    g, shape = call.signal("grad_in"), call.shape()
+    dim, last = call["dim"] % len(shape), len(g.dims) - 1
+    turned = permuted(g, [*range(dim), last, *range(dim, last)])
+    return [overlaid(turned, dim, _sliding(shape[dim], int(call["size"]), int(call["step"])))]
+
+
+def _pixel_shuffle(call: Call) -> Sequence[Signal]:
+    x, r = call.signal("self"), int(call["upscale_factor"])
+    *lead, c, h, w = x.shape
+    n = len(lead)
+    cut = viewed(x, (*lead, c // r**2, r, r, h, w))
+    return [viewed(permuted(cut, [*range(n + 1), n + 3, n + 1, n + 4, n + 2]), call.shape())]
+
+
+def _pixel_unshuffle(call: Call) -> Sequence[Signal]:
+    x, r = call.signal("self"), int(call["downscale_factor"])
+    *lead, c, h, w = x.shape
+    n = len(lead)
+    cut = viewed(x, (*lead, c, h // r, r, w // r, r))
+    return [viewed(permuted(cut, [*range(n + 1), n + 2, n + 4, n + 1, n + 3]), call.shape())]
+
+
+def _channel_shuffle(call: Call) -> Sequence[Signal]:
+    x, groups = call.signal("self"), int(call["groups"])
+    cut = viewed(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
+    return [viewed(permuted(cut, [0, 2, 1, *range(3, len(cut.dims))]), call.shape())]
+
+
+def _repeat(call: Call) -> Sequence[Signal]:
+    x, times = call.signal("self"), [int(n) for n in call["repeats"]]
+    lengths = [1] * (len(times) - len(x.dims)) + list(x.shape)
+    apart = viewed(x, [n for length in lengths for n in (1, length)])
+    whole = expanded(apart, [n for pair in zip(times, lengths, strict=True) for n in pair])
+    return [viewed(whole, call.shape())]
+
+
+def _copy(call: Call) -> Sequence[Signal]:
+    return [expanded(call.signal("src"), call.shape())]
+
+
+def _as_strided(call: Call) -> Sequence[Signal]:
+    """A slice of a dense tensor, written as strides: the offset says where it starts along each dimension."""
+    x = call.signal("self")
+    strides = _strides(call)
+    if tuple(call["stride"]) != strides:
+        raise UnknownSignalError("strides that are no slice of a dense tensor")
+    offset = int(call["storage_offset"] or 0)
+    for dim in sorted(range(len(strides)), key=lambda d: -strides[d]):
+        start, offset = divmod(offset, strides[dim])
+        x = sliced(x, dim, start, start + call.shape()[dim])
+    return [x]
+
+
+def _strides(call: Call) -> tuple[int, ...]:
+    """Return the strides of the tensor that is shown: of the memory that was made for it, else row-major."""
+    ref = call["self"]
+    op = call.trace.producer(ref.id)
+    while op is not None and op.functional == "aten.copy" and isinstance(op.arguments["self"], ValueRef):
+        op = call.trace.producer(op.arguments["self"].id)
+    if op is not None and op.functional == "aten.new_empty_strided":
+        return tuple(op.arguments["stride"])
+    shape = call.trace.values[ref.id].shape
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+RULES: Mapping[str, Rule] = {
+    "aten.im2col": _im2col,
+    "aten.col2im": _col2im,
+    "aten.unfold": _unfold,
+    "aten.unfold_backward": _unfold_backward,
+    "aten.pixel_shuffle": _pixel_shuffle,
+    "aten.pixel_unshuffle": _pixel_unshuffle,
+    "aten.channel_shuffle": _channel_shuffle,
+    "aten.repeat": _repeat,
+    "aten.copy": _copy,
+    "aten.as_strided": _as_strided,
+}
