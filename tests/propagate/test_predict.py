@@ -217,8 +217,9 @@ def test_rows_parameters_charts_and_json() -> None:
     row = {r["parameter"]: r for r in found.parameters}["0.weight"]
     assert row["shape"] == (128, 48) and row["weight_rms"] == pytest.approx(1 / math.sqrt(3 * 48), rel=0.05)
     assert row["gradient_rms"] > 0
-    (chart,) = found.charts()
+    chart, growth = found.charts()
     assert [panel.title for panel in chart.panels] == ["Signal", "Gradient", "Overlap of samples"]
+    assert growth.name == "growth-by-block" and [s.label for s in growth.panels[0].series] == ["forward", "backward"]
     assert len(json.loads(found.to_json())["rows"]) == len(found.rows)
     assert "Prediction: 11 values" in str(found)
 

@@ -17,6 +17,7 @@ from initwell.propagate.rules import (
     shape,
     softmax,
     taps,
+    weight_norm,
     windows,
 )
 from initwell.propagate.table import RuleTable
@@ -36,6 +37,7 @@ _FAMILIES = (
     shape,
     softmax,
     taps,
+    weight_norm,
     windows,
 )
 _IGNORED = {

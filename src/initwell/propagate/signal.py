@@ -254,7 +254,8 @@ class Signal:
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
         means = self.means if means is None else means
-        return replace(self.changed(moments, means, dims=dims, gaussian=self.gaussian), peak=self.peak)
+        found = self.changed(moments, means, dims=dims, gaussian=self.gaussian)
+        return replace(found, peak=self.peak, roots=self.roots)
 
     def approximate(self, reason: str) -> "Signal":
         """Return it marked as approximate, and why."""

@@ -136,6 +136,7 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
             guessed.append(name)
         else:
             missing.append(name)
+    found |= _magnitudes(plan, trace, found)
     if guessed:
         notes.append(f"{len(guessed)} parameters without numbers (meta device) count as PyTorch's default draws them.")
     if missing:
@@ -148,6 +149,19 @@ def _planned(plan: Planned) -> Iterator[tuple[str, Any]]:
         if row.distribution is not None:
             for name in (row.parameter, *row.tied_to):
                 yield name, row.distribution
+
+
+def _magnitudes(plan: Planned | None, trace: Trace, found: Mapping[int, Signal]) -> dict[int, Signal]:
+    """Give the magnitudes of weight norms, which a plan sets to the norms of what it draws: ‖v‖² is n·E[v²]."""
+    sizes: dict[int, Signal] = {}
+    for row in plan.rows if plan is not None else ():
+        # What a constructor would draw has no such rows.
+        direction = getattr(row, "norm_of", "")
+        if direction in trace.parameters:
+            value = trace.parameters[row.parameter]
+            v, shape = found[trace.parameters[direction]], trace.values[value].shape
+            sizes[value] = constant(shape, math.sqrt(v.q * math.prod(v.shape) / max(math.prod(shape), 1)))
+    return sizes
 
 
 def _default(model: nn.Module, name: str, tensor: Tensor) -> Signal | None:
