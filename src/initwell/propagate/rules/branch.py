@@ -6,7 +6,6 @@ between them makes so.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,16 @@ from initwell.propagate.gaussian import variances
 from initwell.propagate.laws import sum_law
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Image, Pointwise, Signal, by_pattern, constant, merged_fidelity, product_of_means
+from initwell.propagate.signal import (
+    Image,
+    Pointwise,
+    Signal,
+    by_pattern,
+    constant,
+    merged_fidelity,
+    product_of_means,
+    replace,
+)
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 

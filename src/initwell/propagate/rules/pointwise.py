@@ -6,7 +6,6 @@ independent of u, has the moments of g times E[φ′(u)φ′(v)]. Assumption: u 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from initwell.propagate.functions import (
 from initwell.propagate.gaussian import covariance, nodes
 from initwell.propagate.laws import distribution, grid_of, through
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Gate, Image, Pointwise, Signal, merged_fidelity
+from initwell.propagate.signal import Gate, Image, Pointwise, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation

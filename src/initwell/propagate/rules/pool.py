@@ -8,7 +8,6 @@ Assumption: entries of a window are independent given what all positions share; 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from initwell.propagate.gaussian import covariance
 from initwell.propagate.rules.pointwise import peak_law
 from initwell.propagate.rules.taps import geometry, profiled, spread, tapped
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, constant
+from initwell.propagate.signal import Atom, Signal, constant, replace
 from initwell.propagate.table import Call, Rule
 
 _WHY = "max pooling: entries of a window as independent, and its maxima correlated as its inputs are"

@@ -16,7 +16,7 @@ which is carried along each axis by itself.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.scatter import fan_of, scattered
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, constant, merged_fidelity
+from initwell.propagate.signal import Atom, Signal, constant, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 
 
