@@ -283,12 +283,21 @@ def _pool(
     call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]
 ) -> tuple[list[Axis], Signal]:
     axes = geometry(call, inputs, outputs, kernel)
-    size = float(np.prod(kernel))
+    n = len(kernel)
+    stride = spread(call["stride"], n) if call["stride"] not in ((), None) else tuple(kernel)
+    columns = (inputs, outputs, kernel, stride, spread(call["padding"], n))
+    size = math.prod(_window(*column) for column in zip(*columns, strict=True))
     if call["divisor_override"]:
         size = float(call["divisor_override"])
     elif call["count_include_pad"] is False:
         size = float(np.prod([a.pairs[0, 0, 0] / a.sizes[0] for a in axes]))
     return axes, constant(kernel, 1 / size)
+
+
+def _window(inputs: int, outputs: int, taps: int, stride: int, padding: int) -> float:
+    """Return what a window counts on average: with ``ceil_mode`` it ends where the padding does."""
+    start = np.arange(outputs) * stride - padding
+    return float((np.minimum(start + taps, inputs + padding) - start).mean())
 
 
 def _avg_pool(call: Call) -> Sequence[Signal]:
