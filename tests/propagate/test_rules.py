@@ -149,7 +149,7 @@ def test_a_gradient_gated_by_what_is_normalized_by_sampling() -> None:
     # relu after the norm: the gradient of the norm's output, all of one sign, is correlated with x̂.
     x = Signal(independent((64, 32), 1.0).dims, independent((64, 32), 1.0).moments, gaussian=True)
     hat = normalized(x, [0], 0.0, tag=7)
-    shared = Signal(x.dims, np.array([[1.0, 0.0], [1.0, 0.0]]), 0.0)  # one gradient for all samples of a channel
+    shared = Signal(x.dims, np.array([[1.0, 0.0], [1.0, 0.0]]))  # one gradient for all samples of a channel
     dx = normalized_backward(pulled_back(activation("relu"), hat, shared, hat), x, [0], 0.0, tag=7)
 
     def gradient() -> Tensor:
