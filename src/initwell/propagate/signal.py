@@ -46,11 +46,13 @@ class Atom(Record):
         size: its length, at least 2.
         sample: whether it counts samples, so that differing in it means another sample.
         parts: lengths of its segments, where they are unlike; empty when all indices are alike.
+        follows: (value, strength): rows along it are linear images of that value's rows; see ``gram``.
     """
 
     size: int
     sample: bool = False
     parts: tuple[int, ...] = ()
+    follows: tuple[tuple[int, float], ...] = field(default=(), compare=False)
 
     @property
     def patterns(self) -> Patterns:
@@ -118,6 +120,7 @@ class Signal:
         peak: above 1 where only the largest of that many entries along the spatial dimensions (2, 3, …) got a
             gradient: max pooling's backward.
         profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
+        spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
     """
 
     dims: Dims
@@ -132,6 +135,7 @@ class Signal:
     roots: tuple[tuple[int, float], ...] = ()
     peak: int = 1
     profile: tuple[Array, ...] = ()
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse moments that do not belong to the atoms; write a mean that is one number out."""
@@ -207,7 +211,8 @@ class Signal:
     ) -> "Signal":
         """Return a signal of other numbers that keeps the fidelity and forgets where it came from."""
         dims = self.dims if dims is None else dims
-        return Signal(dims, moments, np.asarray(means, float), self.fidelity, self.reasons, gaussian=gaussian)
+        means = np.asarray(means, float)
+        return Signal(dims, moments, means, self.fidelity, self.reasons, gaussian=gaussian, spread=self.spread)
 
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""

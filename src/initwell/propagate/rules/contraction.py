@@ -9,14 +9,18 @@ Free axes stay as they are (⊗), batched axes are shared by all three, and a co
 this rule once for each. Assumption: a and b are independent; the sum is Gaussian when K is not small.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from initwell.propagate.atoms import matched, permuted, together
+from initwell.propagate.gram import fluctuation, following, forgotten, in_common, varied
 from initwell.propagate.rules.branch import added
 from initwell.propagate.signal import Signal, merged_fidelity
 from initwell.propagate.table import Call, Rule
+from initwell.trace.trace import Trace
 
 
 def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]] = ()) -> Signal:
@@ -46,15 +50,57 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
     free_a = [d for d in range(len(a.dims)) if d not in summed_a and d not in shared]
     free_b = [d for d in range(len(b.dims)) if d not in summed_b and d not in [d for _, d in batch]]
     out = [names_a[i] for i in (*a.axes(shared), *a.axes(free_a))] + [names_b[i] for i in b.axes(free_b)]
-    operands: list[object] = [a.moments, names_a, b.moments, names_b]
-    means: list[object] = [a.means, names_a, b.means, names_b]
+    counted: list[object] = []
+    lengths: list[object] = []
     for i in a.axes(summed_a):
         counts = a.atoms[i].patterns
-        operands += [counts.counts, [names_a[i]]]
-        means += [np.array(counts.parts, float), [names_a[i]]]
-    dims = tuple(a.dims[d] for d in (*shared, *free_a)) + tuple(b.dims[d] for d in free_b)
-    found = a.changed(_einsum(operands, out), _einsum(means, out), dims=dims, gaussian=True)
-    return merged_fidelity(found, b)
+        counted += [counts.counts, [names_a[i]]]
+        lengths += [np.array(counts.parts, float), [names_a[i]]]
+    moments = _einsum([a.moments, names_a, b.moments, names_b, *counted], out)
+    pairs = list(zip(a.axes(summed_a), b.axes(summed_b), strict=True))
+    rows, strength = in_common(a, b, pairs)
+    if rows:
+        one, two = varied(a, [pairs[r][0] for r in rows]), varied(b, [pairs[r][1] for r in rows])
+        moments = moments + strength * _einsum([one, names_a, two, names_b, *counted], out)
+    means = _einsum([a.means, names_a, b.means, names_b, *lengths], out)
+    dims = tuple(forgotten(a.dims[d]) for d in shared) + tuple(a.dims[d] for d in free_a)
+    found = a.changed(moments, means, dims=dims + tuple(b.dims[d] for d in free_b), gaussian=True)
+    spread = min(fluctuation(a, summed_a), fluctuation(b, summed_b))
+    return merged_fidelity(replace(found, spread=spread), b)
+
+
+def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: bool = False) -> Signal:
+    """Contract two operands, minding what they have in common."""
+    a, b = call.signal(one), call.signal(two)
+    value_a, value_b = (base(call.trace, call[name].id) for name in (one, two))
+    batch = [(0, 0)] if batched else []
+    kept = len(a.dims) - 1
+    for weight, other, signal, dim in ((value_b, value_a, a, over[0]), (value_a, value_b, b, over[1])):
+        if call.trace.values[weight].kind == "parameter" and not batched:
+            found = contract(a, b, [over])
+            spread = fluctuation(signal, [dim])
+            rows = range(kept) if signal is a else range(kept, len(found.dims))
+            found = following(found, list(rows), other, math.sqrt(spread))
+            return replace(found, spread=spread)
+    a, b = _itself(a, value_a, b, over), _itself(b, value_b, a, over[::-1])
+    return contract(a, b, [over], batch)
+
+
+def _itself(a: Signal, value: int, b: Signal, over: tuple[int, int]) -> Signal:
+    """Let a value that the other operand follows follow itself."""
+    if not any(v == value for atom in b.dims[over[1]] for v, _ in atom.follows):
+        return a
+    features = [d for d in range(len(a.dims)) if d != over[0]]
+    return following(a, [over[0]], value, math.sqrt(fluctuation(a, features)))
+
+
+def base(trace: Trace, value: int) -> int:
+    """Return the value that a view shows."""
+    op = trace.producer(value)
+    while op is not None and op.functional in _VIEWS and op.inputs:
+        value = op.inputs[0]
+        op = trace.producer(value)
+    return value
 
 
 def _einsum(operands: Sequence[object], out: Sequence[int]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
@@ -67,41 +113,38 @@ def _einsum(operands: Sequence[object], out: Sequence[int]) -> "np.ndarray[tuple
 
 
 def _mm(call: Call) -> Sequence[Signal]:
-    return [contract(call.signal("self"), call.signal("mat2"), [(1, 0)])]
+    return [product(call, "self", "mat2", (1, 0))]
 
 
 def _bmm(call: Call) -> Sequence[Signal]:
-    return [contract(call.signal("self"), call.signal("mat2"), [(2, 1)], [(0, 0)])]
+    return [product(call, "self", "mat2", (2, 1), batched=True)]
 
 
 def _addmm(call: Call) -> Sequence[Signal]:
-    product = contract(call.signal("mat1"), call.signal("mat2"), [(1, 0)])
-    return [_plus(product, call)]
+    return [_plus(product(call, "mat1", "mat2", (1, 0)), call)]
 
 
 def _baddbmm(call: Call) -> Sequence[Signal]:
-    product = contract(call.signal("batch1"), call.signal("batch2"), [(2, 1)], [(0, 0)])
-    return [_plus(product, call)]
+    return [_plus(product(call, "batch1", "batch2", (2, 1), batched=True), call)]
 
 
-def _plus(product: Signal, call: Call) -> Signal:
+def _plus(found: Signal, call: Call) -> Signal:
     alpha, beta = float(call["alpha"]), float(call["beta"])
     if beta == 0:
-        return added(product, product, alpha, 0.0)
-    one, two = together(product, call.signal("self"), call.shape())
+        return added(found, found, alpha, 0.0)
+    one, two = together(found, call.signal("self"), call.shape())
     return added(one, two, alpha, beta, gaussian=True)
 
 
 def _linear(call: Call) -> Sequence[Signal]:
-    x, w = call.signal("input"), call.signal("weight")
-    y = contract(x, w, [(len(x.dims) - 1, 1)])
+    y = product(call, "input", "weight", (len(call.signal("input").dims) - 1, 1))
     if call["bias"] is None:
         return [y]
     return [added(*together(y, call.signal("bias"), call.shape()), gaussian=True)]
 
 
 def _mv(call: Call) -> Sequence[Signal]:
-    return [contract(call.signal("self"), call.signal("vec"), [(1, 0)])]
+    return [product(call, "self", "vec", (1, 0))]
 
 
 def transposed(signal: Signal) -> Signal:
@@ -110,6 +153,11 @@ def transposed(signal: Signal) -> Signal:
     order[-2:] = order[:-3:-1]
     return permuted(signal, order)
 
+
+_VIEWS = frozenset(
+    f"aten.{name}"
+    for name in "view reshape _unsafe_view t transpose permute squeeze unsqueeze expand clone detach contiguous".split()
+)
 
 RULES: Mapping[str, Rule] = {
     "aten.mm": _mm,

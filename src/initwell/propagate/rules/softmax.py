@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.atoms import centred, joined, plain, together
-from initwell.propagate.gaussian import nodes
+from initwell.propagate.concentration import weight_moments
+from initwell.propagate.gram import rescaled
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal, merged_fidelity, over_pairs
 from initwell.propagate.table import Call, Rule, UnknownSignalError
@@ -23,26 +24,19 @@ from initwell.propagate.table import Call, Rule, UnknownSignalError
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"
 
 
-def concentration(variance: float, count: int, *powers: int) -> float:
+def concentration(variance: float, count: int, *powers: int, spread: float = 0.0) -> float:
     """Compute E[p_1^a p_2^b …] of softmax weights of ``count`` independent N(0, variance) scores.
 
     Args:
         variance: of a score.
         count: T.
         *powers: a, b, …: one for each of as many different weights.
+        spread: relative variance of the rows' variances.
 
     >>> round(concentration(0.0, 8, 2) * 64, 6), round(concentration(1e-8, 5, 2, 2) * 625, 5)
     (1.0, 1.0)
     """
-    z, w = nodes((), 0.0, 1.0)
-    scores = math.sqrt(variance) * z
-    log_x = np.linspace(-40.0, 8.0, 1201) - math.log(count)
-    values = np.exp(np.minimum(log_x[:, None] + scores[None, :], 700.0))
-    decay = np.exp(-values) @ w
-    inside = decay ** (count - len(powers)) / math.factorial(sum(powers) - 1)
-    for power in powers:
-        inside = inside * (np.exp(-values + power * (log_x[:, None] + scores[None, :])) @ w)
-    return float(inside.sum() * (log_x[1] - log_x[0]))
+    return float(weight_moments(variance, count, [powers], spread)[0])
 
 
 def _known(v: float) -> float:
@@ -86,13 +80,23 @@ def _without(s: Signal, axis: int) -> Signal:
 
 
 def softmaxed(s: Signal, dim: int) -> Signal:
-    """Apply softmax along a dimension of length 2 or more."""
+    """Apply softmax along a dimension."""
+    if not s.dims[dim]:
+        return s.changed(np.ones_like(s.moments), 1.0)
     s, axis = _one_axis(s, dim, segments=False)
     count = s.atoms[axis].size
     scores = _without(s, axis)
-    agree = _shares(scores, scores.moments, lambda v: concentration(v, count, 2), 1 / count**2)
+    spread = 2 * s.spread
+    agree = _shares(scores, scores.moments, lambda v: concentration(v, count, 2, spread=spread), 1 / count**2)
     differ = (1 / count - agree) / (count - 1)
-    return s.changed(np.stack([agree, differ], axis), 1 / count).approximate(_WHY)
+    found = s.changed(np.stack([agree, differ], axis), 1 / count).approximate(_WHY)
+    return rescaled(found, dim, _forward_strength(scores.q, count, spread))
+
+
+def _forward_strength(v: float, count: int, spread: float) -> float:
+    if v < 1e-9: return 1.0
+    two, one, three, four = weight_moments(v, count, [(2,), (1, 1), (2, 1), (2, 2)], spread)
+    return float(v * (one - 4 * three + 6 * four) / (two - one))
 
 
 def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
@@ -100,22 +104,37 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
 
     At equal weights it is (g − ḡ)/T; each entry's square grows as the concentration of the weights says.
     """
+    if not s.dims[dim]:
+        return s.changed(np.zeros_like(s.moments), 0.0)
     s, axis = _one_axis(s, dim, segments=False)
     g, s = together(g, s, s.shape)
     g, axis = _one_axis(g, dim, segments=True)
     count = g.atoms[axis].size
+    spread = 2 * s.spread
 
     def weight(v: float) -> float:
         # g_t(p_t − p_t²) and, for each other u, −g_u p_t p_u.
-        alone = concentration(v, count, 2) - 2 * concentration(v, count, 3) + concentration(v, count, 4)
-        return alone + (count - 1) * concentration(v, count, 2, 2)
+        two, three, four, pair = weight_moments(v, count, [(2,), (3,), (4,), (2, 2)], spread)
+        return float(two - 2 * three + four + (count - 1) * pair)
 
     s, axis = _one_axis(s, dim, segments=False)
     scores = _without(s, axis)
     flat = (1 - 1 / count) / count**2
     factors = _shares(scores, scores.moments, weight, flat) / flat / count**2
     moments = centred(g, [axis]) * np.expand_dims(factors, axis)
-    return merged_fidelity(g.changed(np.asarray(moments), 0.0), s).approximate(_WHY)
+    found = merged_fidelity(g.changed(np.asarray(moments), 0.0), s).approximate(_WHY)
+    v = scores.q
+    return rescaled(found, dim, _backward_strength(v, count, spread) / weight(v) * (1 - 1 / count) if v > 1e-9 and count > 2 else 1.0)
+
+
+def _backward_strength(v: float, count: int, spread: float) -> float:
+    pows = [(1, 1), (2, 1), (2, 2), (3, 1), (2, 1, 1), (4, 1), (3, 2), (2, 2, 1), (4, 2), (2, 2, 2)]
+    c11, c21, c22, c31, c211, c41, c32, c221, c42, c222 = weight_moments(v, count, pows, spread)
+    n = count - 2
+    one = 2 * c31 + n * c211
+    two = c41 + c32 + n * c221
+    three = 2 * c42 + n * c222
+    return c11 - 2 * c21 + 2 * c22 + v * (one - 4 * c21 - 8 * two + 10 * c31 + 12 * c22 + 20 * three - 40 * c32)
 
 
 def _softmax(call: Call) -> Sequence[Signal]:
