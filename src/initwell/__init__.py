@@ -44,8 +44,11 @@ if TYPE_CHECKING:
     from initwell.measurement.debug_info import caffe_debug_info as caffe_debug_info
     from initwell.measurement.measurement import Measurement as Measurement
     from initwell.measurement.probe import measure as measure
+    from initwell.propagate.dry import dry as dry
+    from initwell.propagate.given import signal as signal
     from initwell.propagate.predict import predict as predict
     from initwell.propagate.prediction import Prediction as Prediction
+    from initwell.propagate.signal import Signal as Signal
     from initwell.theory.activation import Activation as Activation
     from initwell.theory.activations import activation as activation
     from initwell.theory.activations import activation_names as activation_names
@@ -72,6 +75,7 @@ _PUBLIC: dict[str, str] = {
     "constant": "initwell.initializers.basic",
     "delta_orthogonal": "initwell.initializers.orthogonal",
     "dirac": "initwell.initializers.structured",
+    "dry": "initwell.propagate.dry",
     "Gain": "initwell.theory.gain",
     "gain": "initwell.theory.gain",
     "identity": "initwell.initializers.structured",
@@ -96,6 +100,8 @@ _PUBLIC: dict[str, str] = {
     "scaled_uniform_orthogonal": "initwell.initializers.orthogonal",
     "scheme": "initwell.apply.schemes.registry",
     "scheme_names": "initwell.apply.schemes.registry",
+    "Signal": "initwell.propagate.signal",
+    "signal": "initwell.propagate.given",
     "small_random": "initwell.initializers.basic",
     "sparse": "initwell.initializers.structured",
     "truncated_normal": "initwell.initializers.basic",

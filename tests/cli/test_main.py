@@ -74,7 +74,7 @@ def test_help_and_version_are_exit_code_0(option: str, capsys: pytest.CaptureFix
     assert "initwell" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["gain", "plan", "init", "measure", "compare", "reproduce", "demo"])
+@pytest.mark.parametrize("command", ["gain", "plan", "init", "measure", "predict", "compare", "reproduce", "demo"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out

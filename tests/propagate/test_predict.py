@@ -217,8 +217,9 @@ def test_rows_parameters_charts_and_json() -> None:
     row = {r["parameter"]: r for r in found.parameters}["0.weight"]
     assert row["shape"] == (128, 48) and row["weight_rms"] == pytest.approx(1 / math.sqrt(3 * 48), rel=0.05)
     assert row["gradient_rms"] > 0
-    (chart,) = found.charts()
+    chart, growth = found.charts()
     assert [panel.title for panel in chart.panels] == ["Signal", "Gradient", "Overlap of samples"]
+    assert growth.name == "growth-by-block" and [s.label for s in growth.panels[0].series] == ["forward", "backward"]
     assert len(json.loads(found.to_json())["rows"]) == len(found.rows)
     assert "Prediction: 11 values" in str(found)
 
@@ -258,13 +259,10 @@ def gram(h: Tensor) -> Tensor:
 
 DEPENDENT: dict[str, Callable[..., Tensor]] = {
     "a value and its view": lambda x, one, two: (h := one(x)) + h.reshape(-1).reshape(h.shape),
-    "a value and its rectified self": lambda x, one, two: (h := one(x)) + torch.relu(h),
-    "tanhshrink": lambda x, one, two: nn.functional.tanhshrink(one(x)),
     "one layer on the same twice": lambda x, one, two: one(x) + one(x),
     "one layer on x and -x": lambda x, one, two: one(x) - one(-x),
     "a product with itself": lambda x, one, two: gram(one(x)),
     "a layer on what it made": lambda x, one, two: one(one(x)),
-    "a gate of itself": lambda x, one, two: (h := one(x)) * torch.sigmoid(h),
 }
 INDEPENDENT: dict[str, Callable[..., Tensor]] = {
     "a residual branch": lambda x, one, two: (h := one(x)) + two(torch.relu(h)),

@@ -139,7 +139,7 @@ def test_normalization_and_its_gradient_by_sampling() -> None:
         return found
 
     assert normalized(x, [0], 0.0).q == pytest.approx(1.0)
-    dx, _ = normalized_backward(g, x, [0], 0.0)
+    dx = normalized_backward(g, x, [0], 0.0)
     sampled = average(gradient, 300)
     np.testing.assert_allclose(dx.moments, sampled, rtol=0.05, atol=0.003)
 
@@ -149,7 +149,7 @@ def test_a_gradient_gated_by_what_is_normalized_by_sampling() -> None:
     x = Signal(independent((64, 32), 1.0).dims, independent((64, 32), 1.0).moments, 0.0, gaussian=True)
     hat = normalized(x, [0], 0.0, tag=7)
     shared = Signal(x.dims, np.array([[1.0, 0.0], [1.0, 0.0]]), 0.0)  # one gradient for all samples of a channel
-    dx, _ = normalized_backward(pulled_back(activation("relu"), hat, shared, hat), x, [0], 0.0, tag=7)
+    dx = normalized_backward(pulled_back(activation("relu"), hat, shared, hat), x, [0], 0.0, tag=7)
 
     def gradient() -> Tensor:
         t = torch.randn(64, 32, dtype=torch.float64).requires_grad_()

@@ -9,9 +9,12 @@ from initwell.cli.naming import count
 from initwell.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
-SHAPE = "a shape such as 8x3x32x32 (normal numbers) or 2x16:int100 (whole numbers below 100); commas between several"
+SHAPE = (
+    "a shape such as 8x3x32x32 (normal numbers) or 2x16:int100 (whole numbers below 100); commas between several, "
+    "NAME=SHAPE for keyword arguments"
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Example:
     """What goes into the model.
 
     Attributes:
-        batch: a tensor, or a tuple of them for several inputs.
+        batch: a tensor, a tuple of them for several inputs, or a dict of them for keyword arguments.
         targets: class numbers, (N,), where the data has them.
         shape: of one sample, (C, H, W); what a zoo net is built for.
         classes: how many the data has; 0 when unknown.
@@ -74,15 +77,32 @@ def _random(text: str, seed: int) -> Example:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    tensors = []
+    named: list[tuple[str, Tensor]] = []
     for part in text.split(","):
-        found = re.fullmatch(r"(\d+(?:x\d+)*)(?::int(\d+))?", part.strip())
+        name, _, written = part.strip().rpartition("=")
+        found = re.fullmatch(r"(\d+(?:x\d+)*)(?::int(\d+))?", written)
         shape = tuple(int(n) for n in found[1].split("x")) if found else ()
-        if found is None or 0 in shape or found[2] == "0":
+        if found is None or 0 in shape or found[2] == "0" or ("=" in part and not name.isidentifier()):
             raise ArgumentError("input", repr(text), f"Write {SHAPE}.")
-        if found[2]:
-            tensors.append(torch.randint(int(found[2]), shape, generator=generator))
-        else:
-            tensors.append(torch.randn(shape, generator=generator))
-    batch = tensors[0] if len(tensors) == 1 else tuple(tensors)
+        named.append((name, drawn(shape, int(found[2] or 0), generator)))
+    names = [name for name, _ in named]
+    if any(names) and (not all(names) or len(set(names)) < len(names)):
+        raise ArgumentError("input", repr(text), "Name every tensor, each by its own name, or none.")
+    tensors = tuple(tensor for _, tensor in named)
+    batch = dict(named) if any(names) else tensors[0] if len(tensors) == 1 else tensors
     return Example(batch, None, tuple(tensors[0].shape[1:]), 0, f"random input {text}, seed {seed}")
+
+
+def drawn(shape: tuple[int, ...], below: int, generator: "Generator") -> "Tensor":
+    """Draw a random tensor.
+
+    Args:
+        shape: of it.
+        below: whole numbers from 0 to below this; 0 for normal numbers.
+        generator: to draw from.
+    """
+    import torch
+
+    if below:
+        return torch.randint(below, shape, generator=generator)
+    return torch.randn(shape, generator=generator)

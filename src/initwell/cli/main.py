@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from initwell._version import __version__
-from initwell.cli import compare, demo, gain, models, reproduce
+from initwell.cli import compare, demo, gain, models, predict, reproduce
 from initwell.cli.output import Output
 from initwell.errors import InitwellError
 
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"initwell {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (gain, models, compare, reproduce, demo):
+    for module in (gain, models, predict, compare, reproduce, demo):
         module.add(commands)
     return top
 

@@ -4,17 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from initwell.cli import batches
+from initwell.cli import asked, batches
 from initwell.cli.batches import Example
-from initwell.cli.naming import HOW, count
-from initwell.cli.nets import Builder
 from initwell.cli.output import Output
 from initwell.errors import ArgumentError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from initwell.apply.plan import Plan
     from initwell.measurement.measurement import Measurement
     from initwell.report.tables import Table
 
@@ -28,14 +25,14 @@ def add(commands: Any) -> None:
     plan = commands.add_parser(
         "plan", help="which weights a model would get, and why; touches nothing", description="Plan an initialization."
     )
-    _model_arguments(plan, scheme_needed=True)
+    asked.add(plan, scheme_needed=True)
     plan.add_argument("--out", type=Path, metavar="FILE.json", help="save the plan, for init --plan")
     plan.set_defaults(run=run_plan)
 
     init = commands.add_parser(
         "init", help="initialize a model and print the receipt", description="Initialize a model; print the receipt."
     )
-    _model_arguments(init, scheme_needed=True)
+    asked.add(init, scheme_needed=True)
     init.add_argument("--plan", type=Path, metavar="FILE.json", help="replay a saved plan instead of --scheme")
     init.add_argument("--out", type=Path, metavar="FILE.safetensors", help="save the initialized weights")
     init.set_defaults(run=run_init)
@@ -45,7 +42,7 @@ def add(commands: Any) -> None:
         help="signal and gradient sizes through a model",
         description="Send one batch forward and backward; print the size of signal and gradient at every layer.",
     )
-    _model_arguments(measure, scheme_needed=False)
+    asked.add(measure, scheme_needed=False)
     measure.add_argument(
         "--loss",
         choices=["none", "cross-entropy"],
@@ -66,67 +63,10 @@ def add(commands: Any) -> None:
     measure.set_defaults(run=run_measure)
 
 
-def _model_arguments(parser: argparse.ArgumentParser, *, scheme_needed: bool) -> None:
-    parser.add_argument("model", help=HOW)
-    default = "required unless --plan" if scheme_needed else "as the model was built"
-    parser.add_argument("--scheme", metavar="NAME", help=f"initialize with this scheme ({default})")
-    batches.add(parser)
-    parser.add_argument(
-        "--classes", type=count, default=0, metavar="N", help="classes of a zoo net (default: the data's, or 10)"
-    )
-    parser.add_argument(
-        "--activation", metavar="NAME", help="take this activation to follow every layer; 'linear' for none"
-    )
-    parser.add_argument(
-        "--rule", action="append", default=[], metavar="PATTERN=SCHEME", help="another scheme for some modules"
-    )
-    parser.add_argument("--only", metavar="PATTERN", help="leave every other module as it is")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and random input (default 0)")
-    parser.add_argument("--json", action="store_true", help="print JSON to stdout and nothing else")
-
-
-def _model(options: argparse.Namespace, example: Example | None) -> "nn.Module":
-    import torch
-
-    shape = example.shape if example else ()
-    classes = options.classes or (example.classes if example else 0)
-    # A model's own constructor draws its weights from the global generator: --seed decides them too.
-    torch.manual_seed(options.seed)
-    return Builder(options.model)(shape, classes)
-
-
-def _rules(texts: list[str]) -> dict[str | type, object] | None:
-    rules: dict[str | type, object] = {}
-    for text in texts:
-        pattern, equals, scheme = text.rpartition("=")
-        if not (pattern and equals and scheme):
-            raise ArgumentError("rule", repr(text), "Write PATTERN=SCHEME, such as 'head*=zeros'.")
-        rules[pattern] = scheme
-    return rules or None
-
-
-def _plan(options: argparse.Namespace, model: "nn.Module", example: Example | None) -> "Plan":
-    from initwell.apply.plan import plan
-
-    if not options.scheme:
-        from initwell.apply.schemes.registry import scheme_names
-
-        raise ArgumentError("scheme", "nothing", f"Give --scheme with one of: {', '.join(scheme_names())}.")
-    return plan(
-        model,
-        options.scheme,
-        example=example.batch if example else None,
-        seed=options.seed,
-        activation=options.activation,
-        rules=_rules(options.rule),
-        only=options.only,
-    )
-
-
 def run_plan(options: argparse.Namespace, output: Output) -> int:
     """Print a plan, and save it where that was asked for."""
     example = batches.example(options, required=False)
-    found = _plan(options, _model(options, example), example)
+    found = asked.planned(options, asked.build(options, example), example)
     output.show(found, PLAN_FIRST)
     if options.out:
         found.save(options.out)
@@ -146,8 +86,8 @@ def run_init(options: argparse.Namespace, output: Output) -> int:
     from initwell.apply.write import init_
 
     example = batches.example(options, required=False)
-    model = _model(options, example)
-    chosen = Plan.load(options.plan) if options.plan else _plan(options, model, example)
+    model = asked.build(options, example)
+    chosen = Plan.load(options.plan) if options.plan else asked.planned(options, model, example)
     output.show(init_(model, chosen), PLAN_FIRST)
     if save:
         save(model, options.out)
@@ -192,9 +132,9 @@ def run_measure(options: argparse.Namespace, output: Output) -> int:
     example = batches.example(options, required=True)
     assert example is not None
     loss = _loss(options, example)
-    model = _model(options, example)
+    model = asked.build(options, example)
     if options.scheme:
-        init_(model, _plan(options, model, example))
+        init_(model, asked.planned(options, model, example))
     if options.format == "caffe":
         from initwell.measurement.debug_info import caffe_debug_info
 

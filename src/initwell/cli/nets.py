@@ -119,7 +119,10 @@ def _torchvision(name: str, **extra: Any) -> Any:
     models = _library("torchvision.models")
     if name not in models.list_models():
         raise UnknownNameError.among("model", name, models.list_models())
-    return models.get_model(name, weights=None, **extra)
+    # A detector or a segmentation net would fetch a trained backbone.
+    parameters = inspect.signature(models.get_model_builder(name)).parameters
+    backbone = {"weights_backbone": None} if "weights_backbone" in parameters else {}
+    return models.get_model(name, weights=None, **{**backbone, **extra})
 
 
 def _hf(name: str, **extra: Any) -> Any:

@@ -68,6 +68,9 @@ class _Statistics:
     """The observer that turns tensors into numbers."""
 
     def __init__(self) -> None:
+        self.restarted()
+
+    def restarted(self) -> None:
         self.rows: dict[int, dict[str, Any]] = {}
         self.inputs: dict[int, dict[str, Any]] = {}
         self.gradients: dict[int, TensorStats] = {}

@@ -260,6 +260,8 @@ def _recut(signal: Signal, dim: int, cuts: Sequence[int]) -> Signal:
 
 def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal]:
     """Broadcast two signals to one shape with the same atoms."""
+    if a.dims == b.dims and a.shape == tuple(shape) and [x.sample for x in a.atoms] == [x.sample for x in b.atoms]:
+        return a, b
     a, b = matched(expanded(a, shape), expanded(b, shape), [(d, d) for d in range(len(shape))])
     dims = tuple(
         tuple(replace(x, sample=x.sample or y.sample) for x, y in zip(p, q, strict=True))

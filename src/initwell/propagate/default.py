@@ -3,7 +3,7 @@
 from functools import cache
 
 from initwell.propagate.rules import (
-    branch,
+    arithmetic,
     contraction,
     embedding,
     lookup,
@@ -13,15 +13,17 @@ from initwell.propagate.rules import (
     pointwise,
     pool,
     resample,
+    scalar,
     shape,
     softmax,
     taps,
+    weight_norm,
     windows,
 )
 from initwell.propagate.table import RuleTable
 
 _FAMILIES = (
-    branch,
+    arithmetic,
     contraction,
     embedding,
     lookup,
@@ -31,9 +33,11 @@ _FAMILIES = (
     pointwise,
     pool,
     resample,
+    scalar,
     shape,
     softmax,
     taps,
+    weight_norm,
     windows,
 )
 _IGNORED = {

@@ -71,7 +71,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
                 found = tuple(rule(call))
             _check(trace, op, found)
             if op.index in shared:
-                found = tuple(None if s is None else s.approximate(shared[op.index]) for s in found)
+                found = tuple(s if s is None or s.joint else s.approximate(shared[op.index]) for s in found)
         except UnknownSignalError:
             found = (None,) * len(op.outputs)
             unknown[op.packet] += 1

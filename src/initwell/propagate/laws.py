@@ -12,7 +12,6 @@ import numpy as np
 from initwell.propagate.gaussian import covariance, nodes
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Gate, Image, Law, Signal
-from initwell.theory.activation import Activation
 
 _BINS = 200
 _GRID = 401
@@ -41,7 +40,7 @@ def sum_law(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
     """Return the law of alpha·a + beta·b where a is a function of a known law and b is Gaussian; else None."""
     if a.segmented or b.segmented:
         return None
-    if a.image is None or b.image is not None or b.law is not None or not b.gaussian:
+    if a.image is None or a.image.base is not None or a.gaussian or b.law is not None or not b.gaussian:
         return None
     points, weights = distribution(a.image.pre)
     values, weights = _binned(alpha * a.image.phi.fn(points), weights)
@@ -73,21 +72,20 @@ def grid_of(u: Signal) -> Array:
     return np.asarray(u.mean + spread * np.linspace(-7.0, 7.0, _GRID))
 
 
-def through(gate: Gate, phi: Activation, grid: Array, origin: Signal | None) -> tuple[Array, Array]:
-    """Return E[g²|u] and E[g|u] over a grid of u, for the part of a gradient at φ(u) that met a later mask.
+def through(gate: Gate, grid: Array, origin: Signal | None) -> tuple[Array, Array]:
+    """Return E[g²|u] and E[g|u] over a grid of u, for the part of a gradient that met a later mask.
 
     Args:
         gate: that mask, of w.
-        phi: what was applied to u.
         grid: of u.
-        origin: u; if w does not contain φ(u), the two are independent.
+        origin: u; if w contains no function of it, the two are independent.
     """
     law = gate.pre.law
     if law is None or origin is None or law.image.pre is not origin:
         return np.full_like(grid, gate.moments[(0,) * gate.moments.ndim]), np.ones_like(grid)
     z, weights = _coarse()
-    w = law.offset + law.factor * phi.fn(grid)[:, None] + math.sqrt(law.variance) * z[None, :]
-    slope = gate.phi.derivative(w.ravel()).reshape(w.shape)
+    w = law.offset + law.factor * law.image.phi.fn(grid)[:, None] + math.sqrt(law.variance) * z[None, :]
+    slope = gate.slope(w.ravel()).reshape(w.shape)
     power = np.interp(w, gate.grid, gate.power)
     passed = np.interp(w, gate.grid, gate.passed)
     return np.asarray((slope**2 * power) @ weights), np.asarray((slope * passed) @ weights)

@@ -1,6 +1,7 @@
 """Real tensors as Signals: their second moments by which indices agree, from sums and never from pairs."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -96,4 +97,6 @@ def measured_weight(tensor: Tensor) -> Signal:
         pairs = total * math.prod(n - 1 for n, p in zip(sizes, place, strict=True) if p)
         if any(place) and abs(moments[place]) < _FRESH * signal.q * math.sqrt(2 / max(pairs, 1)):
             moments[place] = 0.0
-    return signal.changed(moments, 0.0)
+    squares = tensor.detach().double().square()
+    scatter = float(squares.square().mean() / squares.mean() ** 2) - 1.0
+    return replace(signal.changed(moments, 0.0), scatter=scatter)

@@ -5,22 +5,24 @@ from typing import Any
 
 from torch import nn
 
+from initwell.propagate.checks import check_arguments, without_complex, without_nan
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
+from initwell.propagate.given import given_signals, stood_in
 from initwell.propagate.known import known_values
 from initwell.propagate.prediction import Prediction, prediction
+from initwell.propagate.route import traced
 from initwell.propagate.start import (
     Planned,
     as_mapping,
     buffer_signals,
     check_indices,
-    input_signals,
     parameter_signals,
     starting_gradients,
 )
 from initwell.propagate.table import Rule
-from initwell.trace.batch import check_batch, check_module, uncompiled
-from initwell.trace.recorder import Loss, record
+from initwell.trace.batch import check_module, uncompiled
+from initwell.trace.recorder import Loss
 
 
 def predict(
@@ -30,28 +32,34 @@ def predict(
     loss: Loss | None = None,
     plan: Planned | None = None,
     rules: Mapping[str, Rule] | None = None,
+    learning_rate: float | None = None,
 ) -> Prediction:
     """Predict how large every activation and every gradient of a model is, without running it on data.
 
     The model's own forward and backward are recorded on the meta device, which computes shapes only, and walked once
-    with second moments. Those of the batch and of real weights are measured; the model is left as it was.
+    with second moments. Those of the batch and of real weights are measured; the model is left as it was. A model that
+    reads values of its tensors, so that the meta device does not do, is run once on the batch, and the notes say so.
 
     Args:
         model: any module, in the mode (train or eval) to be predicted; real or on the meta device.
         batch: a tensor, a tuple of positional arguments, a dict of keyword arguments, or the one argument. Only its
-            moments are used: mean, and second moments by which of sample, channel, position two entries share.
+            moments are used: mean, and second moments by which of sample, channel, position two entries share. A
+            ``Signal`` (see ``signal``) may stand in the place of any floating tensor.
         loss: output → differentiable scalar. Without it the backward starts from an independent gradient of unit
             variance on every floating output, as in ``measure``.
         plan: weights as this ``Plan`` would draw them, in place of those there are.
         rules: further or other rules for this call: op packet → function of a ``Call`` that returns a Signal, or None
             for unknown, for each output.
+        learning_rate: of plain gradient descent, for the update-to-weight ratios.
 
     Returns:
         The Prediction, whose rows are those of ``measure``.
 
     Raises:
-        ArgumentError: no module, an empty batch, NaN or infinite inputs, a plan of another model, rules that are none.
-        ModelError: the model's own failure, with the module path; or a rule's.
+        ArgumentError: no module, an empty batch, NaN or infinite inputs, inputs of the wrong number type, a plan of
+            another model, rules that are none, a learning rate that is not positive.
+        ModelError: the model's own failure, with the module path; a rule's; or the model reads values and is on the
+            meta device.
 
     Source: mean-field theory of signal propagation, Poole et al. 2016 and Schoenholz et al. 2017, for whole tensors.
 
@@ -63,18 +71,21 @@ def predict(
     [('0', 'aten.mm', 1.0), ('1', 'aten.relu', 0.7000000000000001)]
     """
     check_module(model)
-    check_batch(batch, values=True)
+    batch, described = stood_in(model, batch)
+    check_arguments(model, batch, plan, learning_rate)
     table = default_table().with_rules(rules)
-    trace = record(model, batch, loss=loss, device="meta")
-    inner, notes = uncompiled(model), list[str]()
+    inner, notes = uncompiled(model), [*getattr(plan, "notes", ())]
+    trace = traced(model, batch, loss, notes)
     values = known_values(model, trace, batch)
     check_indices(trace, values)
+    moving = without_complex(trace, notes)
     start = as_mapping(
         [
-            input_signals(model, trace, batch),
-            parameter_signals(inner, trace, plan, notes),
-            buffer_signals(inner, trace, notes),
+            given_signals(model, moving, batch, described),
+            parameter_signals(inner, moving, plan, notes),
+            buffer_signals(inner, moving, notes),
             starting_gradients(trace),
         ]
     )
-    return prediction(trace, walk(trace, table, start, values), [*notes, *values.folded.notes])
+    found = walk(trace, table, without_nan(trace, start, notes), values)
+    return prediction(trace, found, [*notes, *values.folded.notes], learning_rate)

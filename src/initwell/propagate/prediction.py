@@ -1,16 +1,21 @@
 """What ``predict`` returns: one row a value, one row a parameter, and what could not be known."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from initwell.charts import Chart, Panel, Series
+from initwell.charts import Chart
 from initwell.propagate.engine import Walk
+from initwell.propagate.growth import Growth, growths
+from initwell.propagate.likeness import overlap_depth, overlap_note
+from initwell.propagate.pictures import depth_chart, growth_chart
 from initwell.propagate.signal import Signal
 from initwell.records import Row, TableRecord, plain
 from initwell.trace.ops import COPIES, VIEWS
-from initwell.trace.trace import Op, Trace
+from initwell.trace.trace import Op, Trace, functional
+
+# How many ops a note names; all are in ``Walk.unknown``.
+_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,11 @@ class Prediction(TableRecord):
             or "unknown", of forward and backward together).
         inputs: the same for the floating tensors of the batch; their ``op`` is "input".
         parameters: one mapping for each parameter: ``parameter``, ``shape``, ``weight_rms``, ``gradient_rms``,
-            ``fidelity``.
+            ``update_ratio`` (learning rate × gradient rms / weight rms; None without a learning rate, a gradient, or
+            for a weight that is all 0) and ``fidelity``.
+        growth: how sizes change from block to block, one Growth for each chain of repeated modules.
+        overlap_depth: the row, counted from 1, from which on samples are indistinguishable: their overlap is next to 1
+            in every later layer. None where they stay apart.
         unsupported: ops without a rule → how often they ran.
         trace: the ops themselves.
         notes: what could not be known, and what was approximated, in words.
@@ -37,6 +46,8 @@ class Prediction(TableRecord):
     unsupported: Mapping[str, int]
     trace: Trace = field(repr=False)
     notes: tuple[str, ...] = ()
+    growth: tuple[Growth, ...] = ()
+    overlap_depth: int | None = None
 
     def table_title(self) -> str:
         """Say what was predicted."""
@@ -57,39 +68,21 @@ class Prediction(TableRecord):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers as plain data; the trace is left out."""
-        names = ("rows", "inputs", "parameters", "unsupported", "notes")
+        names = ("rows", "inputs", "parameters", "unsupported", "growth", "overlap_depth", "notes")
         return {name: plain(getattr(self, name)) for name in names}
 
     def charts(self) -> tuple[Chart, ...]:
-        """Return the chart of sizes by depth, both directions, and of the overlap between samples.
+        """Return the charts: sizes and overlap by depth, and growth by block.
 
         Returns:
-            One chart; a panel without a known value is left out, and there is no chart without a panel.
+            The chart by depth, without the panels that no value is known for; then one for each of ``growth``.
         """
-        named = (
-            ("forward_rms", "Signal", "rms of each op's output", True),
-            ("gradient_rms", "Gradient", "rms of the gradient with respect to it", True),
-            ("overlap", "Overlap of samples", "moment between samples over q", False),
-        )
-        panels = []
-        for key, title, label, log in named:
-            points = [(float(i), row[key]) for i, row in enumerate(self.rows, 1) if _drawable(row[key], log=log)]
-            if points:
-                x, y = zip(*points, strict=True)
-                series = (Series("predicted", x, y, style="line"),)
-                panels.append(Panel(title, "op, in order of execution", label, series, y_log=log))
-        caption = (
-            "Predicted from moments alone. A healthy start is level in both directions; "
-            "an overlap that goes to 1 means that inputs become indistinguishable."
-        )
-        return (Chart("predicted-by-depth", "Predicted size by depth", caption, tuple(panels)),) if panels else ()
+        whole = depth_chart(self.rows, self.overlap_depth)
+        charts = [whole, *(growth_chart(growth, number) for number, growth in enumerate(self.growth, 1))]
+        return tuple(chart for chart in charts if chart is not None)
 
 
-def _drawable(value: float | None, *, log: bool) -> bool:
-    return value is not None and math.isfinite(value) and (value > 0 or not log)
-
-
-def prediction(trace: Trace, walk: Walk, notes: Sequence[str]) -> Prediction:
+def prediction(trace: Trace, walk: Walk, notes: Sequence[str], learning_rate: float | None = None) -> Prediction:
     """Put together what a walk found."""
     moving = trace.dependents(v.id for v in trace.values if v.kind in ("input", "parameter", "buffer"))
     rows = [
@@ -100,13 +93,18 @@ def prediction(trace: Trace, walk: Walk, notes: Sequence[str]) -> Prediction:
         for name, value in trace.inputs.items()
         if trace.values[value].is_floating
     ]
+    growth, depth = growths(trace, walk.signals), overlap_depth(trace, rows)
+    parameters = tuple(_parameter(trace, walk, name, value, learning_rate) for name, value in trace.parameters.items())
+    said = [*(text for found in growth if (text := found.said())), *overlap_note(rows, depth)]
     return Prediction(
         rows=tuple(rows),
         inputs=tuple(inputs),
-        parameters=tuple(_parameter(trace, walk, name, value) for name, value in trace.parameters.items()),
+        parameters=parameters,
         unsupported=walk.unsupported,
         trace=trace,
-        notes=(*notes, *trace.notes, *_notes(walk, rows)),
+        notes=(*said, *_update_note(parameters, learning_rate), *notes, *trace.notes, *_notes(walk, rows)),
+        growth=growth,
+        overlap_depth=depth,
     )
 
 
@@ -143,15 +141,29 @@ def _fidelity(signals: Sequence[Signal | None]) -> str:
     return "approximate" if any(s is not None and s.fidelity == "approximate" for s in signals) else "exact"
 
 
-def _parameter(trace: Trace, walk: Walk, name: str, value: int) -> dict[str, Any]:
+def _parameter(trace: Trace, walk: Walk, name: str, value: int, learning_rate: float | None) -> dict[str, Any]:
     numbers = _numbers(trace, walk, value)
+    weight, gradient = numbers["forward_rms"], numbers["gradient_rms"]
+    known = learning_rate is not None and gradient is not None and weight
     return {
         "parameter": name,
         "shape": numbers["shape"],
-        "weight_rms": numbers["forward_rms"],
-        "gradient_rms": numbers["gradient_rms"],
+        "weight_rms": weight,
+        "gradient_rms": gradient,
+        "update_ratio": learning_rate * gradient / weight if known else None,
         "fidelity": numbers["fidelity"],
     }
+
+
+def _update_note(parameters: Sequence[Row], learning_rate: float | None) -> list[str]:
+    ratios = sorted((row["update_ratio"], row["parameter"]) for row in parameters if row["update_ratio"] is not None)
+    if not ratios:
+        return []
+    (low, first), (middle, _), (high, last) = ratios[0], ratios[len(ratios) // 2], ratios[-1]
+    return [
+        f"One step of gradient descent at learning rate {learning_rate:g} changes a weight by {middle:.2g} of its size "
+        f"(median); least {first} by {low:.2g}, most {last} by {high:.2g}."
+    ]
 
 
 def _notes(walk: Walk, rows: Sequence[Row]) -> list[str]:
@@ -161,7 +173,9 @@ def _notes(walk: Walk, rows: Sequence[Row]) -> list[str]:
         found.append(f"No rule, so what they make is unknown: {ops}.")
     unknown = sum(row["fidelity"] == "unknown" for row in rows)
     if unknown:
-        ops = ", ".join(f"{name} ({n}×)" for name, n in walk.unknown.items())
-        found.append(f"Unknown: {unknown} of {len(rows)} values" + (f", through {ops}." if ops else "."))
+        through = [f"{name} ({n}×)" for name, n in walk.unknown.items() if functional(name) not in (*VIEWS, *COPIES)]
+        more = f" and {len(through) - _NAMED} more" if len(through) > _NAMED else ""
+        ops = ", through " + ", ".join(through[:_NAMED]) + more if through else ""
+        found.append(f"Unknown: {unknown} of {len(rows)} values{ops}.")
     reasons = dict.fromkeys(reason for signal in walk.signals.values() for reason in signal.reasons)
     return found + [f"Approximate: {reason}." for reason in reasons]

@@ -19,10 +19,10 @@ length 1 has no atoms at all.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from initwell.errors import ArgumentError
 from initwell.propagate.segments import Array, Patterns, patterns
 from initwell.records import Record
-from initwell.theory.activation import Activation
 
 Fidelity = Literal["exact", "approximate"]
 
@@ -44,13 +43,13 @@ class Atom(Record):
 
     Attributes:
         size: its length, at least 2.
-        sample: whether it counts samples, so that differing in it means another sample.
+        sample: whether it counts samples, so that differing in it means another sample; no matter in comparing atoms.
         parts: lengths of its segments, where they are unlike; empty when all indices are alike.
         follows: (value, strength): rows along it are linear images of that value's rows; see ``gram``.
     """
 
     size: int
-    sample: bool = False
+    sample: bool = field(default=False, compare=False)
     parts: tuple[int, ...] = ()
     follows: tuple[tuple[int, float], ...] = field(default=(), compare=False)
 
@@ -63,12 +62,46 @@ class Atom(Record):
 Dims = tuple[tuple[Atom, ...], ...]
 
 
+class Pointwise(Protocol):
+    """A function of one number, such as an ``Activation``."""
+
+    @property
+    def fn(self) -> Callable[[Array], Array]:
+        """The function, of float64 arrays."""
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """Where it is not smooth."""
+
+
 @dataclass(frozen=True, eq=False)
 class Image:
-    """Says that a value is φ(u), u the Gaussian signal ``pre``: the backward's φ′ asks for it."""
+    """Says that a value is base·φ(u), u the signal ``pre``; with no base, φ(u) alone.
 
-    phi: Activation
+    Attributes:
+        phi: the function.
+        pre: what it is a function of.
+        base: what it is multiplied by, independent of u: a gradient, or another branch.
+    """
+
+    phi: Pointwise
     pre: "Signal"
+    base: "Signal | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Average:
+    """Says that a value is an average of another's entries over some dimensions, or of their squares.
+
+    Attributes:
+        kind: E[x], E[x²], or E[(x − x̄)²].
+        of: x.
+        dims: over which the average is taken.
+    """
+
+    kind: Literal["mean", "square", "variance"]
+    of: "Signal"
+    dims: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +127,7 @@ class Gate:
     ``grid``.
     """
 
-    phi: Activation
+    slope: Callable[[Array], Array]
     pre: "Signal"
     moments: Array
     grid: Array
@@ -119,6 +152,12 @@ class Signal:
         roots: (tag, a): it contains a times the normalized value of that tag, plus what is independent of it.
         peak: above 1 where only the largest of that many entries along the spatial dimensions (2, 3, …) got a
             gradient: max pooling's backward.
+        average: what it is the average of, where it is one.
+        square_of: what it is the square of, where it is one.
+        centred_of: the mean that was taken off, where one was.
+        scatter: of a weight, the relative variance of its squared entries; of what few weights made, that of the size
+            of its channels.
+        joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
     """
@@ -135,6 +174,11 @@ class Signal:
     roots: tuple[tuple[int, float], ...] = ()
     peak: int = 1
     profile: tuple[Array, ...] = ()
+    average: Average | None = None
+    square_of: "Signal | None" = None
+    centred_of: Average | None = None
+    joint: bool = False
+    scatter: float = 0.0
     spread: float = 0.0
 
     def __post_init__(self) -> None:
@@ -143,8 +187,9 @@ class Signal:
         if self.moments.shape != lengths:
             cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
             raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)
-        means = np.broadcast_to(self.means, tuple(len(atom.patterns.parts) for atom in self.atoms))
-        object.__setattr__(self, "means", means)
+        segments = tuple(len(atom.patterns.parts) for atom in self.atoms)
+        if np.shape(self.means) != segments:
+            object.__setattr__(self, "means", np.broadcast_to(self.means, segments))
 
     @cached_property
     def atoms(self) -> tuple[Atom, ...]:
@@ -217,7 +262,8 @@ class Signal:
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
         means = self.means if means is None else means
-        return replace(self.changed(moments, means, dims=dims, gaussian=self.gaussian), peak=self.peak)
+        found = self.changed(moments, means, dims=dims, gaussian=self.gaussian)
+        return replace(found, peak=self.peak, roots=self.roots, scatter=self.scatter)
 
     def approximate(self, reason: str) -> "Signal":
         """Return it marked as approximate, and why."""

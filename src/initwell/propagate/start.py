@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -102,6 +103,10 @@ def _source(trace: Trace, value: int, given: Mapping[int, str]) -> str:
     return ", ".join(sorted(names)) or "batch"
 
 
+# Relative variance of the squared entries: E[w⁴]/E[w²]² − 1.
+_SCATTER = {"constant": 0.0, "uniform": 0.8, "truncated_normal": 1.36}
+
+
 def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, notes: list[str]) -> dict[int, Signal]:
     """Give every parameter its signal: of the plan, else of its real values, else of PyTorch's default.
 
@@ -126,7 +131,8 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
         if name in planned:
             distribution = planned[name]
             mean, std = float(distribution.mean), float(distribution.std)
-            found[value] = independent(tensor.shape, mean**2 + std**2, mean)
+            spread = _SCATTER.get(distribution.kind, 2.0)
+            found[value] = replace(independent(tensor.shape, mean**2 + std**2, mean), scatter=spread)
         elif value in found:
             continue
         elif not tensor.is_meta:
@@ -136,6 +142,7 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
             guessed.append(name)
         else:
             missing.append(name)
+    found |= _magnitudes(plan, trace, found)
     if guessed:
         notes.append(f"{len(guessed)} parameters without numbers (meta device) count as PyTorch's default draws them.")
     if missing:
@@ -150,13 +157,26 @@ def _planned(plan: Planned) -> Iterator[tuple[str, Any]]:
                 yield name, row.distribution
 
 
+def _magnitudes(plan: Planned | None, trace: Trace, found: Mapping[int, Signal]) -> dict[int, Signal]:
+    """Give the magnitudes of weight norms, which a plan sets to the norms of what it draws: ‖v‖² is n·E[v²]."""
+    sizes: dict[int, Signal] = {}
+    for row in plan.rows if plan is not None else ():
+        # What a constructor would draw has no such rows.
+        direction = getattr(row, "norm_of", "")
+        if direction in trace.parameters:
+            value = trace.parameters[row.parameter]
+            v, shape = found[trace.parameters[direction]], trace.values[value].shape
+            sizes[value] = constant(shape, math.sqrt(v.q * math.prod(v.shape) / max(math.prod(shape), 1)))
+    return sizes
+
+
 def _default(model: nn.Module, name: str, tensor: Tensor) -> Signal | None:
     # torch.nn.modules: Linear and convolutions U(±1/√fan_in), Embedding N(0, 1), norms the identity.
     path, _, own = name.rpartition(".")
     module = model.get_submodule(path)
     if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
         fan = math.prod(module.weight.shape[1:])
-        return independent(tensor.shape, 1 / (3 * fan))
+        return replace(independent(tensor.shape, 1 / (3 * fan)), scatter=0.8)
     if isinstance(module, nn.Embedding):
         return independent(tensor.shape, 1.0)
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

@@ -12,24 +12,25 @@ from torch.nn.utils.rnn import PackedSequence
 from initwell.errors import ArgumentError
 
 
-def map_tensors(structure: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(structure: Any, change: Callable[[Any], Any], kind: type = Tensor) -> Any:
     """Rebuild a nest of tuples, lists, dicts and named tuples with every tensor changed; other things stay.
 
     Args:
         structure: the nest.
         change: tensor → tensor.
+        kind: of what is changed, where it is not tensors.
     """
-    if isinstance(structure, Tensor):
+    if isinstance(structure, kind):
         return change(structure)
     if isinstance(structure, PackedSequence):
         # Its other tensors are lengths and order, which PyTorch reads on the CPU.
-        return structure._replace(data=change(structure.data))
+        return structure._replace(data=map_tensors(structure.data, change, kind))
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(map_tensors(v, change) for v in structure))
+        return type(structure)(*(map_tensors(v, change, kind) for v in structure))
     if type(structure) in (tuple, list):
-        return type(structure)(map_tensors(v, change) for v in structure)
+        return type(structure)(map_tensors(v, change, kind) for v in structure)
     if isinstance(structure, Mapping):
-        return {k: map_tensors(v, change) for k, v in structure.items()}
+        return {k: map_tensors(v, change, kind) for k, v in structure.items()}
     return structure
 
 

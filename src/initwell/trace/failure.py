@@ -14,7 +14,16 @@ _HERE = str(Path(__file__).parent)
 
 
 class NeedsValuesError(ModelError):
-    """A model whose forward looks at the numbers in a tensor, which a meta tensor does not have."""
+    """A model whose forward looks at the numbers in a tensor, which a meta tensor does not have.
+
+    Attributes:
+        place: where it does so, in words: "net.py:12 (module 'gate')"; "" as long as that is not known.
+    """
+
+    def __init__(self, message: str, place: str = "") -> None:
+        """Keep the place apart from the message."""
+        super().__init__(message)
+        self.place = place
 
 
 def failing_path(error: BaseException, paths: Mapping[int, str]) -> str | None:
@@ -66,7 +75,8 @@ def forward_failure(error: Exception, paths: Mapping[int, str], model: str) -> M
     if isinstance(error, NeedsValuesError):
         return NeedsValuesError(
             f"{model} cannot be walked on meta tensors: {place}{at} looks at the numbers in a tensor ({error}). "
-            "Data-dependent control flow needs real data: use device='real', or measure."
+            "Data-dependent control flow needs real weights and a real batch: use device='real'.",
+            f"{line} ({place})" if line else place,
         )
     return ModelError(
         f"The forward of {model} failed in {place}{at}: {type(error).__name__}: {_sentence(error)} "

@@ -54,7 +54,6 @@ def uses(trace: Trace, parameter: str) -> tuple[Op, ...]:
     """
     if parameter not in trace.parameters:
         raise UnknownNameError.among("parameter", parameter, trace.parameters)
-    moving = trace.dependents(trace.inputs.values())
     found: dict[int, Op] = {}
     waiting, seen = [trace.parameters[parameter]], set()
     while waiting:
@@ -65,7 +64,7 @@ def uses(trace: Trace, parameter: str) -> tuple[Op, ...]:
         for op in trace.consumers(value):
             if op.phase == "backward":
                 continue
-            if any(out in moving for out in op.outputs):
+            if any(out in trace.moving for out in op.outputs):
                 found[op.index] = op
             else:
                 waiting.extend(op.outputs)
@@ -159,10 +158,9 @@ def _bends_alone(trace: Trace, op: Op, value: int) -> bool:
 
     A module made of one listed activation op alone is left to that op, whose name says more.
     """
-    inside = op.path + "."
-    if any(name.startswith(inside) for name in (*trace.modules, *trace.parameters)):
+    if op.path in trace.containers:
         return False
-    group = [o for o in trace.forward_ops if (o.path, o.call) == (op.path, op.call)]
+    group = trace.run_of(op)
     work = [o for o in group if o.functional not in VIEWS]
     made = {out for o in group for out in o.outputs}
     given = {v for o in group for v in o.inputs if v not in made and trace.values[v].kind != "constant"}

@@ -1,17 +1,15 @@
-"""Context managers that leave a model, the random number generators and the backends exactly as they were."""
+"""Context managers that leave a model and the random number generators exactly as they were."""
 
 import random
-import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, deque, set)
 
@@ -140,22 +138,3 @@ def _seed_all(seed: int, *, cuda: bool) -> None:
         torch.cuda.manual_seed_all(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
-
-
-@contextmanager
-def same_route(model: nn.Module) -> Iterator[None]:
-    """Take the route that meta and real tensors share: attention unfused, nothing fused or compiled."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
-    mkldnn = torch._C._get_mkldnn_enabled()
-    compiled = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-    torch.backends.mha.set_fastpath_enabled(False)
-    # Not torch.backends.mkldnn.flags: it also touches TF32 and warns where that does not exist.
-    torch._C._set_mkldnn_enabled(mkldnn and not recurrent)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), cudnn, compiled, torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch._C._set_mkldnn_enabled(mkldnn)

@@ -1,11 +1,13 @@
 """SSA over tensors that are written in place: which value a tensor holds right now."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
+from weakref import ref
 
+import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from initwell.trace.trace import Kind, Value
 
@@ -19,27 +21,35 @@ class Memory:
         version: how often it has been written.
         writer: index of the op that wrote it last.
         kind: the kind of the first value that lived there.
+        unknown: whether its numbers are, after a write on a meta tensor that stands for it.
     """
 
     root: int
     kind: Kind
     version: int = 0
     writer: int | None = None
+    unknown: bool = False
 
 
 @dataclass
 class Held:
-    """What one tensor object holds: a value, current as of a version of its memory."""
+    """What one tensor object holds: a value, current as of a version of its memory; forgotten when the object dies."""
 
     value: int
     memory: Memory
     version: int
     whole: bool
+    alive: "ref[Tensor]"
 
 
-def dtype_name(tensor: Tensor) -> str:
-    """Return a tensor's dtype without the library's name: "float32"."""
-    return str(tensor.dtype).removeprefix("torch.")
+@cache
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype without the library's name.
+
+    >>> dtype_name(torch.float32)
+    'float32'
+    """
+    return str(dtype).removeprefix("torch.")
 
 
 class Ledger:
@@ -50,7 +60,12 @@ class Ledger:
         self._on_replace = on_replace
         self.values: list[Value] = []
         self.replaced: dict[int, list[tuple[int, int]]] = {}
-        self._held: Any = WeakTensorKeyDictionary()
+        # By the id of the tensor object, as a tensor's == compares entries; its weak reference takes it out again.
+        self._held: dict[int, Held] = {}
+
+    def _hold(self, tensor: Tensor, value: int, memory: Memory, version: int, *, whole: bool) -> None:
+        key, held = id(tensor), self._held
+        held[key] = Held(value, memory, version, whole, ref(tensor, lambda _: held.pop(key, None)))
 
     def _append(self, shape: tuple[int, ...], dtype: str, kind: Kind, **rest: Any) -> int:
         self.values.append(Value(len(self.values), shape, dtype, kind, **rest))
@@ -60,21 +75,23 @@ class Ledger:
         self, tensor: Tensor, kind: Kind, *, producer: int | None = None, source: Tensor | None = None, name: str = ""
     ) -> int:
         """Give a tensor a new value; ``source`` is the tensor that it is a view of."""
-        shared = None if source is None else self._held.get(source)
+        shared = None if source is None else self._held.get(id(source))
         base = None if shared is None else shared.memory.root
-        value = self._append(tuple(tensor.shape), dtype_name(tensor), kind, producer=producer, base=base, name=name)
+        value = self._append(
+            tuple(tensor.shape), dtype_name(tensor.dtype), kind, producer=producer, base=base, name=name
+        )
         memory = Memory(value, kind) if shared is None else shared.memory
-        self._held[tensor] = Held(value, memory, memory.version, whole=shared is None)
+        self._hold(tensor, value, memory, memory.version, whole=shared is None)
         return value
 
     def same(self, tensor: Tensor, other: Tensor) -> None:
         """Let a tensor object stand for the value that another already holds."""
-        held = self._held[other]
-        self._held[tensor] = replace(held)
+        held = self._held[id(other)]
+        self._hold(tensor, held.value, held.memory, held.version, whole=held.whole)
 
     def memory(self, tensor: Tensor) -> Memory | None:
         """Return the memory that a tensor shows, None for one never seen."""
-        held = self._held.get(tensor)
+        held = self._held.get(id(tensor))
         return None if held is None else held.memory
 
     def find(self, tensor: Tensor) -> int | None:
@@ -82,7 +99,7 @@ class Ledger:
 
         A tensor whose memory was written through another view gets a new value here, made by the op that wrote.
         """
-        held = self._held.get(tensor)
+        held = self._held.get(id(tensor))
         if held is None:
             return None
         if held.version != held.memory.version:
@@ -91,11 +108,11 @@ class Ledger:
             held.version = held.memory.version
             if not held.whole:
                 self._note(held.memory.writer, old, held.value)
-        return int(held.value)
+        return held.value
 
     def _shown(self, tensor: Tensor, memory: Memory) -> int:
         writer, root = memory.writer, memory.root
-        return self._append(tuple(tensor.shape), dtype_name(tensor), "op", producer=writer, base=root)
+        return self._append(tuple(tensor.shape), dtype_name(tensor.dtype), "op", producer=writer, base=root)
 
     def _note(self, writer: int | None, old: int, new: int) -> None:
         if writer is not None:
@@ -106,11 +123,11 @@ class Ledger:
     def write(self, tensor: Tensor, op: int) -> int:
         """Record that an op wrote into a tensor; return the id of the tensor's new value."""
         old = self.find(tensor)
-        held = self._held[tensor]
+        held = self._held[id(tensor)]
         memory = held.memory
         memory.version, memory.writer, held.version = memory.version + 1, op, memory.version + 1
         if held.whole:
-            held.value = self._append(tuple(tensor.shape), dtype_name(tensor), "op", producer=op)
+            held.value = self._append(tuple(tensor.shape), dtype_name(tensor.dtype), "op", producer=op)
             memory.root = held.value
         else:
             whole = self.values[memory.root]
@@ -119,4 +136,4 @@ class Ledger:
             held.value = self._shown(tensor, memory)
         if old is not None:
             self._note(op, old, held.value)
-        return int(held.value)
+        return held.value

@@ -17,7 +17,7 @@ _MAKERS: dict[Any, tuple[int, str]] = {
 
 
 class Literals(TorchFunctionMode):
-    """Tells of every meta tensor that is made from plain numbers what these numbers are."""
+    """Tells of every floating meta tensor that is made from plain numbers what these are; whole numbers stay real."""
 
     def __init__(self, told: Callable[[Tensor, Any], None]) -> None:
         """``told`` gets the meta tensor and the numbers, plain or nested in lists."""
@@ -31,6 +31,9 @@ class Literals(TorchFunctionMode):
         place = _MAKERS.get(func)
         if place is not None and out.is_meta:
             data = args[place[0]] if len(args) > place[0] else kwargs[place[1]]
-            if not isinstance(data, Tensor):
-                self._told(out, data)
+            if isinstance(data, Tensor):
+                return out
+            if not (out.is_floating_point() or out.is_complex()):
+                return torch.tensor(data, dtype=out.dtype, device="cpu")
+            self._told(out, data)
         return out

@@ -9,13 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from initwell.trace.failure import NeedsValuesError
 from initwell.trace.ledger import Ledger
 from initwell.trace.schema import Signature, signature
 from initwell.trace.scope import Place, Scope
+from initwell.trace.standins import Standins, tensors_in
 from initwell.trace.trace import Op, Phase, Value, ValueRef
 
 # Entries of a tensor brought from elsewhere, up to which its numbers are kept.
@@ -24,6 +23,9 @@ MOST_KEPT = 2**20
 
 class Observer(Protocol):
     """Sees the tensors of a walk as they pass by; must not keep or change them."""
+
+    def restarted(self) -> None:
+        """Forget what was seen: the walk begins anew."""
 
     def given(self, value: Value, tensor: Tensor) -> None:
         """See an input of the batch, before the forward."""
@@ -36,6 +38,11 @@ class Observer(Protocol):
 
     def gradient(self, value: int, tensor: Tensor) -> None:
         """See the whole gradient of a value, after every use of it has added its part."""
+
+
+# What `torch.tensor` ends with on real tensors alone; it makes nothing.
+_LIFTED = torch.ops.aten.lift_fresh.default
+_WRITTEN_AS_IS = (bool, int, float, complex, str)
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -57,17 +64,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, ledger: Ledger, scope: Scope, *, meta: bool, observer: Observer | None = None) -> None:
         """Record into ``ledger``; ``meta`` says that real tensors met on the way are to be replaced by meta ones."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.ledger, self.scope, self.meta, self.observer = ledger, scope, meta, observer
+        self.ledger, self.scope, self.observer = ledger, scope, observer
+        self.standins = Standins(ledger, self.bring) if meta else None
         self.ops: list[Op] = []
         self.gradients: dict[int, int] = {}
         self.written: list[tuple[Tensor, Tensor]] = []
         self.constants: dict[int, Tensor] = {}
-        self.twins: Any = WeakTensorKeyDictionary()
         self._numbers: Any = WeakTensorKeyDictionary()
         self.phase: Phase = "forward"
         self._paused = False
         self._pending: list[tuple[Tensor, int, int]] = []
-        self._signatures: dict[Any, Signature] = {}
+        self._signatures: dict[Any, tuple[str, Signature]] = {}
         self._op_of_node: dict[int, int] = {}
         self._first_node: list[int] = []
 
@@ -83,53 +90,26 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one op and write it down."""
         kwargs = kwargs or {}
-        if self._paused:
+        if self._paused or func is _LIFTED:
             return func(*args, **kwargs)
-        self.flush()
-        if self.meta:
-            args, kwargs = self._moved(args, kwargs)
+        if self._pending:
+            self.flush()
+        call = (args, kwargs) if self.standins is None else self.standins.prepared(func, args, kwargs)
+        if call is None:
+            return args[0]
+        given, (args, kwargs) = args, call
         if func not in self._signatures:
-            self._signatures[func] = signature(func)
-        known = self._signatures[func]
+            self._signatures[func] = str(func), signature(func)
+        name, known = self._signatures[func]
         bound = known.bind(args, kwargs)
         inputs: dict[int, None] = {}
         arguments = {name: self._described(a, inputs) for name, a in bound.items()}
-        targets = [t for name in known.written for t in _tensors(bound.get(name))]
+        targets = [t for name in known.written for t in tensors_in(bound.get(name))]
         for target in targets:
             self._save(target)
-        out = self._run(func, args, kwargs)
-        self._write_down(str(func), tuple(inputs), arguments, known, bound, targets, out)
+        out = func(*args, **kwargs) if self.standins is None else self.standins.run(func, given, args, kwargs)
+        self._write_down(name, tuple(inputs), arguments, known, bound, targets, out)
         return out
-
-    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if not self.meta or not any(t.is_meta for t in _tensors((args, kwargs))):
-            return func(*args, **kwargs)
-        try:
-            return func(*args, **kwargs)
-        except (NotImplementedError, RuntimeError) as error:
-            # Ops whose result depends on the numbers have no meta kernel, or say that they cannot be called on one.
-            if isinstance(error, NotImplementedError) or "meta tensor" in str(error):
-                raise NeedsValuesError(f"{func} has no result on meta tensors") from error
-            raise
-
-    def _moved(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        found = _tensors((args, kwargs))
-        if all(t.is_meta for t in found) or not any(t.is_meta for t in found):
-            return args, kwargs
-        return _mapped(args, self._twin), _mapped(kwargs, self._twin)
-
-    def _twin(self, tensor: Tensor) -> Tensor:
-        if tensor.is_meta:
-            return tensor
-        twin: Tensor | None = self.twins.get(tensor)
-        if twin is None:
-            twin = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
-            self.twins[tensor] = twin
-            if self.ledger.find(tensor) is not None:
-                self.ledger.same(twin, tensor)
-            else:
-                self.stands_for(twin, tensor)
-        return twin
 
     def stands_for(self, twin: Tensor, tensor: Tensor) -> None:
         """Remember the numbers that a meta tensor would have, if it turns out to be a constant of the model's."""
@@ -157,10 +137,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 id = self.bring(argument)
             inputs[id] = None
             return ValueRef(id)
+        if argument is None or isinstance(argument, _WRITTEN_AS_IS):
+            return argument
         if isinstance(argument, (list, tuple)):
             return tuple(self._described(a, inputs) for a in argument)
-        if argument is None or isinstance(argument, (bool, int, float, complex, str)):
-            return argument
         return str(argument)
 
     def _save(self, tensor: Tensor) -> None:
@@ -169,6 +149,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         owned = memory is None or memory.kind in ("parameter", "constant")
         if owned and not tensor.is_meta:
             self.written.append((tensor, tensor.detach().clone()))
+        if memory is not None and tensor.is_meta:
+            memory.unknown = True
 
     def _write_down(
         self,
@@ -187,7 +169,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         returned = out if isinstance(out, tuple) and len(known.sources) > 1 else (out,)
         for place, group in enumerate(returned):
             source = bound.get(known.sources[place] or "") if place < len(known.sources) else None
-            for tensor in _tensors(group):
+            for tensor in tensors_in(group):
                 value = of_target.get(id(tensor))
                 if value is None:
                     value = self._add_output(tensor, index, source)
@@ -203,7 +185,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._observe(op, made)
 
     def _add_output(self, tensor: Tensor, index: int, source: Any) -> int:
-        shown = source if isinstance(source, Tensor) else next(iter(_tensors(source)), None)
+        shown = source if isinstance(source, Tensor) else next(iter(tensors_in(source)), None)
         return self.ledger.add(tensor, "op", producer=index, source=shown)
 
     def _observe(self, op: Op, made: list[tuple[Tensor, int]]) -> None:
@@ -236,8 +218,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def flush(self) -> None:
         """Finish the outputs of the last forward op, whose autograd metadata is set by now."""
         pending, self._pending = self._pending, []
-        if not pending:
-            return
         with self.unrecorded():
             for tensor, value, op in pending:
                 whole = tensor._base if tensor._is_view() else None
@@ -276,23 +256,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def record_gradient(self, value: int, gradient: Tensor) -> None:
         """Tie a gradient to the value it is the gradient of, and show it to the observer."""
-        with self.unrecorded(), torch.no_grad():
-            id = self.ledger.find(gradient)
-            if id is None:
-                id = self.ledger.add(gradient, "constant")
-            self.gradients[value] = id
-            if self.observer is not None:
+        id = self.ledger.find(gradient)
+        if id is None:
+            id = self.ledger.add(gradient, "constant")
+        self.gradients[value] = id
+        if self.observer is not None:
+            with self.unrecorded(), torch.no_grad():
                 self.observer.gradient(value, gradient)
 
     def finished_ops(self) -> tuple[Op, ...]:
         """Return the ops, each with the values that it replaced."""
         replaced = self.ledger.replaced
-        return tuple(replace(op, mutates=tuple(replaced.get(op.index, ()))) for op in self.ops)
-
-
-def _tensors(structure: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(structure) if isinstance(leaf, Tensor)]
-
-
-def _mapped(structure: Any, change: Any) -> Any:
-    return tree_map_only(Tensor, change, structure)
+        return tuple(replace(op, mutates=tuple(replaced[i])) if i in replaced else op for i, op in enumerate(self.ops))

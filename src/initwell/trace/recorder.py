@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from initwell.errors import ArgumentError, ModelError
 from initwell.trace.batch import as_arguments, check_batch, check_module, map_tensors, tensors, uncompiled
 from initwell.trace.failure import NeedsValuesError, forward_failure, where
-from initwell.trace.keep import model_kept, random_kept, same_route, written_back
+from initwell.trace.keep import model_kept, random_kept, written_back
 from initwell.trace.ledger import Ledger
 from initwell.trace.literals import Literals
 from initwell.trace.mode import Observer, Recorder
+from initwell.trace.route import same_route, shapes_completed
 from initwell.trace.scope import Scope
 from initwell.trace.start import on_meta, unit_gradient
 from initwell.trace.trace import Trace
@@ -40,7 +41,8 @@ def record(
         batch: a tensor, a tuple of positional arguments, a dict of keyword arguments, or the one argument.
         loss: output → scalar tensor; without it the backward starts from an independent gradient of unit variance on
             every floating output.
-        device: "meta" computes shapes only and allocates no weights; "real" runs on the caller's tensors.
+        device: "meta" computes shapes only and allocates no weights, but integers and booleans of the batch keep their
+            numbers; "real" runs on the caller's tensors.
         observer: sees the tensors as they pass by.
         backward: False stops after the forward.
         seed: of dropout masks and of the starting gradient.
@@ -62,11 +64,26 @@ def record(
     _check_model(model, real=device == "real")
     check_batch(batch, values=False)
     walk = _Walk(model, meta=device == "meta", observer=observer, seed=seed)
+    try:
+        return _walked(walk, batch, loss, backward=backward)
+    except ModelError as error:
+        if "requires_grad flags of leaf" not in str(error.__cause__):
+            raise
+    # A model that turns its input's gradient on or off by itself cannot do so where the input has one already.
+    if observer is not None:
+        observer.restarted()
+    walk = _Walk(model, meta=walk.meta, observer=observer, seed=seed, input_gradients=False)
+    return _walked(walk, batch, loss, backward=backward)
+
+
+def _walked(walk: "_Walk", batch: Any, loss: Loss | None, *, backward: bool) -> Trace:
+    model, seed = walk.model, walk.seed
     with ExitStack() as stack:
-        for context in (model_kept(model), written_back(walk.recorder.written), random_kept(seed), same_route(model)):
+        for context in (model_kept(model), written_back(walk.recorder.written), random_kept(seed), same_route()):
             stack.enter_context(context)
-        if walk.meta:
-            stack.enter_context(on_meta(model, walk.recorder.twins))
+        if walk.recorder.standins is not None:
+            stack.enter_context(on_meta(model, walk.recorder.standins.twins))
+            stack.enter_context(shapes_completed())
         walk.forward(batch, loss)
         if backward:
             walk.backward()
@@ -93,8 +110,10 @@ def _normal(tensor: Tensor) -> Tensor:
 class _Walk:
     """The state of one call of ``record``."""
 
-    def __init__(self, model: nn.Module, *, meta: bool, observer: Observer | None, seed: int) -> None:
-        self.model, self.meta, self.seed = model, meta, seed
+    def __init__(
+        self, model: nn.Module, *, meta: bool, observer: Observer | None, seed: int, input_gradients: bool = True
+    ) -> None:
+        self.model, self.meta, self.seed, self.input_gradients = model, meta, seed, input_gradients
         self.scope = Scope(model)
         self.recorder = Recorder(
             Ledger(None if observer is None else observer.replaced), self.scope, meta=meta, observer=observer
@@ -106,6 +125,8 @@ class _Walk:
         self.starts: list[tuple[Tensor, Tensor]] = []
         self.loss: int | None = None
         self.notes: list[str] = []
+        if not input_gradients:
+            self.notes.append("The model sets its input's requires_grad itself: no gradient of the input is known.")
 
     def _add_state(self) -> None:
         ledger = self.recorder.ledger
@@ -128,8 +149,10 @@ class _Walk:
         return args, kwargs
 
     def _copy(self, tensor: Tensor) -> Tensor:
-        leaf = torch.empty_like(tensor, device="meta") if self.meta else _normal(tensor.detach())
-        if leaf.is_floating_point():
+        # Whole numbers keep what they are: lengths, positions and masks are small, and models do look at them.
+        shape_only = self.meta and (tensor.is_floating_point() or tensor.is_complex())
+        leaf = torch.empty_like(tensor, device="meta") if shape_only else _normal(tensor.detach())
+        if leaf.is_floating_point() and self.input_gradients:
             leaf.requires_grad_()
             self.leaves.append(leaf)
         return leaf.clone()

@@ -23,6 +23,8 @@ class Signature:
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return every argument by name, defaults filled in."""
+        if not kwargs and len(args) == len(self.names):
+            return dict(zip(self.names, args, strict=True))
         given = dict(zip(self.names, args, strict=False))
         extra = {f"argument_{i}": v for i, v in enumerate(args[len(self.names) :], len(self.names))}
         rest = {n: kwargs.get(n, self.defaults.get(n)) for n in self.names[len(args) :]}

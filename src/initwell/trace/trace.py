@@ -159,12 +159,12 @@ class Trace(TableRecord):
         names = (f.name for f in fields(self) if f.name != "constants")
         return {name: plain(getattr(self, name)) for name in names}
 
-    @property
+    @cached_property
     def forward_ops(self) -> tuple[Op, ...]:
         """The ops of the forward, in order; those of the loss included."""
         return tuple(op for op in self.ops if op.phase == "forward")
 
-    @property
+    @cached_property
     def backward_ops(self) -> tuple[Op, ...]:
         """The ops of autograd's backward, in order."""
         return tuple(op for op in self.ops if op.phase == "backward")
@@ -187,6 +187,28 @@ class Trace(TableRecord):
         for op in self.forward_ops:
             if op.functional not in FROM_SHAPE and any(value in found for value in op.inputs):
                 found.update(op.outputs, (new for _, new in op.mutates))
+        return found
+
+    @cached_property
+    def moving(self) -> frozenset[int]:
+        """The forward values that depend on the batch; weights, and what is made of weights alone, do not."""
+        return frozenset(self.dependents(self.inputs.values()))
+
+    @cached_property
+    def containers(self) -> frozenset[str]:
+        """The paths of modules that hold other modules or parameters."""
+        names = (*self.modules, *self.parameters)
+        return frozenset(name[:i] for name in names for i, letter in enumerate(name) if letter == ".")
+
+    def run_of(self, op: Op) -> tuple[Op, ...]:
+        """Return the forward ops of one call of one module, that which ran ``op``, in order."""
+        return tuple(self._runs[op.path, op.call])
+
+    @cached_property
+    def _runs(self) -> dict[tuple[str, int], list[Op]]:
+        found: dict[tuple[str, int], list[Op]] = {}
+        for op in self.forward_ops:
+            found.setdefault((op.path, op.call), []).append(op)
         return found
 
     @cached_property

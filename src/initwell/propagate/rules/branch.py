@@ -5,18 +5,31 @@ the product of the moments. Assumption: the branches are independent of each oth
 between them makes so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from initwell.propagate.atoms import together
+from initwell.propagate.functions import (
+    Function,
+    as_image,
+    combined,
+    composed,
+    evaluated,
+    is_line,
+    line,
+    shared_images,
+    unscaled,
+)
+from initwell.propagate.gaussian import variances
 from initwell.propagate.gram import mixed
 from initwell.propagate.laws import sum_law
+from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, constant, independent, merged_fidelity, product_of_means
-from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.propagate.signal import Image, Pointwise, Signal, by_pattern, constant, merged_fidelity, product_of_means
+from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
 
@@ -28,7 +41,9 @@ def scaled(signal: Signal, factor: float) -> Signal:
     roots = tuple((tag, a * factor) for tag, a in signal.roots)
     square = factor**2
     gates = tuple(replace(g, moments=g.moments * square, power=g.power * square) for g in signal.gates)
-    return replace(found, roots=roots, gates=gates, peak=signal.peak, profile=signal.profile)
+    before = as_image(signal)
+    image = replace(before, phi=composed(line(factor), before))
+    return replace(found, roots=roots, gates=gates, peak=signal.peak, profile=signal.profile, image=image)
 
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
@@ -68,64 +83,95 @@ def operand(call: Call, name: str) -> Signal:
     raise UnknownSignalError(name)
 
 
-def _is_number(call: Call, name: str) -> bool:
-    return isinstance(call[name], (int, float)) or (call.has(name) and _fixed(call.signal(name)))
-
-
-def _fixed(signal: Signal) -> bool:
-    # A tensor that holds one known number everywhere, such as a running variance of 1 or a LayerNorm's weight.
+def fixed(signal: Signal) -> bool:
+    """Whether it is one known number everywhere, such as a running variance of 1 or a LayerNorm's weight."""
     return abs(signal.q - signal.mean**2) <= 1e-12 * signal.q
 
 
-def _sum(sign: float) -> Rule:
-    def rule(call: Call) -> Sequence[Signal]:
-        beta = sign * float(call["alpha"] if call["alpha"] is not None else 1.0)
-        if call["self"] == call["other"]:
-            return [scaled(call.signal("self"), 1.0 + beta)]
-        a, b = together(operand(call, "self"), operand(call, "other"), call.shape())
-        fixed = _is_number(call, "other")
-        return [added(a, b, 1.0, beta, gaussian=a.gaussian if fixed else None)]
-
-    return rule
-
-
-def _mul(call: Call) -> Sequence[Signal]:
-    for one, two in (("self", "other"), ("other", "self")):
-        if _is_number(call, two) and call.has(one):
-            factor = operand(call, two).mean
-            a, _ = together(call.signal(one), operand(call, two), call.shape())
-            same = a.dims == call.signal(one).dims
-            return [scaled(call.signal(one) if same else a, factor)]
-    a, b = together(operand(call, "self"), operand(call, "other"), call.shape())
-    product = multiplied(a, b)
-    if call["self"] == call["other"]:
-        product = product.approximate("a value multiplied with itself was taken as a product of independent ones")
-    return [product]
+def shifted(signal: Signal, offset: float) -> Signal:
+    """Add a number: the same everywhere, it changes the mean."""
+    if offset == 0:
+        return signal
+    before = as_image(signal)
+    image = replace(before, phi=composed(line(1.0, offset), before)) if before.base is None else None
+    both = by_pattern(signal.atoms, signal.means) + by_pattern(signal.atoms, signal.means, second=True)
+    moments = signal.moments + offset**2 + offset * both
+    found = signal.changed(moments, signal.means + offset, gaussian=signal.gaussian)
+    law = signal.law
+    law = law and replace(law, values=law.values + offset, offset=law.offset + offset)
+    return replace(found, roots=signal.roots, law=law, image=None if law else image)
 
 
-def _div(call: Call) -> Sequence[Signal]:
-    if not _is_number(call, "other"):
-        raise UnknownSignalError("a division by a tensor")
-    divisor = operand(call, "other")
-    a, _ = together(operand(call, "self"), divisor, call.shape())
-    return [scaled(a, 1.0 / divisor.mean)]
+def summed_jointly(a: Signal, b: Signal, alpha: float, beta: float) -> Signal | None:
+    """Add alpha·a + beta·b where both are functions of one Gaussian with the same base; else None."""
+    images = shared_images(a, b) or _based(a, b)
+    if images is None or images[0].base is not images[1].base:
+        return None
+    one, two = images
+    first, second = composed(line(alpha), one), composed(line(beta), two)
+    if is_line(first) and is_line(second):
+        (c, d), (e, f) = (phi.line for phi in (first, second))  # type: ignore[attr-defined]
+        phi: Pointwise = line(c + e, d + f)
+    else:
+        phi = combined(first, second, np.add)
+    return replace(merged_fidelity(_of_image(Image(phi, one.pre, one.base)), a, b), joint=True)
 
 
-def _bernoulli(call: Call) -> Sequence[Signal]:
-    """A mask of independent ones with probability p: dropout's, before it is divided by p."""
-    p = float(call["p"])
-    return [independent(call.shape(), p, p)]
+def _of_image(image: Image) -> Signal:
+    if image.base is None:
+        return evaluated(image)
+    return replace(gated(image.phi, image.pre, image.base), image=image)
 
 
-def _neg(call: Call) -> Sequence[Signal]:
-    return [scaled(call.signal("self"), -1.0)]
+def _based(a: Signal, b: Signal) -> tuple[Image, Image] | None:
+    """Return images where one operand is the other's base itself, as in g + g·f(u)."""
+    one, two = as_image(a), as_image(b)
+    if two.base is None and one.base is not None:
+        found = _based(b, a)
+        return found and (found[1], found[0])
+    if two.base is None or one.base is not None or one.pre is not two.base or a.dims != b.dims:
+        return None
+    slope, offset = one.phi.line if isinstance(one.phi, Function) and one.phi.line else (0.0, 1.0)
+    return (Image(line(0.0, slope), two.pre, two.base), two) if offset == 0 else None
 
 
-RULES: Mapping[str, Rule] = {
-    "aten.add": _sum(1.0),
-    "aten.sub": _sum(-1.0),
-    "aten.mul": _mul,
-    "aten.div": _div,
-    "aten.neg": _neg,
-    "aten.bernoulli": _bernoulli,
-}
+def multiplied_jointly(a: Signal, b: Signal) -> Signal | None:
+    """Multiply where both are functions of one Gaussian, and at most one has a base; else None."""
+    images = shared_images(a, b)
+    if images is None or (images[0].base is not None and images[1].base is not None):
+        return None
+    one, two = images
+    base = one.base if one.base is not None else two.base
+    phi = combined(one.phi, two.phi, np.multiply)
+    return replace(merged_fidelity(_of_image(Image(phi, one.pre, base)), a, b), joint=True)
+
+
+def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
+    """Multiply two independent signals; the result remembers which function of what the factor is."""
+    image = as_image(factor)
+    if base.dims != factor.dims or base.shape != tuple(shape):
+        one, two = together(base, factor, shape)
+        return multiplied(one, two)
+    if image.base is not None or image.pre.dims != factor.dims:
+        image = Image(line(1.0), factor)
+    whole, times = unscaled(base)
+    phi = combined(image.phi, line(0.0, times), np.multiply) if times != 1 else image.phi
+    return replace(multiplied(base, factor), image=Image(phi, image.pre, whole))
+
+
+def inverted(x: Signal) -> Signal:
+    """Return 1/x, where x keeps away from 0.
+
+    Raises:
+        UnknownSignalError: it does not, so that 1/x has no second moment.
+    """
+    image = as_image(x)
+    if image.base is not None:
+        image = Image(line(1.0), x)
+    phi = composed(Function(lambda u: 1 / u), image)
+    spread = np.sqrt(variances(image.pre).max(initial=0.0))
+    values = image.phi.fn(image.pre.mean + spread * np.linspace(-6.0, 6.0, 241))
+    size = np.abs(values)
+    if size.min() < 1e-3 * size.max() and size.max() > 0 and (values.min() <= 0 <= values.max() or spread == 0):
+        raise UnknownSignalError("a division by what may be 0")
+    return merged_fidelity(evaluated(Image(phi, image.pre)), x)

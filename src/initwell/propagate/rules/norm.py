@@ -14,6 +14,10 @@ x̂ has the mean a(u − E u)/var u and the variance 1 − a²/var u; so E[(g x�
 
 1/s² is larger than 1/E[s²]: over ν independent entries s² is a χ² with E[1/s²] = ν/(ν−2)/E[s²], and correlated ones
 count as 1/ν = the average of their squared correlations over all pairs.
+
+Group norm takes its axes from a view that cuts the channels; instance norm reaches ATen as batch norm of such a view.
+The scale's gradient is g·x̂ summed over all that the scale is shared by, and so is the same E[g x̂ g' x̂'].
+Assumption: running statistics, where they are used, are independent of the values that they are applied to.
 """
 
 import math
@@ -26,11 +30,15 @@ from initwell.propagate.atoms import centred as centred_moments
 from initwell.propagate.atoms import over_all, together, viewed
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
+from initwell.propagate.measured import measured
 from initwell.propagate.rules.branch import added, multiplied, scaled
+from initwell.propagate.rules.scatter import inverse_size
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
-from initwell.propagate.signal import Signal, merged_fidelity, over_pairs
+from initwell.propagate.signal import Gate, Signal, merged_fidelity, over_pairs
 from initwell.propagate.table import Call, Rule
+from initwell.trace.ops import COPIES, VIEWS
+from initwell.trace.trace import Op
 
 
 def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = True, tag: int = -1) -> Signal:
@@ -65,8 +73,15 @@ def _centred(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[A
 
 
 def normalized_backward(
-    g: Signal, x: Signal, dims: Sequence[int], eps: float, *, centred: bool = True, tag: int = -1
-) -> tuple[Signal, Signal]:
+    g: Signal,
+    x: Signal,
+    dims: Sequence[int],
+    eps: float,
+    *,
+    centred: bool = True,
+    tag: int = -1,
+    gates: Sequence[Gate] = (),
+) -> Signal:
     """Take a gradient back through a normalization.
 
     Args:
@@ -76,32 +91,44 @@ def normalized_backward(
         eps: as in the forward.
         centred: as in the forward.
         tag: as in the forward.
+        gates: the masks that g went through last, where it does not itself remember them.
 
     Returns:
-        The gradient at x, and g·x̂ averaged over the dimensions: the scale's gradient over their size.
+        The gradient at x.
     """
     g, x = together(g, x, x.shape)
     axes = g.axes(dims)
-    moments, variance = _centred(x, dims, centred=centred)
-    positive = np.maximum(variance, 1e-300)
+    hat, variance = _unit(x, dims, centred=centred)
     share = variance / (variance + eps)
-    hat = moments / over_pairs(x.atoms, np.sqrt(positive))
-    cross = over_all(g, _with_itself(g, hat, tag), axes)
+    cross = over_all(g, _with_itself(g, hat, tag, gates or g.gates), axes)
     inner = centred_moments(g, axes) if centred else g.moments
     found = inner - cross * hat * over_pairs(x.atoms, np.sqrt(share * (2 - share)))
     free = 1 / np.maximum(over_all(g, hat**2, axes)[tuple(slice(n) for n in share.shape)], 1e-12)
     varies = np.where(free > 2.5, 1 + share * (free / np.maximum(free - 2, 0.5) - 1), 1.0)
     scale = np.sqrt(varies / (variance + eps))
     dx = replace(g.changed(found * over_pairs(g.atoms, scale), 0.0), profile=g.profile)
-    kept = tuple(() if d in dims else dim for d, dim in enumerate(g.dims))
-    cross = cross * over_pairs(g.atoms, np.sqrt(share))
-    cross = cross[tuple(0 if i in axes else slice(None) for i in range(cross.ndim))]
-    return merged_fidelity(dx, x), g.changed(np.asarray(cross), 0.0, dims=kept)
+    return merged_fidelity(dx, x)
 
 
-def _with_itself(g: Signal, hat: Array, tag: int) -> Array:
+def _unit(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, Array]:
+    """Return the moments of x̂ at eps = 0, and the variance that x was divided by."""
+    moments, variance = _centred(x, dims, centred=centred)
+    return moments / over_pairs(x.atoms, np.sqrt(np.maximum(variance, 1e-300))), variance
+
+
+def times_hat(
+    g: Signal, x: Signal, dims: Sequence[int], eps: float, *, tag: int = -1, gates: Sequence[Gate] = ()
+) -> Signal:
+    """Multiply a gradient by x̂, entry by entry; the arguments are those of ``normalized_backward``."""
+    g, x = together(g, x, x.shape)
+    hat, variance = _unit(x, dims)
+    moments = _with_itself(g, hat, tag, gates or g.gates) * over_pairs(x.atoms, np.sqrt(variance / (variance + eps)))
+    return merged_fidelity(g.changed(moments, 0.0), x)
+
+
+def _with_itself(g: Signal, hat: Array, tag: int, gates: Sequence[Gate]) -> Array:
     """Return E[g x̂ g' x̂'], for a gradient that may have been gated by what x̂ is part of."""
-    gate = g.gates[0] if len(g.gates) == 1 and not g.segmented else None
+    gate = gates[0] if len(gates) == 1 and not g.segmented else None
     a = sum(c for t, c in gate.pre.roots if t == tag) if gate else 0.0
     if gate is None or a == 0.0:
         return np.asarray(g.moments * hat)
@@ -111,7 +138,7 @@ def _with_itself(g: Signal, hat: Array, tag: int) -> Array:
         variance, centre = covariance(u)[0], np.full_like(points, u.mean)
     else:
         variance, centre = u.law.variance, np.repeat(u.law.values, points.size // u.law.values.size)
-    slope = gate.phi.derivative(points)
+    slope = gate.slope(points)
     once = weights * slope * np.interp(points, gate.grid, gate.passed)
     twice = weights * slope**2 * np.interp(points, gate.grid, gate.power)
     if variance <= 0 or once.sum() == 0 or twice.sum() == 0:
@@ -130,12 +157,12 @@ def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
     found = hat
     if call["weight"] is not None:
         weight = viewed(call.signal("weight"), shape)
-        if abs(weight.q - weight.mean**2) <= 1e-12 * weight.q:
+        if _fixed(weight):
             found = scaled(found, weight.mean)
         else:
-            found = replace(
-                multiplied(*together(found, weight, call.shape())), gaussian=found.gaussian, profile=found.profile
-            )
+            product = multiplied(*together(found, weight, call.shape()))
+            roots = tuple((tag, a * weight.rms) for tag, a in found.roots)
+            found = replace(product, gaussian=found.gaussian, profile=found.profile, roots=roots)
     if call["bias"] is not None:
         roots = found.roots
         bias = viewed(call.signal("bias"), shape)
@@ -147,9 +174,13 @@ def _unscaled(call: Call, g: Signal, shape: Sequence[int]) -> Signal:
     if call["weight"] is None:
         return g
     weight = viewed(call.signal("weight"), shape)
-    if abs(weight.q - weight.mean**2) <= 1e-12 * weight.q:
+    if _fixed(weight):
         return scaled(g, weight.mean)
-    return multiplied(*together(g, weight, g.shape))
+    return replace(multiplied(*together(g, weight, g.shape)), profile=g.profile)
+
+
+def _fixed(weight: Signal) -> bool:
+    return abs(weight.q - weight.mean**2) <= 1e-12 * weight.q
 
 
 def _channels(call: Call, name: str = "input") -> tuple[list[int], tuple[int, ...]]:
@@ -172,32 +203,53 @@ def _batch_norm(call: Call) -> Sequence[Signal | None]:
 
 
 def _running(call: Call, x: Signal, layout: Sequence[int], eps: float) -> Signal:
-    mean, variance = viewed(call.signal("running_mean"), layout), call.signal("running_var")
+    mean = viewed(call.signal("running_mean"), layout)
     centred = x if mean.q == 0 else added(*together(x, mean, x.shape), 1.0, -1.0, gaussian=x.gaussian)
-    found = scaled(centred, 1 / math.sqrt(variance.mean + eps))
-    varies = variance.q - variance.mean**2 > 1e-9 * variance.q
-    return found.approximate("running variances that vary between channels count by their mean") if varies else found
+    return _by_running_variance(call, centred, layout, eps)
+
+
+def _by_running_variance(call: Call, x: Signal, layout: Sequence[int], eps: float) -> Signal:
+    """Divide by √(v + eps), v the running variances: the average of 1/(v + eps) is larger than 1 over that of v."""
+    v = call.value("running_var")
+    if v is None:
+        return scaled(x, 1 / math.sqrt(call.signal("running_var").mean + eps))
+    factor = viewed(measured((v.double() + eps).rsqrt()), layout)
+    if _fixed(factor):
+        return scaled(x, factor.mean)
+    product = multiplied(*together(x, factor, x.shape))
+    return replace(product, gaussian=x.gaussian, profile=x.profile).approximate(_UNEVEN)
+
+
+_UNEVEN = "running variances that differ between channels, as independent of the values that they divide"
+
+
+def _gates(call: Call) -> Sequence[Gate]:
+    """Return the masks that the arriving gradient met last: before views, if nothing but views came after."""
+    ref = call["grad_out"]
+    g = call.of(ref)
+    op = call.trace.producer(ref.id)
+    while not g.gates and op is not None and _shows(op) and op.inputs[0] in call.known:
+        g, op = call.known[op.inputs[0]], call.trace.producer(op.inputs[0])
+    return g.gates
+
+
+def _shows(op: Op) -> bool:
+    return op.functional in VIEWS or op.functional in COPIES
 
 
 def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
     g, x, eps = call.signal("grad_out"), call.signal("input"), float(call["eps"])
     dims, layout = _channels(call)
-    n = math.prod(x.shape[d] for d in dims)
-    tag = call.forward().outputs[0]
+    tag, gates = call.forward().outputs[0], _gates(call)
     inner = _unscaled(call, g, layout)
     if call["train"]:
-        dx, cross = normalized_backward(inner, x, dims, eps, tag=tag)
+        dx = scaled(normalized_backward(inner, x, dims, eps, tag=tag, gates=gates), inverse_size(x))
+        product = times_hat(g, x, dims, eps, tag=tag, gates=gates)
     else:
-        factor = 1 / math.sqrt(call.signal("running_var").mean + eps)
-        dx, cross = scaled(inner, factor), normalized_backward(inner, x, dims, eps, tag=tag)[1]
-    dx = replace(dx, gates=())
-    dweight = scaled(viewed(cross, (x.shape[1],)), n / _weight_mean(call))
-    dbias = summed(g, dims, keep=False, mean=False)
-    return _masked(call, [dx, dweight, dbias])
-
-
-def _weight_mean(call: Call) -> float:
-    return (call.signal("weight").mean or 1.0) if call["weight"] is not None else 1.0
+        dx = replace(_by_running_variance(call, inner, layout, eps), gates=())
+        product = multiplied(*together(g, _running(call, x, layout, eps), x.shape))
+    dweight = summed(product, dims, keep=False, mean=False)
+    return _masked(call, [dx, dweight, summed(g, dims, keep=False, mean=False)])
 
 
 def _masked(call: Call, found: Sequence[Signal]) -> Sequence[Signal | None]:
@@ -219,19 +271,50 @@ def _layer_norm(call: Call) -> Sequence[Signal | None]:
 def _layer_norm_backward(call: Call) -> Sequence[Signal | None]:
     g, x = call.signal("grad_out"), call.signal("input")
     dims, layout = _last(call)
-    inner = _unscaled(call, g, layout)
     forward = call.forward()
-    eps = float(forward.arguments["eps"])
-    dx, _ = normalized_backward(inner, x, dims, eps, tag=forward.outputs[0])
+    tag, eps, gates = forward.outputs[0], float(forward.arguments["eps"]), _gates(call)
+    dx = normalized_backward(_unscaled(call, g, layout), x, dims, eps, tag=tag, gates=gates)
     others = [d for d in range(len(x.dims)) if d not in dims]
-    hat = normalized(x, dims, eps)
-    dweight = summed(multiplied(*together(g, hat, x.shape)), others, keep=False, mean=False)
+    dweight = summed(times_hat(g, x, dims, eps, tag=tag, gates=gates), others, keep=False, mean=False)
     return _masked(call, [dx, dweight, summed(g, others, keep=False, mean=False)])
+
+
+def _in_groups(call: Call, signal: Signal) -> tuple[Signal, list[int]]:
+    """Return it as (N, groups, channels of one, space), and the dimensions that are normalized over."""
+    n, channels, *space = signal.shape
+    groups = int(call["group"])
+    shape = (n, groups, channels // groups, *space)
+    return replace(viewed(signal, shape), profile=signal.profile), list(range(2, len(shape)))
+
+
+def _group_norm(call: Call) -> Sequence[Signal | None]:
+    x, dims = _in_groups(call, call.signal("input"))
+    hat = normalized(x, dims, float(call["eps"]), tag=call.op.outputs[0])
+    whole = replace(viewed(hat, call.shape()), roots=hat.roots, profile=hat.profile)
+    layout = (1, call.shape()[1], *[1] * (len(call.shape()) - 2))
+    return [_affine(call, whole, layout), *_statistics(call)]
+
+
+def _group_norm_backward(call: Call) -> Sequence[Signal | None]:
+    g, shape = call.signal("grad_out"), call.signal("input").shape
+    forward = call.forward()
+    tag, eps, gates = forward.outputs[0], float(forward.arguments["eps"]), _gates(call)
+    x, dims = _in_groups(call, call.signal("input"))
+    inner, _ = _in_groups(call, _unscaled(call, g, (1, shape[1], *[1] * (len(shape) - 2))))
+    dx = normalized_backward(inner, x, dims, eps, tag=tag, gates=gates)
+    product = viewed(times_hat(_in_groups(call, g)[0], x, dims, eps, tag=tag, gates=gates), shape)
+    others = [0, *range(2, len(shape))]
+    dweight, dbias = (summed(s, others, keep=False, mean=False) for s in (product, g))
+    return _masked(call, [replace(viewed(dx, shape), profile=dx.profile), dweight, dbias])
 
 
 RULES: Mapping[str, Rule] = {
     "aten.native_batch_norm": _batch_norm,
+    "aten._native_batch_norm_legit": _batch_norm,
+    "aten._native_batch_norm_legit_no_training": _batch_norm,
     "aten.native_batch_norm_backward": _batch_norm_backward,
     "aten.native_layer_norm": _layer_norm,
     "aten.native_layer_norm_backward": _layer_norm_backward,
+    "aten.native_group_norm": _group_norm,
+    "aten.native_group_norm_backward": _group_norm_backward,
 }

@@ -12,17 +12,26 @@ from typing import Any
 import numpy as np
 
 from initwell.propagate.atoms import together
-from initwell.propagate.gaussian import covariance, nodes, signal_moments
+from initwell.propagate.functions import (
+    Function,
+    as_image,
+    combined,
+    composed,
+    evaluated,
+    function_moments,
+    line,
+    unscaled,
+)
+from initwell.propagate.gaussian import covariance, nodes
 from initwell.propagate.laws import distribution, grid_of, through
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Gate, Image, Signal, merged_fidelity
+from initwell.propagate.signal import Gate, Image, Pointwise, Signal, merged_fidelity
 from initwell.propagate.table import Call, Rule
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
 from initwell.trace.ops import ACTIVATIONS
 from initwell.trace.trace import Op
 
-_NOT_GAUSSIAN = "a nonlinearity of a value that is no sum of many terms, taken as Gaussian"
 # Argument of the op → parameter of the catalogue.
 _PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "aten.leaky_relu": {"negative_slope": "slope"},
@@ -60,29 +69,17 @@ def _elu(arguments: Mapping[str, Any]) -> Activation:
     return Activation("elu", fn, derivative, kinks=(0.0,))
 
 
-def applied(phi: Activation, u: Signal) -> Signal:
-    """Apply φ to a Gaussian signal, or one of known law; the result remembers it.
+def applied(phi: Pointwise, u: Signal) -> Signal:
+    """Apply φ to a Gaussian signal, a function of one, or one of known law; the result remembers it.
 
     >>> from initwell.propagate.signal import independent
     >>> applied(activation("relu"), independent((4, 3), 1.0)).moments.round(4).tolist()
     [[0.5, 0.1592], [0.1592, 0.1592]]
     """
-    mean, moments = _pairs(phi.fn, phi.kinks, u)
-    found = replace(u.changed(moments, mean), image=Image(phi, u), profile=u.profile)
-    return found if u.gaussian or u.law or u.q == u.mean**2 else found.approximate(_NOT_GAUSSIAN)
-
-
-def _pairs(f: Callable[[Array], Array], kinks: tuple[float, ...], u: Signal) -> tuple[Array, Array]:
-    """Return E[f(u)] and E[f(u)f(v)]; of a known law, its own mean and second moment and a Gaussian's correlations."""
-    mean, moments = signal_moments(f, kinks, u)
-    if u.law is None or u.segmented or u.q == u.mean**2:
-        return mean, moments
-    points, weights = distribution(u)
-    values = f(points)
-    true, q = float(values @ weights), float((values * values) @ weights)
-    spread = float(moments[(0,) * moments.ndim]) - float(mean.flat[0]) ** 2
-    shape = (moments - float(mean.flat[0]) ** 2) / spread if spread > 0 else covariance(u)[1]
-    return np.full_like(mean, true), np.asarray(true**2 + (q - true**2) * shape)
+    inner = as_image(u)
+    if inner.base is not None or inner.pre.dims != u.dims:
+        inner = Image(line(1.0), u)
+    return merged_fidelity(evaluated(Image(composed(phi, inner), inner.pre)), u)
 
 
 def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = None) -> Signal:
@@ -98,20 +95,34 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
         g: the gradient at φ(u).
         origin: u as later values remember it.
     """
+    inner = as_image(u)
+    if inner.base is not None or inner.pre.dims != u.dims:
+        inner = Image(line(1.0), u)
+    slope: Pointwise = composed(Function(phi.derivative, phi.kinks), inner)
+    before = g.image
+    base, factor = unscaled(g)
+    slope = combined(slope, line(0.0, factor), np.multiply) if factor != 1 else slope
+    if before is not None and before.base is not None and before.pre is inner.pre:
+        base, slope = before.base, combined(before.phi, slope, np.multiply)
+    return merged_fidelity(gated(slope, inner.pre, base, origin if inner.pre is u else inner.pre), u)
+
+
+def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) -> Signal:
+    """Return g·slope(u), for a gradient g that is independent of u but for masks that it may have met."""
+    image = Image(slope, u, g)
     if g.segmented or u.segmented:
-        mean, slopes = _pairs(phi.derivative, phi.kinks, u)
-        return merged_fidelity(replace(g.changed(g.moments * slopes, g.means * mean), profile=g.profile), u)
+        return evaluated(image)
     if g.peak > 1 and covariance(u)[0] > 0:
-        values, weights = peak_law(phi.derivative, phi.kinks, u, g.peak)
+        values, weights = peak_law(slope.fn, slope.kinks, u, g.peak)
         average, q = float(values @ weights), float((values * values) @ weights)
         slopes = average**2 + (q - average**2) * covariance(u)[1]
     else:
-        mean, slopes = _pairs(phi.derivative, phi.kinks, u)
+        mean, slopes = function_moments(slope, u)
         average = float(mean.flat[0])
-    return _gated(phi, u, g, origin, average, slopes)
+    return replace(_with_gates(slope, u, g, origin, average, slopes), image=image)
 
 
-def _gated(phi: Activation, u: Signal, g: Signal, origin: Signal | None, mean: float, slopes: Array) -> Signal:
+def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean: float, slopes: Array) -> Signal:
     """Multiply by φ′(u), of this mean and these pair moments, a gradient whose parts may have met later masks."""
     gates = [gate for gate in g.gates if gate.moments.shape == g.moments.shape]
     here = (0,) * g.moments.ndim
@@ -119,9 +130,9 @@ def _gated(phi: Activation, u: Signal, g: Signal, origin: Signal | None, mean: f
     rest = g.moments - sum((gate.moments for gate in gates), np.zeros_like(g.moments))
     moments, power, passed = rest * slopes, np.full_like(grid, rest[here]), np.full_like(grid, rest[here])
     points, weights = distribution(u)
-    slope = phi.derivative(points)
+    slope = f.fn(points)
     for gate in gates:
-        powers, passes = through(gate, phi, grid, origin)
+        powers, passes = through(gate, grid, origin)
         carried, alone = np.interp(points, grid, passes), float(weights @ np.interp(points, grid, passes))
         twice = float(weights @ (slope * carried)) / (mean * alone) if mean * alone else 1.0
         part = gate.moments * slopes * twice**2
@@ -129,7 +140,7 @@ def _gated(phi: Activation, u: Signal, g: Signal, origin: Signal | None, mean: f
         moments, power = moments + part, power + powers
         passed = passed + gate.moments[here] * passes / (alone or 1.0)
     found = g.changed(np.asarray(moments), g.mean * mean)
-    gate = Gate(phi, u, found.moments, grid, power, passed / (g.q or 1.0))
+    gate = Gate(f.fn, u, found.moments, grid, power, passed / (g.q or 1.0))
     return merged_fidelity(replace(found, gates=(gate,), profile=g.profile), u)
 
 
@@ -163,7 +174,7 @@ def _backward(call: Call) -> Sequence[Signal]:
     forward = call.forward()
     g = call.signal("grad_output" if "grad_output" in call.op.arguments else "grad_out")
     u = call.of(forward.arguments["self"])
-    gradient, pre = together(g, u, call.shape())
+    gradient, pre = (g, u) if g.dims == u.dims else together(g, u, call.shape())
     return [pulled_back(phi_of(forward), pre, gradient, u)]
 
 

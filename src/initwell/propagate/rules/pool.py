@@ -34,7 +34,7 @@ def _itself(u: Array) -> Array:
 def _max_pool(call: Call) -> Sequence[Signal | None]:
     x, count = call.signal("self"), _window(call)
     x = plain(x, *range(len(x.dims)))
-    phi, u = (x.image.phi, x.image.pre) if x.image else (None, x)
+    phi, u = (x.image.phi, x.image.pre) if x.image and x.image.base is None else (None, x)
     rank = len(x.dims)
     _, correlations = covariance(u)
     top, chance = peak_law(phi.fn if phi else _itself, phi.kinks if phi else (), u, count)

@@ -1,11 +1,12 @@
 """Views, sums and means of whole axes: with atoms, views are bookkeeping."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from initwell.propagate.atoms import expanded, over_all, permuted, viewed
 from initwell.propagate.segments import along
-from initwell.propagate.signal import Signal, constant
-from initwell.propagate.table import Call, Rule
+from initwell.propagate.signal import Average, Signal, constant
+from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 
 def _same(call: Call) -> Sequence[Signal]:
@@ -57,8 +58,11 @@ def _reduce(*, mean: bool) -> Rule:
         x = call.signal("self")
         given = call["dim"]
         dims = range(len(x.dims)) if given is None or given == () else given
-        whole = [dims] if isinstance(dims, int) else list(dims)
-        return [summed(x, [d % len(x.dims) for d in whole], keep=bool(call["keepdim"]), mean=mean)]
+        whole = tuple(d % len(x.dims) for d in ([dims] if isinstance(dims, int) else dims))
+        found = summed(x, whole, keep=bool(call["keepdim"]), mean=mean)
+        if mean and x.square_of is not None:
+            return [replace(found, average=Average("square", x.square_of, whole))]
+        return [replace(found, average=Average("mean", x, whole)) if mean else found]
 
     return rule
 
@@ -72,6 +76,16 @@ def _filled(value: float) -> Rule:
 
 def _full(call: Call) -> Sequence[Signal]:
     return [constant(call.shape(), float(call["fill_value"]))]
+
+
+def _fill(call: Call) -> Sequence[Signal]:
+    if not isinstance(call["value"], (int, float)):
+        raise UnknownSignalError("a fill with a tensor")
+    return [constant(call.shape(), float(call["value"]))]
+
+
+def _scalar_tensor(call: Call) -> Sequence[Signal]:
+    return [constant((), float(call["s"]))]
 
 
 RULES: Mapping[str, Rule] = {
@@ -92,6 +106,8 @@ RULES: Mapping[str, Rule] = {
     "aten.ones_like": _filled(1.0),
     "aten.zeros": _filled(0.0),
     "aten.ones": _filled(1.0),
+    "aten.scalar_tensor": _scalar_tensor,
+    "aten.fill": _fill,
     "aten.full": _full,
     "aten.full_like": _full,
 }

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from initwell.propagate.atoms import joined, matched, merged, permuted, plain, together, viewed
 from initwell.propagate.rules.branch import added, scaled
+from initwell.propagate.rules.scatter import fan_of, scattered
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Atom, Signal, constant, merged_fidelity
@@ -153,7 +154,8 @@ def profiled(found: Signal, source: Signal, axes: Sequence[Axis], role: str) -> 
         here = links @ size
         factor *= float(here.sum() / links.sum())
         profile.append(here / here.mean())
-    return replace(scaled(found, math.sqrt(factor)), profile=tuple(profile))
+    # It is no number times what ``tapped`` gave: that was a step on the way, without the sizes.
+    return replace(scaled(found, math.sqrt(factor)), profile=tuple(profile), image=None)
 
 
 def _rest(rank: int, gone: Sequence[int]) -> list[int]:
@@ -249,10 +251,11 @@ def _convolution(call: Call) -> Sequence[Signal]:
     roles = conv.roles["x"] + "k" + conv.roles["y"]
     y = tapped(_grouped(x, conv.groups), conv.weight, conv.axes, roles, over=[(2, 2)], batch=[(1, 0)])
     y = profiled(_back_together(y, call.shape()), x, conv.axes, conv.roles["y"])
-    if call["bias"] is None:
-        return [y]
-    bias = viewed(call.signal("bias"), (1, call.shape()[1], *[1] * len(conv.axes)))
-    return [added(*together(y, bias, call.shape()), gaussian=True)]
+    if call["bias"] is not None:
+        bias = viewed(call.signal("bias"), (1, call.shape()[1], *[1] * len(conv.axes)))
+        y = added(*together(y, bias, call.shape()), gaussian=True)
+    weight = call.signal("weight")
+    return [y if call["transposed"] else scattered(y, x, weight, *fan_of(weight.shape))]
 
 
 def _convolution_backward(call: Call) -> Sequence[Signal | None]:

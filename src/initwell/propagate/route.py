@@ -1,0 +1,70 @@
+"""The walk that a prediction is made on: over meta tensors, and over the given batch where those do not do."""
+
+from typing import Any
+
+from torch import nn
+
+from initwell.errors import ModelError
+from initwell.propagate.checks import check_types
+from initwell.trace.batch import tensors
+from initwell.trace.failure import NeedsValuesError
+from initwell.trace.recorder import Loss, record
+from initwell.trace.trace import Trace
+
+
+def traced(model: nn.Module, batch: Any, loss: Loss | None, notes: list[str]) -> Trace:
+    """Record a model's forward and backward on meta tensors; where it reads numbers, on the batch itself.
+
+    Args:
+        model: any module.
+        batch: what it takes.
+        loss: where the backward starts, as for ``record``.
+        notes: gets a line when the batch was run.
+
+    Returns:
+        The Trace; ``device`` says which of the two it is.
+
+    Raises:
+        ArgumentError: the batch is of another number type than the model's weights.
+        ModelError: the model fails on real tensors too; or it reads numbers, and there are none to be read.
+    """
+    try:
+        trace = record(model, batch, loss=loss, device="meta")
+    except ModelError as error:
+        failed = error
+    else:
+        check_types(trace)
+        return trace
+    missing = _missing(model, batch)
+    if missing:
+        raise _without_numbers(failed, missing)
+    # A failure on meta tensors may be theirs alone; the model's own comes up again, in PyTorch's usual words.
+    trace = record(model, batch, loss=loss, device="real")
+    notes.append(_said(failed))
+    return trace
+
+
+def _missing(model: nn.Module, batch: Any) -> str:
+    """Return what has no numbers, so that nothing can be run; "" for nothing."""
+    if any(t.is_meta for t in model.parameters()) or any(t.is_meta for t in model.buffers()):
+        return "the model is on the meta device"
+    return next((f"{name} has no numbers" for name, t in tensors(batch, "batch") if t.is_meta), "")
+
+
+def _without_numbers(failed: ModelError, missing: str) -> ModelError:
+    if not isinstance(failed, NeedsValuesError):
+        return failed
+    found = ModelError(
+        f"This model reads values of its tensors at {failed.place}, and {missing}. "
+        "Build the model with real weights and give a batch of real tensors: predict then follows that batch's route."
+    )
+    found.__cause__ = failed
+    return found
+
+
+def _said(error: ModelError) -> str:
+    if isinstance(error, NeedsValuesError):
+        why = f"This model reads values of its tensors at {error.place}"
+    else:
+        why = f"This model does not run on meta tensors ({error.__cause__ or error})"
+    return f"{why}: it was run on the given batch instead, and the route is that of this batch."

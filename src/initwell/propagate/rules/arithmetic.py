@@ -1,0 +1,98 @@
+"""The arithmetic of entries: sums, products, quotients, of what is independent, or of functions of one Gaussian."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from initwell.propagate.atoms import together
+from initwell.propagate.functions import as_image
+from initwell.propagate.rules.branch import (
+    added,
+    fixed,
+    inverted,
+    multiplied_jointly,
+    operand,
+    product,
+    scaled,
+    shifted,
+    summed_jointly,
+)
+from initwell.propagate.rules.byhand import centred_by_hand, normalized_by_hand
+from initwell.propagate.signal import Signal
+from initwell.propagate.table import Call, Rule
+from initwell.trace.trace import ValueRef
+
+
+def _is_number(call: Call, name: str) -> bool:
+    return isinstance(call[name], (int, float)) or (call.has(name) and fixed(call.signal(name)))
+
+
+def _is_gradient(call: Call, name: str) -> bool:
+    ref = call[name]
+    if not isinstance(ref, ValueRef):
+        return False
+    producer = call.trace.producer(ref.id)
+    return call.trace.values[ref.id].kind == "cotangent" or (producer is not None and producer.phase == "backward")
+
+
+def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
+    def rule(call: Call) -> Sequence[Signal]:
+        beta = sign * float(call["alpha"] if call["alpha"] is not None else 1.0)
+        if call[first] == call[second] and isinstance(call[first], ValueRef):
+            return [scaled(call.signal(first), 1.0 + beta)]
+        a, b = operand(call, first), operand(call, second)
+        if (found := summed_jointly(a, b, 1.0, beta) or centred_by_hand(a, b, beta)) is not None:
+            return [found]
+        if fixed(b) and not b.segmented and a.shape == call.shape():
+            return [shifted(a, beta * b.mean)]
+        if fixed(a) and not a.segmented and b.shape == call.shape():
+            return [shifted(scaled(b, beta), a.mean)]
+        return [added(*together(a, b, call.shape()), 1.0, beta)]
+
+    return rule
+
+
+def _spread(x: Signal, number: Signal, shape: Sequence[int]) -> Signal:
+    # The very signal, where nothing is broadcast: functions of it are known by it.
+    return x if x.shape == tuple(shape) else together(x, number, shape)[0]
+
+
+def _mul(call: Call) -> Sequence[Signal]:
+    for one, two in (("self", "other"), ("other", "self")):
+        if _is_number(call, two) and call.has(one):
+            return [scaled(_spread(call.signal(one), operand(call, two), call.shape()), operand(call, two).mean)]
+    a, b = operand(call, "self"), operand(call, "other")
+    found = multiplied_jointly(a, b) or normalized_by_hand(a, b, call.op.outputs[0])
+    if found is not None:
+        is_square = call["self"] == call["other"]
+        return [replace(found, square_of=a) if is_square else found]
+    if _is_gradient(call, "self"):
+        return [product(a, b, call.shape())]
+    if _is_gradient(call, "other") or as_image(a).base is None:
+        return [product(b, a, call.shape())]
+    return [product(a, b, call.shape())]
+
+
+def _div(call: Call) -> Sequence[Signal]:
+    divisor = operand(call, "other")
+    if _is_number(call, "other"):
+        return [scaled(_spread(operand(call, "self"), divisor, call.shape()), 1.0 / divisor.mean)]
+    inverse = inverted(divisor)
+    a = operand(call, "self")
+    if fixed(a) and not a.segmented and inverse.shape == call.shape():
+        return [scaled(inverse, a.mean)]
+    found = multiplied_jointly(a, inverse) or normalized_by_hand(a, inverse, call.op.outputs[0])
+    return [found or product(a, inverse, call.shape())]
+
+
+def _neg(call: Call) -> Sequence[Signal]:
+    return [scaled(call.signal("self"), -1.0)]
+
+
+RULES: Mapping[str, Rule] = {
+    "aten.add": _sum(1.0),
+    "aten.sub": _sum(-1.0),
+    "aten.rsub": _sum(-1.0, "other", "self"),
+    "aten.mul": _mul,
+    "aten.div": _div,
+    "aten.neg": _neg,
+}

@@ -1,0 +1,254 @@
+"""Ordinary functions of one number: powers, roots, exponentials, comparisons, choices; composed as ``functions`` says.
+
+A comparison is the function that is 1 where it holds and 0 elsewhere; a choice between two functions of the same
+Gaussian is one more function of it. A choice by what is independent of both takes each with its probability. Uniform
+random numbers are Φ(z) of a fresh Gaussian z, so that floor(keep + rand) is the mask that it is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from initwell.propagate.atoms import together
+from initwell.propagate.functions import Function, as_image, combined, evaluated, line, shared_images
+from initwell.propagate.rules.branch import added, fixed, multiplied, operand, product, shifted
+from initwell.propagate.rules.pointwise import applied, gated
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity
+from initwell.propagate.table import Call, Rule, UnknownSignalError
+
+_TINY = 1e-300
+_PLAIN: Mapping[str, Function] = {
+    "sqrt": Function(lambda u: np.sqrt(np.maximum(u, 0.0)), (0.0,)),
+    "rsqrt": Function(lambda u: 1 / np.sqrt(np.maximum(u, _TINY))),
+    "reciprocal": Function(lambda u: 1 / u),
+    "exp": Function(np.exp),
+    "exp2": Function(np.exp2),
+    "expm1": Function(np.expm1),
+    "log": Function(lambda u: np.log(np.maximum(u, _TINY))),
+    "log1p": Function(lambda u: np.log1p(np.maximum(u, -1 + 1e-16))),
+    "log2": Function(lambda u: np.log2(np.maximum(u, _TINY))),
+    "abs": Function(np.abs, (0.0,)),
+    "sign": Function(np.sign, (0.0,)),
+    "sgn": Function(np.sign, (0.0,)),
+    "cos": Function(np.cos),
+    "tan": Function(np.tan),
+    "atan": Function(np.arctan),
+    "sinh": Function(np.sinh),
+    "cosh": Function(np.cosh),
+    "square": Function(np.square),
+    "floor": Function(np.floor, tuple(map(float, range(-4, 5)))),
+    "ceil": Function(np.ceil, tuple(map(float, range(-4, 5)))),
+    "round": Function(np.round, tuple(i + 0.5 for i in range(-4, 4))),
+}
+# 1/√u and log u of what may be 0 or negative have no moments.
+_POSITIVE = frozenset({"rsqrt", "reciprocal", "log", "log2"})
+
+
+def _erf(u: Array) -> Array:
+    from scipy.special import erf
+
+    return np.asarray(erf(u))
+
+
+def _uniform(u: Array) -> Array:
+    from scipy.special import ndtr
+
+    return np.asarray(ndtr(u))
+
+
+def _away_from_zero(x: Signal) -> bool:
+    image = as_image(x)
+    spread = np.sqrt(max(image.pre.q - image.pre.mean**2, 0.0))
+    values = image.phi.fn(image.pre.mean + spread * np.linspace(-6.0, 6.0, 121))
+    return bool(values.min() > 1e-6 * values.max() > 0)
+
+
+def _unary(name: str, phi: Function) -> Rule:
+    def rule(call: Call) -> Sequence[Signal]:
+        x = call.signal("self")
+        if name in _POSITIVE and not _away_from_zero(x):
+            raise UnknownSignalError(f"{name} of what may be 0")
+        found = applied(phi, x)
+        return [replace(found, square_of=x) if name == "square" else found]
+
+    return rule
+
+
+def _pow(call: Call) -> Sequence[Signal]:
+    x, power = call.signal("self"), call["exponent"]
+    if not isinstance(power, (int, float)):
+        raise UnknownSignalError("a power that is a tensor")
+    p = float(power)
+    if p < 0 and not _away_from_zero(x):
+        raise UnknownSignalError("a negative power of what may be 0")
+    whole = p == int(p)
+
+    def fn(u: Array) -> Array:
+        return np.asarray(np.power(u, int(p)) if whole and p >= 0 else np.power(np.maximum(u, _TINY), p))
+
+    found = applied(Function(fn, () if whole else (0.0,)), x)
+    return [replace(found, square_of=x) if p == 2 else found]
+
+
+def _limits(call: Call) -> tuple[float, float]:
+    low, high = call["min"], call["max"]
+    if any(x is not None and not isinstance(x, (int, float)) for x in (low, high)):
+        raise UnknownSignalError("limits that are tensors")
+    return (-np.inf if low is None else float(low)), (np.inf if high is None else float(high))
+
+
+def _clamp(call: Call) -> Sequence[Signal]:
+    low, high = _limits(call)
+    kinks = tuple(x for x in (low, high) if np.isfinite(x))
+    return [applied(Function(lambda u: np.clip(u, low, high), kinks), call.signal("self"))]
+
+
+def _compared(how: Callable[[Array, float], Array]) -> Rule:
+    def rule(call: Call) -> Sequence[Signal]:
+        x, y = call.signal("self"), operand(call, "other")
+        if not fixed(y):
+            raise UnknownSignalError("a comparison with what is no number")
+        level = y.mean
+        return [applied(Function(lambda u: np.asarray(how(u, level), float), (level,)), x)]
+
+    return rule
+
+
+def _logical(how: Callable[[Array, Array], Array]) -> Rule:
+    def rule(call: Call) -> Sequence[Signal]:
+        images = shared_images(call.signal("self"), call.signal("other"))
+        if images is None:
+            raise UnknownSignalError("a combination of conditions on different values")
+        return [evaluated(Image(combined(images[0].phi, images[1].phi, how), images[0].pre))]
+
+    return rule
+
+
+def chosen(mask: Signal, a: Signal, b: Signal, shape: Sequence[int]) -> Signal:
+    """Take a where the mask is 1 and b where it is 0.
+
+    Of three functions of one Gaussian exactly; of a gradient and 0, the gradient times the mask; else each is taken as
+    independent of the mask.
+    """
+    condition = as_image(mask)
+    parts = [_function_of(condition, s) for s in (a, b)]
+    if parts[0] is not None and parts[1] is not None and mask.shape == tuple(shape):
+        phi = combined(condition.phi, parts[0], np.multiply)
+        other = combined(_complement(condition.phi), parts[1], np.multiply)
+        image = Image(combined(phi, other, np.add), condition.pre)
+        return merged_fidelity(evaluated(image), mask, a, b)
+    if fixed(b) and b.mean == 0 and mask.dims == a.dims and condition.base is None:
+        return _gated_by(condition, a)
+    if fixed(a) and a.mean == 0 and mask.dims == b.dims and condition.base is None:
+        return _gated_by(replace(condition, phi=_complement(condition.phi)), b)
+    inverse = shifted(mask.changed(mask.moments, -mask.means), 1.0)
+    keep, drop = (multiplied(*together(m, s, shape)) for m, s in ((mask, a), (inverse, b)))
+    return added(*together(keep, drop, shape)).approximate("a choice by what was taken as independent of the chosen")
+
+
+def _complement(phi: Pointwise) -> Function:
+    return combined(line(0.0, 1.0), phi, np.subtract)
+
+
+def _function_of(condition: Image, x: Signal) -> Function | None:
+    image = as_image(x)
+    if fixed(x) and not x.segmented:
+        return line(0.0, x.mean)
+    if image.pre is condition.pre and image.base is None and condition.base is None and x.dims == image.pre.dims:
+        return combined(image.phi, line(0.0), np.add)
+    return None
+
+
+def _gated_by(condition: Image, g: Signal) -> Signal:
+    before = g.image
+    if before is not None and before.base is not None and before.pre is condition.pre:
+        return gated(combined(before.phi, condition.phi, np.multiply), condition.pre, before.base)
+    if condition.pre.dims != g.dims:
+        return product(g, evaluated(condition), g.shape)
+    return gated(condition.phi, condition.pre, g)
+
+
+def _where(call: Call) -> Sequence[Signal]:
+    return [chosen(call.signal("condition"), operand(call, "self"), operand(call, "other"), call.shape())]
+
+
+def _masked_fill(call: Call) -> Sequence[Signal]:
+    return [chosen(call.signal("mask"), operand(call, "value"), call.signal("self"), call.shape())]
+
+
+def _larger(sign: float) -> Rule:
+    def rule(call: Call) -> Sequence[Signal]:
+        a, b = call.signal("self"), call.signal("other")
+        how = np.maximum if sign > 0 else np.minimum
+        for x, y in ((a, b), (b, a)):
+            if fixed(y) and x.shape == call.shape():
+                return [applied(combined(line(1.0), line(0.0, y.mean), how), x)]
+        images = shared_images(a, b)
+        if images is None or images[0].base is not None or images[1].base is not None:
+            raise UnknownSignalError("the larger of two different values")
+        return [evaluated(Image(combined(images[0].phi, images[1].phi, how), images[0].pre))]
+
+    return rule
+
+
+def _rand(call: Call) -> Sequence[Signal]:
+    """Uniform in (0, 1): Φ(z) of a fresh Gaussian z."""
+    z = replace(independent(call.shape(), 1.0), gaussian=True)
+    return [evaluated(Image(Function(_uniform), z))]
+
+
+def _randn(call: Call) -> Sequence[Signal]:
+    return [replace(independent(call.shape(), 1.0), gaussian=True)]
+
+
+def _bernoulli(call: Call) -> Sequence[Signal]:
+    """A mask of independent ones with probability p: dropout's, before it is divided by p."""
+    p = call["p"]
+    if not isinstance(p, (int, float)):
+        raise UnknownSignalError("probabilities that are a tensor")
+    return [independent(call.shape(), float(p), float(p))]
+
+
+def _not(call: Call) -> Sequence[Signal]:
+    return [applied(line(-1.0, 1.0), call.signal("self"))]
+
+
+def _zero_like(call: Call) -> Sequence[Signal]:
+    return [constant(call.shape(), 0.0)]
+
+
+_COMPARISONS: Mapping[str, Callable[[Array, float], Array]] = {
+    "aten.gt": np.greater,
+    "aten.ge": np.greater_equal,
+    "aten.lt": np.less,
+    "aten.le": np.less_equal,
+    "aten.eq": np.equal,
+    "aten.ne": np.not_equal,
+}
+RULES: Mapping[str, Rule] = {
+    **{f"aten.{name}": _unary(name, phi) for name, phi in _PLAIN.items()},
+    "aten.erf": _unary("erf", Function(_erf)),
+    "aten.pow": _pow,
+    "aten.clamp": _clamp,
+    "aten.clamp_min": _clamp,
+    "aten.clamp_max": _clamp,
+    **{name: _compared(how) for name, how in _COMPARISONS.items()},
+    "aten.logical_and": _logical(np.multiply),
+    "aten.bitwise_and": _logical(np.multiply),
+    "aten.logical_or": _logical(np.maximum),
+    "aten.bitwise_or": _logical(np.maximum),
+    "aten.logical_not": _not,
+    "aten.bitwise_not": _not,
+    "aten.where": _where,
+    "aten.masked_fill": _masked_fill,
+    "aten.maximum": _larger(1.0),
+    "aten.minimum": _larger(-1.0),
+    "aten.rand": _rand,
+    "aten.rand_like": _rand,
+    "aten.randn": _randn,
+    "aten.randn_like": _randn,
+    "aten.bernoulli": _bernoulli,
+    "aten.new_zeros": _zero_like,
+}

@@ -1,0 +1,247 @@
+"""What bad input gets: an error that names it and the cure, or a note; never a number."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import initwell as iw
+from initwell.errors import ArgumentError, ModelError
+from initwell.propagate.table import Call
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+class Model(nn.Module):
+    """One layer, put to use as a test says."""
+
+    def __init__(self, forward: Callable[..., Any], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer, self.how = layer or nn.Linear(8, 8), forward
+
+    def forward(self, x: Tensor) -> Any:
+        return self.how(x, self.layer)
+
+
+def broken(x: Tensor, layer: nn.Module) -> Tensor:
+    raise KeyError("mask")
+
+
+def test_a_model_that_fails_names_its_module_and_keeps_its_own_error() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.ReLU(), Model(broken)))
+    with pytest.raises(ModelError, match=r"module '1\.1' \(.*test_bad_input.py:\d+\): KeyError: 'mask'") as caught:
+        iw.predict(model, normal(2, 8))
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_shapes_that_do_not_fit_are_told_in_pytorchs_words() -> None:
+    with pytest.raises(ModelError, match=r"module '0': .*shapes cannot be multiplied \(2x9 and 8x16\)"):
+        iw.predict(net(), normal(2, 9))
+    with pytest.raises(ModelError, match=r"module '0': .* Check that the batch is what this model's forward takes"):
+        iw.predict(net(), {"tokens": normal(2, 8)})
+
+
+WHOLE: dict[str, tuple[nn.Module, Tensor, str]] = {
+    "linear": (nn.Linear(8, 4), torch.ones(2, 8, dtype=torch.int64), r"aten.addmm.default at the model itself"),
+    "linear, 3 axes": (nn.Linear(8, 4), torch.ones(2, 3, 8, dtype=torch.int32), r"aten.addmm.default"),
+    "mask": (nn.Linear(8, 4), torch.ones(2, 8, dtype=torch.bool), r"bool numbers"),
+    "double": (nn.Linear(8, 4), torch.ones(2, 8, dtype=torch.float64), r"float64 numbers.*takes float32"),
+    "double, layer norm": (nn.LayerNorm(8), torch.ones(2, 8, dtype=torch.float64), r"native_layer_norm"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_inputs_of_the_wrong_number_type_are_refused_as_pytorch_would(name: str) -> None:
+    model, batch, text = WHOLE[name]
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        model(batch)
+    with pytest.raises(ArgumentError, match=text) as caught:
+        iw.predict(model, batch)
+    assert caught.value.argument == "input.0" and ".to(torch.float32)" in caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "text"),
+    [
+        (nn.Linear(8, 4, bias=False), (2, 8), r"module '0': RuntimeError: expected m1 and m2 to have the same dtype"),
+        (nn.Conv2d(3, 4, 3), (2, 3, 8, 8), r"module '0': RuntimeError: Input type .* should be the same"),
+        (nn.Conv2d(3, 4, 3, bias=False), (2, 3, 8, 8), r"module '0': RuntimeError: expected scalar type Long"),
+        (nn.Embedding(8, 4), (2, 8), r"module '0': RuntimeError: Expected tensor for argument #1 'indices'"),
+        (nn.Softmax(-1), (2, 8), r"module '0': NotImplementedError: .* not implemented for 'Long'"),
+    ],
+    ids=["no bias", "convolution", "convolution without bias", "embedding", "softmax"],
+)
+def test_where_the_forward_itself_fails_on_them_its_words_are_kept(layer: nn.Module, shape: Any, text: str) -> None:
+    batch = normal(*shape) if isinstance(layer, nn.Embedding) else torch.ones(shape, dtype=torch.int64)
+    with pytest.raises(ModelError, match=text):
+        iw.predict(nn.Sequential(layer), batch)
+
+
+def test_the_same_within_the_model_names_its_module() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), Model(lambda x, layer: layer(x.sum(1, keepdim=True).double().expand(-1, 8))))
+    with pytest.raises(RuntimeError):
+        model(normal(2, 8))
+    with pytest.raises(ModelError, match=r"aten.addmm.default at module '1.layer' takes float32 numbers, and got"):
+        iw.predict(model, normal(2, 8))
+
+
+def test_number_types_that_pytorch_takes_are_taken() -> None:
+    normed = nn.LayerNorm(8)  # float32 weights beside a bfloat16 input, as in mixed precision
+    assert iw.predict(normed, normal(4, 8).bfloat16()).rows
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert iw.predict(net(), normal(4, 8)).rows[-1]["forward_rms"] > 0
+    counts = Model(lambda x, layer: layer(x.float() / 2))
+    assert iw.predict(counts, torch.arange(16).reshape(2, 8)).rows
+
+
+@pytest.mark.parametrize(
+    ("batch", "text"),
+    [
+        (None, r"batch: got a NoneType\. Give a tensor"),
+        ("images", r"batch: got a str"),
+        (3.0, r"batch: got a float"),
+        ([1.0, 2.0], r"batch: got a list"),
+        (np.zeros((2, 8), np.float32), r"batch: got a ndarray\. Give a tensor: torch\.from_numpy\(batch\)"),
+        (torch.utils.data.DataLoader([1, 2]), r"batch: got a DataLoader\. Give one batch of it"),  # type: ignore[arg-type]
+        (torch.zeros(0, 8), "batch: got an empty tensor"),
+        ((torch.zeros(2, 8), torch.zeros(0, 3)), "batch.1: got an empty tensor"),
+        (torch.full((2, 8), math.nan), "batch: got 16 NaN or infinite entries of 16"),
+        (torch.full((2, 8), math.inf), "NaN or infinite"),
+        (torch.zeros(2, 8, device="meta"), "meta device"),
+    ],
+    ids=["none", "text", "number", "list", "numpy", "loader", "empty", "empty one", "nan", "infinite", "meta"],
+)
+def test_a_batch_of_the_wrong_kind_is_refused(batch: Any, text: str) -> None:
+    with pytest.raises(ArgumentError, match=text):
+        iw.predict(net(), batch)
+
+
+def test_weights_that_are_no_numbers_are_named() -> None:
+    model = net()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name == "2.weight":
+                p[0, 0] = math.nan
+    found = iw.predict(model, normal(4, 8))
+    assert "NaN or infinite entries, so what is made of them is unknown: 2.weight." in found.notes
+    assert [row["forward_rms"] is None for row in found.rows] == [False, False, True]
+    assert {row["parameter"]: row["weight_rms"] for row in found.parameters}["2.weight"] is None
+
+
+def test_a_model_without_an_argument_is_predicted() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(normal(8, 8))
+
+        def forward(self) -> Tensor:
+            return torch.tanh(self.weight)
+
+    assert iw.predict(Table(), ()).rows[0]["op"] == "aten.tanh"
+
+
+def test_a_plan_of_another_model_is_refused() -> None:
+    plan = iw.plan(net(), "kaiming")
+    with pytest.raises(ArgumentError, match=r"plan: got rows for 2.bias, 2.weight. The model has no such parameters"):
+        iw.predict(nn.Sequential(nn.Linear(8, 16)), normal(2, 8), plan=plan)
+    wider = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    with pytest.raises(ArgumentError, match=r"shape \(16, 8\) for 0.weight, which has \(32, 8\)\. Make the plan"):
+        iw.predict(wider, normal(2, 8), plan=plan)
+    with pytest.raises(ArgumentError, match=r"plan: got 'kaiming'\. Give a Plan: iw\.plan\(model, 'kaiming'\)"):
+        iw.predict(net(), normal(2, 8), plan="kaiming")  # type: ignore[arg-type]
+
+
+def nothing(call: Call) -> Any:
+    return None
+
+
+def words(call: Call) -> Any:
+    return ("large",)
+
+
+def other_shape(call: Call) -> Any:
+    return (iw.signal((3, 3)),)
+
+
+def fails(call: Call) -> Any:
+    raise ZeroDivisionError("by nothing")
+
+
+@pytest.mark.parametrize("rule", [nothing, words, other_shape, fails])
+def test_a_rule_that_returns_garbage_is_named_with_its_op_and_module(rule: Callable[[Call], Any]) -> None:
+    with pytest.raises(ModelError, match=r"The rule of aten.relu.default failed at 1 \(forward\)") as caught:
+        iw.predict(net(), normal(2, 8), rules={"aten.relu": rule})
+    assert caught.value.__cause__ is not None
+
+
+def test_a_rule_may_say_that_it_does_not_know() -> None:
+    found = iw.predict(net(), normal(2, 8), rules={"aten.relu": lambda call: (None,)})
+    assert [row["forward_rms"] is None for row in found.rows] == [False, True, True]
+    assert [row["fidelity"] for row in found.rows[1:]] == ["unknown", "unknown"]
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, math.nan, math.inf])
+def test_a_learning_rate_is_positive(rate: float) -> None:
+    with pytest.raises(ArgumentError, match="learning_rate"):
+        iw.predict(net(), normal(2, 8), learning_rate=rate)
+
+
+def test_a_model_without_trainable_parameters_has_activations_all_the_same() -> None:
+    bare = iw.predict(nn.Sequential(nn.Tanh(), nn.ReLU()), normal(64, 32))
+    assert bare.parameters == () and bare.rows[-1]["forward_rms"] > 0
+    assert bare.inputs[0]["gradient_rms"] > 0
+    frozen = net().requires_grad_(False)
+    found = iw.predict(frozen, normal(4, 8))
+    assert {row["gradient_rms"] for row in found.parameters} == {None}
+    assert found.rows[0]["gradient_rms"] > 0
+    assert any(note.startswith("Frozen, so without a gradient: 0.weight") for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [
+        (lambda out: out, r"loss: got a function that returns \(2, 4\) torch.float32. Return a differentiable scalar"),
+        (lambda out: out.detach().sum(), "differentiable scalar"),
+        (lambda out: 3.0, "a function that returns float"),
+        (lambda out: None, "a function that returns NoneType"),
+    ],
+    ids=["no scalar", "not differentiable", "number", "nothing"],
+)
+def test_a_loss_that_is_none_is_refused(loss: Any, text: str) -> None:
+    with pytest.raises(ArgumentError, match=text):
+        iw.predict(net(), normal(2, 8), loss=loss)
+
+
+def test_a_loss_that_fails_says_so() -> None:
+    with pytest.raises(ModelError, match=r"The loss failed on the model's output: AttributeError"):
+        iw.predict(net(), normal(2, 8), loss=lambda out: out.logits.sum())
+
+
+def spectrum(x: Tensor, layer: nn.Module) -> Tensor:
+    y: Tensor = torch.fft.fft(layer(x), dim=-1).real
+    return y
+
+
+def test_complex_numbers_are_named_and_what_follows_them_is_unknown() -> None:
+    found = iw.predict(nn.Sequential(nn.Linear(8, 8), Model(spectrum)), normal(4, 8))
+    assert found.rows[0]["forward_rms"] > 0
+    assert any("Complex numbers have no moments" in note and "module '1'" in note for note in found.notes)
+    # What is made real again has a row, and is unknown.
+    assert all(row["fidelity"] == "unknown" for row in found.rows)
+
+
+def test_a_complex_model_gets_a_note_and_no_silence() -> None:
+    model = nn.Linear(8, 4, dtype=torch.complex64)
+    found = iw.predict(model, torch.ones(2, 8, dtype=torch.complex64))
+    assert found.rows == ()
+    assert any(note.startswith("Complex numbers have no moments") for note in found.notes)

@@ -1,0 +1,123 @@
+"""Inputs described by their moments: they predict as numbers of these moments would, and nothing is drawn."""
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import initwell as iw
+from initwell.errors import ArgumentError, ModelError
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def mlp() -> nn.Module:
+    torch.manual_seed(1)
+    layers = [nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)]
+    return nn.Sequential(*layers)
+
+
+def same(one: iw.Prediction, other: iw.Prediction, rel: float) -> None:
+    assert [row["op"] for row in one.rows] == [row["op"] for row in other.rows]
+    for a, b in zip(one.rows, other.rows, strict=True):
+        assert a["forward_rms"] == pytest.approx(b["forward_rms"], rel=rel)
+        assert a["gradient_rms"] == pytest.approx(b["gradient_rms"], rel=rel)
+
+
+def test_a_described_input_predicts_as_normal_numbers_do() -> None:
+    # 4096 × 64 numbers: q of the drawn batch is off by 0.3 % (one standard error, √(2/N)).
+    state = torch.get_rng_state()
+    model = mlp()
+    torch.set_rng_state(state)
+    drawn = iw.predict(model, 1.5 * normal(4096, 64) + 0.5)
+    described = iw.predict(model, iw.signal((4096, 64), q=2.5, mean=0.5))
+    assert torch.equal(state, torch.get_rng_state())
+    same(described, drawn, 0.01)
+    assert described.inputs[0]["forward_rms"] == pytest.approx(math.sqrt(2.5), rel=1e-12)
+    assert described.rows[-1]["overlap"] == pytest.approx(drawn.rows[-1]["overlap"], abs=0.01)
+
+
+def test_samples_that_share_a_part_are_described_by_their_overlap() -> None:
+    # x = √0.6·shared + √0.4·own: E[x y] = 0.6 between samples. 1024 shared entries: 0.6 ± 0.027.
+    shared, own = normal(1, 1024, seed=2), normal(64, 1024, seed=3)
+    model = nn.Sequential(nn.Linear(1024, 256, bias=False), nn.Tanh())
+    drawn = iw.predict(model, math.sqrt(0.6) * shared + math.sqrt(0.4) * own)
+    described = iw.predict(model, iw.signal((64, 1024), overlap=0.6))
+    assert described.rows[0]["overlap"] == pytest.approx(0.6, abs=1e-9)
+    assert described.rows[1]["overlap"] == pytest.approx(drawn.rows[1]["overlap"], abs=0.08)
+
+
+class Named(NamedTuple):
+    left: object
+    right: object
+
+
+def test_a_signal_may_stand_anywhere_in_a_batch() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(8, 4), nn.Linear(6, 4)
+
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            y: Tensor = self.one(left) + self.two(right)
+            return y
+
+    class Nested(Two):
+        def forward(self, pair: Named) -> Tensor:  # type: ignore[override]
+            return super().forward(pair.left, pair.right)  # type: ignore[arg-type]
+
+    left, right = iw.signal((5, 8)), normal(5, 6)
+    for model, batch in (
+        (Two(), (left, right)),
+        (Two(), {"right": right, "left": left}),
+        (Nested(), Named(left, right)),
+    ):
+        found = iw.predict(model, batch)
+        assert sorted(row["forward_rms"] for row in found.inputs)[1] == pytest.approx(1.0, abs=0.3)
+        assert 1.0 in {row["forward_rms"] for row in found.inputs}
+        assert found.rows[-1]["forward_rms"] is not None
+
+
+def test_a_described_input_has_the_models_own_floating_type() -> None:
+    found = iw.predict(mlp().bfloat16(), iw.signal((8, 64)))
+    assert {v.dtype for v in found.trace.values if v.kind in ("input", "parameter")} == {"bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"shape": (4, 0)}, "shape: got .4, 0.. Give whole numbers from 1"),
+        ({"shape": 7.5}, "shape"),
+        ({"shape": (4, 3), "q": 0.0}, "q: got 0.0"),
+        ({"shape": (4, 3), "q": math.nan}, "q: got nan"),
+        ({"shape": (4, 3), "mean": 1.1}, "mean: got 1.1. Its square may not exceed"),
+        ({"shape": (4, 3), "overlap": 1.1}, "overlap: got 1.1. Give a number from -0.3333 to 1 for 4"),
+        ({"shape": (4, 3), "overlap": -0.5}, "overlap: got -0.5"),
+    ],
+)
+def test_moments_that_no_numbers_have_are_refused(given: dict[str, object], text: str) -> None:
+    with pytest.raises(ArgumentError, match=text):
+        iw.signal(**given)  # type: ignore[arg-type]
+
+
+def test_four_samples_can_be_a_third_apart_and_no_further() -> None:
+    # The corners of a tetrahedron: E[x y] = −q/3, and their sum is 0.
+    assert iw.signal((4, 3), overlap=-1 / 3).overlap == pytest.approx(-1 / 3)
+    assert iw.signal((1, 3), overlap=0.5).overlap is None
+
+
+def test_a_model_that_reads_values_needs_numbers() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) if x.sum() > 0 else x
+
+    with pytest.raises(ModelError, match=r"reads values of its tensors at .*test_given.py:\d+ .*batch has no numbers"):
+        iw.predict(Reads(), iw.signal((4, 8)))

@@ -1,0 +1,104 @@
+"""Group, instance and weight norm and norms in eval mode against measurement, over seeds of the weights.
+
+Bounds: an error of rms counts beyond two standard errors of the measured mean square over 8 seeds. What may remain is
+stated in each test; a forgotten factor (a group's size, √n, a scale) is off by tens of percent.
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import initwell as iw
+
+SEEDS = 8
+
+
+def images() -> torch.Tensor:
+    return torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+
+
+def errors(model: nn.Module, batch: torch.Tensor, only: list[str] | None = None) -> dict[str, float]:
+    """Return the worst error beyond two standard errors, of values, gradients and parameters' gradients."""
+    found = iw.predict(model, batch, plan=iw.plan(model, "kaiming", only=only))
+    assert not found.unsupported
+    runs = []
+    for seed in range(SEEDS):
+        iw.init_(model, "kaiming", seed=seed, only=only)
+        runs.append(iw.measure(model, batch, seed=seed))
+    worst = dict.fromkeys(("forward", "gradient", "parameter"), 0.0)
+    columns = [("forward", "forward_rms", "rows"), ("gradient", "gradient_rms", "rows")]
+    for kind, key, table in (*columns, ("parameter", "gradient_rms", "parameters")):
+        for i, row in enumerate(getattr(found, table)):
+            squares = torch.tensor([getattr(r, table)[i][key] or 0.0 for r in runs], dtype=torch.float64) ** 2
+            if squares.mean() > 1e-8 * runs[0].rows[-1]["gradient_rms"]:
+                error = 2 * float(squares.std()) / math.sqrt(SEEDS) / 2 / float(squares.mean())
+                worst[kind] = max(worst[kind], abs(row[key] / float(squares.mean()) ** 0.5 - 1) - error)
+    return worst
+
+
+def stack(norm: Callable[[int], nn.Module], width: int = 32) -> nn.Module:
+    layers: list[nn.Module] = []
+    for before in (3, width, width):
+        layers += [nn.Conv2d(before, width, 3, padding=1), norm(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(width, 4, 1))
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "groups of four channels": lambda width: nn.GroupNorm(8, width),
+    "one group": lambda width: nn.GroupNorm(1, width),
+    "as many groups as channels": lambda width: nn.GroupNorm(width, width),
+    "instance norm with a scale": lambda width: nn.InstanceNorm2d(width, affine=True),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_group_and_instance_norm_by_measurement(name: str) -> None:
+    worst = errors(stack(NORMS[name]), images())
+    assert worst["forward"] < 0.02
+    assert worst["gradient"] < 0.04
+
+
+def uneven(width: int) -> nn.Module:
+    norm = nn.BatchNorm2d(width)
+    generator = torch.Generator().manual_seed(5)
+    norm.running_var = torch.rand(width, generator=generator) * 2 + 0.1
+    norm.running_mean = torch.randn(width, generator=generator) / 2
+    return norm.eval()
+
+
+def test_running_variances_that_differ_divide_by_themselves_and_not_by_their_mean() -> None:
+    # The average of 1/v is 1.5 over that of v here: three layers of it would be off by 1 − 1.38^(−3/2) = 38 %.
+    model = stack(uneven)
+    worst = errors(model, images())
+    assert worst["forward"] < 0.03
+    assert worst["gradient"] < 0.03
+    row = iw.predict(model, images()).rows[1]
+    assert row["fidelity"] == "approximate"
+
+
+def test_the_scale_of_a_norm_that_starts_at_zero_has_a_gradient() -> None:
+    norm = nn.GroupNorm(4, 16)
+    nn.init.zeros_(norm.weight)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), norm, nn.Conv2d(16, 4, 1))
+    worst = errors(model, images(), only=["0.weight", "0.bias", "2.weight", "2.bias"])
+    assert worst["parameter"] < 0.03
+
+
+def test_weight_norm_of_a_plan_and_of_real_weights() -> None:
+    def layers() -> nn.Module:
+        norm = nn.utils.parametrizations.weight_norm
+        return nn.Sequential(norm(nn.Linear(96, 96)), norm(nn.Linear(96, 32)))
+
+    model, batch = layers(), torch.randn(64, 96, generator=torch.Generator().manual_seed(1))
+    worst = errors(model, batch)
+    assert worst["forward"] < 0.01
+    assert worst["gradient"] < 0.02
+    assert worst["parameter"] < 0.03
+    real, measured = iw.predict(model, batch).rows, iw.measure(model, batch).rows
+    for row, wanted in zip(real, measured, strict=True):
+        # Of one draw; the smallest value has 2048 entries, √(1/4096) = 1.6 % each way, and five of these.
+        assert row["forward_rms"] == pytest.approx(wanted["forward_rms"], rel=0.08)
+        assert row["gradient_rms"] == pytest.approx(wanted["gradient_rms"], rel=0.08)
