@@ -13,14 +13,14 @@ and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal
+from initwell.propagate.signal import Atom, Signal, Source
 
 
 def fluctuation(x: Signal, features: Sequence[int]) -> float:
@@ -37,8 +37,32 @@ def fluctuation(x: Signal, features: Sequence[int]) -> float:
     >>> fluctuation(independent((3, 8), 2.0), [1])
     0.125
     """
-    columns = x.axes(features)
-    others = [i for i in range(x.moments.ndim) if i not in columns]
+    varied = _from_row_to_row(x, features)
+    squares = varied**2
+    # One axis is left for every column; take the last one off, and again.
+    for i in reversed(x.axes(features)):
+        atom = x.atoms[i].patterns
+        squares, varied = squares @ atom.every, varied @ atom.agree
+    size = float(varied)
+    return min(x.spread + float(squares) / size**2, 1.0) if size > 0 else x.spread
+
+
+def varying(x: Signal, features: Sequence[int]) -> float:
+    """Return the share of E[x²] that varies from row to row of a sample.
+
+    Args:
+        x: any signal.
+        features: its dimensions that count features; the others count rows.
+    """
+    varied = _from_row_to_row(x, features)
+    for i in reversed(x.axes(features)):
+        varied = varied @ x.atoms[i].patterns.agree
+    return max(float(varied), 0.0) / x.q if x.q > 0 else 0.0
+
+
+def _from_row_to_row(x: Signal, features: Sequence[int]) -> Array:
+    """Return the moments between features of a row, less those between rows: one axis for each atom of features."""
+    others = [i for i in range(x.moments.ndim) if i not in x.axes(features)]
     # What rows of one sample have in common is no part of how they vary.
     apart = [i for i in others if not x.atoms[i].sample] or others
     own = common = x.moments
@@ -46,14 +70,7 @@ def fluctuation(x: Signal, features: Sequence[int]) -> float:
         atom = x.atoms[i].patterns
         own = np.tensordot(own, atom.agree, (i, 0))
         common = np.tensordot(common, atom.differ if i in apart else atom.agree, (i, 0))
-    varied = np.asarray(own - common) if others else own
-    squares = varied**2
-    # One axis of each is left for every column; take the last one off, and again.
-    for i in reversed(columns):
-        atom = x.atoms[i].patterns
-        squares, varied = squares @ atom.every, varied @ atom.agree
-    size = float(varied)
-    return min(x.spread + float(squares) / size**2, 1.0) if size > 0 else x.spread
+    return np.asarray(own - common) if others else own
 
 
 def mixed(a: Signal, b: Signal, alpha: float, beta: float) -> float:
@@ -76,41 +93,32 @@ def mixed(a: Signal, b: Signal, alpha: float, beta: float) -> float:
     return (sizes[0] ** 2 * a.spread + sizes[1] ** 2 * b.spread + 2 * sizes[0] * sizes[1] * both) / total**2
 
 
-def following(signal: Signal, dims: Sequence[int], value: int, strength: float) -> Signal:
-    """Say that along these dimensions the rows are linear images of a value's rows.
-
-    Args:
-        signal: any signal.
-        dims: of it.
-        value: the id of that value.
-        strength: square root of its relative variance.
-    """
+def following(signal: Signal, dims: Sequence[int], source: Source) -> Signal:
+    """Say that along these dimensions the rows are linear images of a value's rows."""
     axes = signal.axes(dims)
-    atoms = [
-        replace(atom, follows=(*(f for f in atom.follows if f[0] != value), (value, strength))) if i in axes else atom
-        for i, atom in enumerate(signal.atoms)
-    ]
-    return _with_atoms(signal, atoms)
+    return _with_sources(signal, axes, lambda old: (*(s for s in old if s.value != source.value), source))
 
 
 def rescaled(signal: Signal, dim: int, factor: float) -> Signal:
     """Multiply how strongly rows along a dimension follow others."""
-    axes = signal.axes([dim])
-    atoms = [
-        replace(atom, follows=tuple((v, s * factor) for v, s in atom.follows)) if i in axes else atom
-        for i, atom in enumerate(signal.atoms)
-    ]
-    return _with_atoms(signal, atoms)
+
+    def change(old: tuple[Source, ...]) -> tuple[Source, ...]:
+        return tuple(replace(s, strength=s.strength * factor) for s in old)
+
+    return _with_sources(signal, signal.axes([dim]), change)
+
+
+def _with_sources(
+    signal: Signal, axes: Sequence[int], change: Callable[[tuple[Source, ...]], tuple[Source, ...]]
+) -> Signal:
+    atoms = [replace(atom, follows=change(atom.follows)) if i in axes else atom for i, atom in enumerate(signal.atoms)]
+    ends = np.cumsum([0, *map(len, signal.dims)])
+    return replace(signal, dims=tuple(tuple(atoms[a:b]) for a, b in pairwise(ends)))
 
 
 def forgotten(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:
     """Return atoms that follow nothing."""
     return tuple(replace(atom, follows=()) for atom in dim)
-
-
-def _with_atoms(signal: Signal, atoms: Sequence[Atom]) -> Signal:
-    ends = np.cumsum([0, *map(len, signal.dims)])
-    return replace(signal, dims=tuple(tuple(atoms[a:b]) for a, b in pairwise(ends)))
 
 
 def varied(signal: Signal, axes: Sequence[int]) -> Array:
@@ -138,9 +146,9 @@ def in_common(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[l
     Returns:
         Places in ``pairs``, and the product of the strengths.
     """
-    for value in {v for i, _ in pairs for v, _ in a.atoms[i].follows}:
+    for value in dict.fromkeys(s.value for i, _ in pairs for s in a.atoms[i].follows):
         strengths = [
-            [s for v, s in a.atoms[i].follows if v == value] + [s for v, s in b.atoms[j].follows if v == value]
+            [s.strength for atom in (a.atoms[i], b.atoms[j]) for s in atom.follows if s.value == value]
             for i, j in pairs
         ]
         both = [place for place, found in enumerate(strengths) if len(found) == 2]

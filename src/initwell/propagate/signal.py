@@ -38,6 +38,21 @@ T = TypeVar("T", np.float64, np.int64)
 
 
 @dataclass(frozen=True)
+class Source(Record):
+    """A value whose rows some others are linear images of; see ``gram``.
+
+    Attributes:
+        value: its id.
+        strength: square root of the relative variance of the average product of two of its rows.
+        level: 1 where all its rows are of one length, as a layer norm's; 0 where their lengths vary as Gaussians' do.
+    """
+
+    value: int
+    strength: float
+    level: float = 0.0
+
+
+@dataclass(frozen=True)
 class Atom(Record):
     """One atomic axis.
 
@@ -45,13 +60,13 @@ class Atom(Record):
         size: its length, at least 2.
         sample: whether it counts samples, so that differing in it means another sample; no matter in comparing atoms.
         parts: lengths of its segments, where they are unlike; empty when all indices are alike.
-        follows: (value, strength): rows along it are linear images of that value's rows; see ``gram``.
+        follows: the values whose rows those along it are linear images of.
     """
 
     size: int
     sample: bool = field(default=False, compare=False)
     parts: tuple[int, ...] = ()
-    follows: tuple[tuple[int, float], ...] = field(default=(), compare=False)
+    follows: tuple[Source, ...] = field(default=(), compare=False)
 
     @property
     def patterns(self) -> Patterns:

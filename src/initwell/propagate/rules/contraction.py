@@ -7,6 +7,13 @@ K of them agree and K(K−1) differ, and on each a contributes its own moment an
 
 Free axes stay as they are (⊗), batched axes are shared by all three, and a contracted dimension of several atoms is
 this rule once for each. Assumption: a and b are independent; the sum is Gaussian when K is not small.
+
+Where both are linear images, by different weights, of the rows k of one value, the averages of a and b over those
+weights go together, and each pair that differs has more, with f the relative variance of the product of two such rows:
+
+    f · (a[k agrees] − a[k differs]) ⊗ (b[k agrees] − b[k differs])
+
+Keys and score gradients are such images, and their sum is the gradient of the queries; see ``gram``.
 """
 
 import math
@@ -16,10 +23,11 @@ from dataclasses import replace
 import numpy as np
 
 from initwell.propagate.atoms import matched, permuted, together
-from initwell.propagate.gram import fluctuation, following, forgotten, in_common, varied
+from initwell.propagate.gram import fluctuation, following, forgotten, in_common, varied, varying
 from initwell.propagate.rules.branch import added
-from initwell.propagate.signal import Signal, merged_fidelity
+from initwell.propagate.signal import Signal, Source, merged_fidelity
 from initwell.propagate.table import Call, Rule
+from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Trace
 
 
@@ -70,34 +78,52 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
 
 
 def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: bool = False) -> Signal:
-    """Contract two operands, minding what they have in common."""
+    """Contract two operands, minding what they have in common.
+
+    Args:
+        call: of the op.
+        one: the first operand's name.
+        two: the second's.
+        over: the dimension of each to sum over.
+        batched: whether they share dimension 0.
+    """
     a, b = call.signal(one), call.signal(two)
-    value_a, value_b = (base(call.trace, call[name].id) for name in (one, two))
-    batch = [(0, 0)] if batched else []
+    first, second = (base(call.trace, call[name].id) for name in (one, two))
     kept = len(a.dims) - 1
-    for weight, other, signal, dim in ((value_b, value_a, a, over[0]), (value_a, value_b, b, over[1])):
+    for weight, x, value, features, rows in (
+        (second, a, first, over[0], range(kept)),
+        (first, b, second, over[1], range(kept, kept + len(b.dims) - 1)),
+    ):
         if call.trace.values[weight].kind == "parameter" and not batched:
-            found = contract(a, b, [over])
-            spread = fluctuation(signal, [dim])
-            rows = range(kept) if signal is a else range(kept, len(found.dims))
-            found = following(found, list(rows), other, math.sqrt(spread))
-            return replace(found, spread=spread)
-    a, b = _itself(a, value_a, b, over), _itself(b, value_b, a, over[::-1])
-    return contract(a, b, [over], batch)
+            spread = fluctuation(x, [features])
+            source = Source(value, math.sqrt(spread), _level(call.trace, x, features))
+            return replace(following(contract(a, b, [over]), rows, source), spread=spread)
+    a, b = _itself(a, first, b, over), _itself(b, second, a, over[::-1])
+    return contract(a, b, [over], [(0, 0)] if batched else [])
 
 
 def _itself(a: Signal, value: int, b: Signal, over: tuple[int, int]) -> Signal:
     """Let a value that the other operand follows follow itself."""
-    if not any(v == value for atom in b.dims[over[1]] for v, _ in atom.follows):
+    if not any(s.value == value for atom in b.dims[over[1]] for s in atom.follows):
         return a
     features = [d for d in range(len(a.dims)) if d != over[0]]
-    return following(a, [over[0]], value, math.sqrt(fluctuation(a, features)))
+    return following(a, [over[0]], Source(value, math.sqrt(fluctuation(a, features))))
+
+
+def _level(trace: Trace, x: Signal, features: int) -> float:
+    """Say how much of one length rows are about what they have in common: 1 for normalized ones without anything."""
+    if len(x.roots) != 1 or abs(x.roots[0][1] ** 2 - x.q) > 0.01 * x.q:
+        return 0.0
+    op = trace.producer(x.roots[0][0])
+    if op is None or op.functional.endswith(("batch_norm", "group_norm")):
+        return 0.0
+    return varying(x, [features]) ** 2
 
 
 def base(trace: Trace, value: int) -> int:
     """Return the value that a view shows."""
     op = trace.producer(value)
-    while op is not None and op.functional in _VIEWS and op.inputs:
+    while op is not None and op.inputs and (op.functional in VIEWS or op.functional in COPIES):
         value = op.inputs[0]
         op = trace.producer(value)
     return value
@@ -153,11 +179,6 @@ def transposed(signal: Signal) -> Signal:
     order[-2:] = order[:-3:-1]
     return permuted(signal, order)
 
-
-_VIEWS = frozenset(
-    f"aten.{name}"
-    for name in "view reshape _unsafe_view t transpose permute squeeze unsqueeze expand clone detach contiguous".split()
-)
 
 RULES: Mapping[str, Rule] = {
     "aten.mm": _mm,
