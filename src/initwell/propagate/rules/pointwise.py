@@ -5,7 +5,6 @@ independent of u, has the moments of g times E[φ′(u)φ′(v)]. Assumption: u 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution, grid_of, through
 from initwell.propagate.peaks import peak_law, within_window
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Gate, Image, Pointwise, Signal, merged_fidelity
+from initwell.propagate.signal import Gate, Image, Pointwise, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation

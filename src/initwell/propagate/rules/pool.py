@@ -14,7 +14,7 @@ Assumption: entries of a window are independent given what they share.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -25,7 +25,7 @@ from initwell.propagate.peaks import covariance_of_largest, peak_law, within_win
 from initwell.propagate.rules.parts import one_atom
 from initwell.propagate.rules.taps import Axis, adaptive, axis_of, geometry, profiled, spread
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal
+from initwell.propagate.signal import Atom, Signal, replace
 from initwell.propagate.table import Call, Rule
 
 _WHY = "max pooling: entries of a window as independent but for what all positions share"

@@ -16,7 +16,7 @@ which is carried along each axis by itself.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.scatter import fan_of, scattered
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, constant, merged_fidelity
+from initwell.propagate.signal import Atom, Signal, constant, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 
 
@@ -290,12 +290,21 @@ def _pool(
     call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]
 ) -> tuple[list[Axis], Signal]:
     axes = geometry(call, inputs, outputs, kernel)
-    size = float(np.prod(kernel))
+    n = len(kernel)
+    stride = spread(call["stride"], n) if call["stride"] not in ((), None) else tuple(kernel)
+    columns = (inputs, outputs, kernel, stride, spread(call["padding"], n))
+    size = math.prod(_window(*column) for column in zip(*columns, strict=True))
     if call["divisor_override"]:
         size = float(call["divisor_override"])
     elif call["count_include_pad"] is False:
         size = _mean_window(axes)
     return axes, constant(kernel, 1 / size)
+
+
+def _window(inputs: int, outputs: int, taps: int, stride: int, padding: int) -> float:
+    """Return what a window counts on average: with ``ceil_mode`` it ends where the padding does."""
+    start = np.arange(outputs) * stride - padding
+    return float((np.minimum(start + taps, inputs + padding) - start).mean())
 
 
 def _avg_pool(call: Call) -> Sequence[Signal]:
