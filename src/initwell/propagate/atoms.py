@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from initwell.errors import ShapeError
 from initwell.propagate.segments import MOST, Array, along, common, merging, refinement
-from initwell.propagate.signal import Atom, Dims, Signal
+from initwell.propagate.signal import Atom, Dims, Signal, replace
 
 _JOINED = "a reshape across axes whose lengths do not divide one another: their moments were averaged"
 UNLIKE = "parts of unlike size along one axis, taken as alike"
@@ -170,7 +169,7 @@ def viewed(signal: Signal, shape: Sequence[int]) -> Signal:
         flat, count = _taken(flat, done, length)
         groups.append(count)
         done += count
-    ends = np.cumsum([0, *groups])
+    ends = [0, *accumulate(groups)]
     atoms = flat.atoms
     return flat.regrouped(tuple(atoms[a:b] for a, b in pairwise(ends)), flat.moments)
 
@@ -273,7 +272,12 @@ def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal
 def over_all(signal: Signal, moments: Array, axes: Sequence[int]) -> Array:
     """Average ``moments`` over all pairs along several atoms, keeping their axes with length 1."""
     for axis in axes:
-        moments = along(moments, signal.atoms[axis].patterns.every[None, :], axis)
+        atom = signal.atoms[axis]
+        if atom.parts:
+            moments = along(moments, atom.patterns.every[None, :], axis)
+        else:
+            agree, differ = moments.take([0], axis), moments.take([1], axis)
+            moments = agree / atom.size + differ * (1 - 1 / atom.size)
     return moments
 
 

@@ -20,9 +20,10 @@ length 1 has no atoms at all.
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol, TypeVar
+from itertools import accumulate
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ class Atom(Record):
     parts: tuple[int, ...] = ()
     follows: tuple[Source, ...] = field(default=(), compare=False)
 
-    @property
+    @cached_property
     def patterns(self) -> Patterns:
         """The patterns of pairs of its indices."""
         return patterns(self.parts or (self.size,))
@@ -170,6 +171,7 @@ class Signal:
         average: what it is the average of, where it is one.
         square_of: what it is the square of, where it is one.
         centred_of: the mean that was taken off, where one was.
+        atoms: all atoms, in the order of ``moments``.
         scatter: of a weight, the relative variance of its squared entries; of what few weights made, that of the size
             of its channels.
         joint: whether operands that have something in common were put together here as what they are.
@@ -195,9 +197,17 @@ class Signal:
     joint: bool = False
     scatter: float = 0.0
     spread: float = 0.0
+    atoms: tuple[Atom, ...] = field(init=False, repr=False)
+    _has_parts: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse moments that do not belong to the atoms; write a mean that is one number out."""
+        atoms = tuple(atom for dim in self.dims for atom in dim)
+        object.__setattr__(self, "atoms", atoms)
+        object.__setattr__(self, "_has_parts", any(atom.parts for atom in atoms))
+        rank = len(atoms)
+        if self.moments.shape == (2,) * rank and np.shape(self.means) == (1,) * rank and not self._has_parts:
+            return
         lengths = tuple(atom.patterns.counts.size for atom in self.atoms)
         if self.moments.shape != lengths:
             cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
@@ -207,11 +217,6 @@ class Signal:
             object.__setattr__(self, "means", np.broadcast_to(self.means, segments))
 
     @cached_property
-    def atoms(self) -> tuple[Atom, ...]:
-        """All atoms, in the order of ``moments``."""
-        return tuple(atom for dim in self.dims for atom in dim)
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """The tensor's shape."""
         return tuple(math.prod(a.size for a in dim) for dim in self.dims)
@@ -219,7 +224,7 @@ class Signal:
     @property
     def segmented(self) -> bool:
         """Whether some axis has segments."""
-        return self.means.size > 1
+        return self._has_parts
 
     @cached_property
     def mean(self) -> float:
@@ -263,8 +268,8 @@ class Signal:
 
     def axes(self, dims: Sequence[int]) -> tuple[int, ...]:
         """Return which axes of ``moments`` belong to these dimensions."""
-        starts = np.cumsum([0, *(len(d) for d in self.dims)])
-        return tuple(i for d in dims for i in range(starts[d], starts[d + 1]))
+        ends = list(accumulate(map(len, self.dims)))
+        return tuple(i for d in dims for i in range(ends[d] - len(self.dims[d]), ends[d]))
 
     def changed(
         self, moments: Array, means: Array | float, *, dims: Dims | None = None, gaussian: bool = False
@@ -284,6 +289,27 @@ class Signal:
         """Return it marked as approximate, and why."""
         reasons = self.reasons if reason in self.reasons else (*self.reasons, reason)
         return replace(self, fidelity="approximate", reasons=reasons)
+
+
+R = TypeVar("R")
+
+
+def replace(record: R, **changes: Any) -> R:
+    """Return a copy with other fields, as ``dataclasses.replace`` would, at a tenth of its time.
+
+    A walk makes thousands of them; what was worked out of the old fields is forgotten.
+
+    >>> replace(Atom(4), size=6)
+    Atom(size=6, sample=False, parts=())
+    """
+    found, before = object.__new__(type(record)), vars(record)
+    names = type(record).__dataclass_fields__  # type: ignore[attr-defined]
+    if not changes.keys() <= names.keys():
+        raise TypeError(f"{type(record).__name__} has no field {min(changes.keys() - names.keys())}")
+    vars(found).update({name: changes[name] if name in changes else before[name] for name in names})
+    if isinstance(found, Signal):
+        found.__post_init__()
+    return found
 
 
 def independent(shape: Sequence[int], q: float, mean: float = 0.0, *, sample: int | None = None) -> Signal:
