@@ -39,6 +39,21 @@ T = TypeVar("T", np.float64, np.int64)
 
 
 @dataclass(frozen=True)
+class Source(Record):
+    """A value whose rows some others are linear images of; see ``gram``.
+
+    Attributes:
+        value: its id.
+        strength: square root of the relative variance of the average product of two of its rows.
+        level: 1 where all its rows are of one length, as a layer norm's; 0 where their lengths vary as Gaussians' do.
+    """
+
+    value: int
+    strength: float
+    level: float = 0.0
+
+
+@dataclass(frozen=True)
 class Atom(Record):
     """One atomic axis.
 
@@ -46,11 +61,13 @@ class Atom(Record):
         size: its length, at least 2.
         sample: whether it counts samples, so that differing in it means another sample; no matter in comparing atoms.
         parts: lengths of its segments, where they are unlike; empty when all indices are alike.
+        follows: the values whose rows those along it are linear images of.
     """
 
     size: int
     sample: bool = field(default=False, compare=False)
     parts: tuple[int, ...] = ()
+    follows: tuple[Source, ...] = field(default=(), compare=False)
 
     @cached_property
     def patterns(self) -> Patterns:
@@ -160,6 +177,7 @@ class Signal:
         undone: of a gradient, the factor by which going back through the weights before it is made smaller or larger.
         joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
+        spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
     """
 
     dims: Dims
@@ -180,6 +198,7 @@ class Signal:
     joint: bool = False
     scatter: tuple[float, float] = (0.0, 0.0)
     undone: float = 1.0
+    spread: float = 0.0
     atoms: tuple[Atom, ...] = field(init=False, repr=False)
     _has_parts: bool = field(init=False, repr=False)
 
@@ -259,7 +278,8 @@ class Signal:
     ) -> "Signal":
         """Return a signal of other numbers that keeps the fidelity and forgets where it came from."""
         dims = self.dims if dims is None else dims
-        return Signal(dims, moments, np.asarray(means, float), self.fidelity, self.reasons, gaussian=gaussian)
+        means = np.asarray(means, float)
+        return Signal(dims, moments, means, self.fidelity, self.reasons, gaussian=gaussian, spread=self.spread)
 
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""

@@ -8,8 +8,7 @@ positions, Σ that of the x_k. From channel to channel that varies, relative to 
 A depthwise 3×3 convolution has K = 9. Batch norm's backward divides each channel by its own size, and E[1/s²] is
 1/(1 − κ) times 1/E[s²] where s² is a gamma variable of that relative variance. The convolution's own backward then
 multiplies by w, whose size made s: E[w²/s²] = E[w²]/E[s²] as far as s² = σ_x²·Σ w_k², and the first term of κ is
-undone.
-Assumption: x_k of equal variance.
+undone. Channels of x that few weights made differ in size themselves: what reads K/taps of them keeps that share.
 """
 
 import math
@@ -44,18 +43,20 @@ def scattered(y: Signal, x: Signal, weight: Signal, taps: int, fan: int) -> Sign
     apart = (x.averaged(channels) - x.averaged(channels | others)) / variance if fan > taps else 0.0
     inside = (taps - 1) / max(fan - 1, 1)
     squared = inside * same**2 + (1 - inside) * apart**2
-    return replace(y, scatter=(tails / fan, 2 * (1 - 1 / fan) * squared))
+    before = sum(x.scatter) * taps / fan
+    return replace(y, scatter=(tails / fan, before + 2 * (1 - 1 / fan) * squared))
 
 
 def divided_by_size(g: Signal, x: Signal) -> Signal:
     """Correct a gradient that was divided by the average size of x's channels: each is divided by its own.
 
     >>> from initwell.propagate.signal import independent
-    >>> divided_by_size(independent((4, 3), 1.0), replace(independent((4, 3), 1.0), scatter=(0.2, 0.0))).q
+    >>> few = replace(independent((4, 3), 1.0), scatter=(0.2, 0.0))
+    >>> round(divided_by_size(independent((4, 3), 1.0), few).q, 9)
     1.25
     """
-    whole, alike = 1 - min(sum(x.scatter), _MOST), 1 - min(x.scatter[1], _MOST)
-    return replace(scaled(g, 1 / math.sqrt(whole)), undone=math.sqrt(whole / alike))
+    own, read = (1 - min(part, _MOST) for part in x.scatter)
+    return replace(scaled(g, 1 / math.sqrt(own * read)), undone=math.sqrt(own))
 
 
 def fan_of(shape: Sequence[int]) -> tuple[int, int]:
