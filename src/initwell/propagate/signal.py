@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,10 @@ from initwell.propagate.segments import Array, Patterns, patterns
 from initwell.records import Record
 
 Fidelity = Literal["exact", "approximate"]
+
+
+if TYPE_CHECKING:
+    from initwell.propagate.mask import Mask
 
 
 T = TypeVar("T", np.float64, np.int64)
@@ -177,6 +181,7 @@ class Signal:
         undone: of a gradient, the factor by which going back through the weights before it is made smaller or larger.
         joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
+        mask: of scores, which of them are open to the softmax; all, if none.
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
     """
 
@@ -199,6 +204,7 @@ class Signal:
     scatter: tuple[float, float] = (0.0, 0.0)
     undone: float = 1.0
     spread: float = 0.0
+    mask: "Mask | None" = None
     atoms: tuple[Atom, ...] = field(init=False, repr=False)
     _has_parts: bool = field(init=False, repr=False)
 

@@ -42,6 +42,8 @@ from initwell.propagate.signal import (
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
+_TAIL = "the tail towards 0 of what is divided by, cut at a twentieth of its size"
+
 
 def scaled(signal: Signal, factor: float) -> Signal:
     """Multiply by a number; what the signal remembers is scaled along."""
@@ -186,13 +188,32 @@ def inverted(x: Signal) -> Signal:
     Raises:
         UnknownSignalError: it does not, so that 1/x has no second moment.
     """
+    return decreasing(Function(lambda u: 1 / u), x, "a division by what may be 0")
+
+
+def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
+    """Apply 1/x, 1/√x or log x, which have no moments where x may be 0.
+
+    An average of squares is positive, and no Gaussian: where it stays two standard deviations away from 0 its tail is
+    cut at a twentieth of its mean, and that is said.
+
+    Raises:
+        UnknownSignalError: x may be 0.
+    """
     image = as_image(x)
-    if image.base is not None:
+    if image.base is not None or image.pre.dims != x.dims:
         image = Image(line(1.0), x)
-    phi = composed(Function(lambda u: 1 / u), image)
-    spread = np.sqrt(variances(image.pre).max(initial=0.0))
-    values = image.phi.fn(image.pre.mean + spread * np.linspace(-6.0, 6.0, 241))
-    size = np.abs(values)
-    if size.min() < 1e-3 * size.max() and size.max() > 0 and (values.min() <= 0 <= values.max() or spread == 0):
-        raise UnknownSignalError("a division by what may be 0")
-    return merged_fidelity(evaluated(Image(phi, image.pre)), x)
+    spread = float(np.sqrt(variances(image.pre).max(initial=0.0)))
+    centre = image.pre.mean
+    near, far, all_of_it = (image.phi.fn(centre + spread * np.linspace(-r, r, 241)) for r in (2.0, 5.0, 10.0))
+    sign = 1.0 if near.mean() > 0 else -1.0
+    level = float(np.median(sign * near))
+    if (sign * near).min() <= 0.05 * level or level <= 0:
+        raise UnknownSignalError(why)
+    if (sign * all_of_it).min() > 0.05 * level:
+        return merged_fidelity(evaluated(Image(composed(phi, image), image.pre)), x)
+    floor = 0.05 * level
+    cut = composed(Function(lambda u: sign * np.maximum(sign * u, floor)), image)
+    found = evaluated(Image(composed(phi, Image(cut, image.pre)), image.pre))
+    found = merged_fidelity(found, x)
+    return found if (sign * far).min() > 0.05 * level else found.approximate(_TAIL)

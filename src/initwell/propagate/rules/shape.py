@@ -13,7 +13,11 @@ def _same(call: Call) -> Sequence[Signal]:
 
 
 def _view(call: Call) -> Sequence[Signal]:
-    return [viewed(call.signal("self"), call.shape())]
+    x = call.signal("self")
+    found = viewed(x, call.shape())
+    if x.mask is None or x.shape == found.shape:
+        return [found]
+    return [replace(found, mask=x.mask.seen_as(x.shape, call.shape()))]
 
 
 def _t(call: Call) -> Sequence[Signal]:
