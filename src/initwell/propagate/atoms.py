@@ -15,7 +15,13 @@ UNLIKE = "parts of unlike size along one axis, taken as alike"
 
 
 def refined(signal: Signal, axis: int, parts: tuple[int, ...]) -> Signal:
-    """Split the segments of an atom further; nothing changes but the bookkeeping."""
+    """Split the segments of an atom further; nothing changes but the bookkeeping.
+
+    Args:
+        signal: any signal.
+        axis: which of its atoms.
+        parts: lengths of the new segments; every old border is among theirs.
+    """
     atom = signal.atoms[axis]
     if (atom.parts or (atom.size,)) == parts:
         return signal
@@ -223,6 +229,12 @@ def matched(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[Sig
         a: one signal.
         b: another.
         pairs: (dimension of a, dimension of b).
+
+    Returns:
+        Both, atoms and segments of paired dimensions alike; joined instead where their cuts do not nest.
+
+    Raises:
+        ShapeError: paired dimensions of unequal lengths.
     """
     for da, db in pairs:
         if a.shape[da] != b.shape[db]:
@@ -257,7 +269,16 @@ def _recut(signal: Signal, dim: int, cuts: Sequence[int]) -> Signal:
 
 
 def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal]:
-    """Broadcast two signals to one shape with the same atoms."""
+    """Broadcast two signals to one shape with the same atoms; an atom of either that counts samples does so in both.
+
+    Args:
+        a: one signal.
+        b: another.
+        shape: that both can be broadcast to.
+
+    Raises:
+        ShapeError: their lengths do not fit each other.
+    """
     if a.dims == b.dims and a.shape == tuple(shape) and [x.sample for x in a.atoms] == [x.sample for x in b.atoms]:
         return a, b
     a, b = matched(expanded(a, shape), expanded(b, shape), [(d, d) for d in range(len(shape))])
@@ -269,7 +290,13 @@ def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal
 
 
 def over_all(signal: Signal, moments: Array, axes: Sequence[int]) -> Array:
-    """Average ``moments`` over all pairs along several atoms, keeping their axes with length 1."""
+    """Average over all pairs along several atoms, keeping their axes with length 1: agree/n + differ·(1 − 1/n) each.
+
+    Args:
+        signal: whose atoms they are.
+        moments: its own, or others by the same patterns.
+        axes: the atoms.
+    """
     for axis in axes:
         atom = signal.atoms[axis]
         if atom.parts:
@@ -284,6 +311,10 @@ def centred(signal: Signal, axes: Sequence[int]) -> Array:
     """Return the moments of x − x̄, x̄ the average over these atoms.
 
     E[(x − x̄)(x' − x̄')] = moments − E[x x̄'] − E[x̄ x'] + E[x̄ x̄']; where no atom has segments the last three are equal.
+
+    Args:
+        signal: x.
+        axes: the atoms.
 
     >>> from initwell.propagate.signal import independent
     >>> centred(independent((4,), 1.0), [0]).tolist()

@@ -26,6 +26,9 @@ def scattered(y: Signal, x: Signal, weight: Signal, taps: int, fan: int) -> Sign
         weight: fresh; its ``scatter`` is E[w⁴]/E[w²]² − 1.
         taps: positions that an entry of y reads of one channel.
         fan: entries that it reads in all.
+
+    Returns:
+        y with κ as its ``scatter``.
     """
     if weight.scatter == 0 or weight.mean != 0 or fan < 1:
         return y
