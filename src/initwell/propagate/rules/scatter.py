@@ -31,7 +31,7 @@ def scattered(y: Signal, x: Signal, weight: Signal, taps: int, fan: int) -> Sign
         fan: entries that it reads in all.
 
     Returns:
-        y with κ as its ``scatter``.
+        y with the two terms of κ as its ``scatter``, and in the second what x's channels bring along.
     """
     tails = weight.scatter[0]
     if tails == 0 or weight.mean != 0 or fan < 1:
