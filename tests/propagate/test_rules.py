@@ -22,7 +22,6 @@ from initwell.propagate.rules.branch import added
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.norm import normalized, normalized_backward
 from initwell.propagate.rules.pointwise import applied, pulled_back
-from initwell.propagate.rules.softmax import concentration, softmax_backward, softmaxed
 from initwell.propagate.rules.taps import spatial_axis, tapped
 from initwell.propagate.signal import Signal, independent
 from initwell.theory import moments as theory
@@ -160,21 +159,6 @@ def test_a_gradient_gated_by_what_is_normalized_by_sampling() -> None:
 
     # 1/2 − 1/4 − 1/(2π) = 0.09; as independent it would be 0.25.
     assert dx.q == pytest.approx(average(gradient, 300)[0, 0], rel=0.06)
-
-
-@pytest.mark.parametrize("variance", [0.05, 1.0, 4.0])
-def test_softmax_and_its_gradient_by_sampling(variance: float) -> None:
-    torch.manual_seed(5)
-    s = torch.randn(20000, 12, dtype=torch.float64) * math.sqrt(variance)
-    p = s.softmax(1)
-    assert concentration(variance, 12, 2) == pytest.approx(float(p.square().mean()), rel=0.02)
-    assert concentration(variance, 12, 3) == pytest.approx(float(p.pow(3).mean()), rel=0.05)
-    scores = independent((50, 12), variance)
-    found = softmaxed(scores, 1)
-    assert found.moments[0, 0] + 11 * found.moments[0, 1] == pytest.approx(1 / 12)
-    g = torch.randn_like(p)
-    sampled = float((p * (g - (p * g).sum(1, keepdim=True))).square().mean())
-    assert softmax_backward(independent((50, 12), 1.0), scores, 1).q == pytest.approx(sampled, rel=0.05)
 
 
 @pytest.mark.parametrize(("kernel", "size"), [(7, 16), (640, 3), (3, 9)])

@@ -20,7 +20,7 @@ def refined(signal: Signal, axis: int, parts: tuple[int, ...]) -> Signal:
     if (atom.parts or (atom.size,)) == parts:
         return signal
     places, old = refinement(atom.patterns.parts, parts)
-    dims = _replaced(signal.dims, axis, 1, (Atom(atom.size, atom.sample, parts),))
+    dims = _replaced(signal.dims, axis, 1, (replace(atom, parts=parts),))
     return replace(signal, dims=dims, moments=signal.moments.take(places, axis), means=signal.means.take(old, axis))
 
 
@@ -42,7 +42,7 @@ def _merged(signal: Signal, axis: int, groups: Sequence[int]) -> tuple[Signal, b
     atom = signal.atoms[axis]
     whole, single, parts = merging(atom.patterns.parts, groups)
     moments, means = along(signal.moments, whole, axis), along(signal.means, single, axis)
-    new = Atom(atom.size, atom.sample, parts if len(parts) > 1 else ())
+    new = replace(atom, parts=parts if len(parts) > 1 else ())
     dims = _replaced(signal.dims, axis, 1, (new,))
     found = replace(signal, dims=dims, moments=moments, means=means, image=None, law=None, gates=())
     places, old = refinement(parts, atom.patterns.parts)
@@ -98,13 +98,13 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
         groups = np.concatenate([[0], np.cumsum(ends[:-1] % inner == 0)])
         signal = merged(signal, axis, [int(i) for i in groups])
         atom = signal.atoms[axis]
-    outer = Atom(atom.size // inner, atom.sample, tuple(n // inner for n in atom.parts))
+    outer = replace(atom, size=atom.size // inner, parts=tuple(n // inner for n in atom.parts))
     s = len(outer.patterns.parts)
     other = np.arange(s + s * s)
     other[:s] = s + np.arange(s) * (s + 1)
     moments = np.stack([signal.moments, signal.moments.take(other, axis)], axis + 1)
     means = np.expand_dims(signal.means, axis + 1)
-    dims = _replaced(signal.dims, axis, 1, (outer, Atom(inner, atom.sample)))
+    dims = _replaced(signal.dims, axis, 1, (outer, Atom(inner, atom.sample, follows=atom.follows)))
     return replace(signal, dims=dims, moments=moments, means=means)
 
 
@@ -125,7 +125,8 @@ def joined(signal: Signal, axis: int) -> Signal:
     one, two = outer.size - 1, inner.size - 1
     differ = (m[1, 0] * one + m[0, 1] * two + m[1, 1] * one * two) / (one + two + one * two)
     lossless = np.allclose(m[1, 0], m[1, 1]) and np.allclose(m[0, 1], m[1, 1])
-    atom = Atom(outer.size * inner.size, outer.sample or inner.sample)
+    follows = outer.follows if outer.follows == inner.follows else ()
+    atom = Atom(outer.size * inner.size, outer.sample or inner.sample, follows=follows)
     dims = _replaced(signal.dims, axis, 2, (atom,))
     means = np.asarray(signal.means.take(0, axis + 1))
     found = replace(signal, dims=dims, moments=np.stack([m[0, 0], differ], axis), means=means)

@@ -39,6 +39,21 @@ T = TypeVar("T", np.float64, np.int64)
 
 
 @dataclass(frozen=True)
+class Source(Record):
+    """A value whose rows some others are linear images of; see ``gram``.
+
+    Attributes:
+        value: its id.
+        strength: square root of the relative variance of the average product of two of its rows.
+        level: 1 where all its rows are of one length, as a layer norm's; 0 where their lengths vary as Gaussians' do.
+    """
+
+    value: int
+    strength: float
+    level: float = 0.0
+
+
+@dataclass(frozen=True)
 class Atom(Record):
     """One atomic axis.
 
@@ -46,11 +61,13 @@ class Atom(Record):
         size: its length, at least 2.
         sample: whether it counts samples, so that differing in it means another sample; no matter in comparing atoms.
         parts: lengths of its segments, where they are unlike; empty when all indices are alike.
+        follows: the values whose rows those along it are linear images of.
     """
 
     size: int
     sample: bool = field(default=False, compare=False)
     parts: tuple[int, ...] = ()
+    follows: tuple[Source, ...] = field(default=(), compare=False)
 
     @cached_property
     def patterns(self) -> Patterns:
@@ -159,6 +176,7 @@ class Signal:
             of its channels.
         joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
+        spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
     """
 
     dims: Dims
@@ -178,6 +196,7 @@ class Signal:
     centred_of: Average | None = None
     joint: bool = False
     scatter: float = 0.0
+    spread: float = 0.0
     atoms: tuple[Atom, ...] = field(init=False, repr=False)
     _has_parts: bool = field(init=False, repr=False)
 
@@ -257,7 +276,8 @@ class Signal:
     ) -> "Signal":
         """Return a signal of other numbers that keeps the fidelity and forgets where it came from."""
         dims = self.dims if dims is None else dims
-        return Signal(dims, moments, np.asarray(means, float), self.fidelity, self.reasons, gaussian=gaussian)
+        means = np.asarray(means, float)
+        return Signal(dims, moments, means, self.fidelity, self.reasons, gaussian=gaussian, spread=self.spread)
 
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
