@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from initwell.errors import ShapeError
 from initwell.propagate.segments import MOST, Array, along, common, merging, refinement
-from initwell.propagate.signal import Atom, Dims, Signal
+from initwell.propagate.signal import Atom, Dims, Signal, replace
 
 _JOINED = "a reshape across axes whose lengths do not divide one another: their moments were averaged"
 UNLIKE = "parts of unlike size along one axis, taken as alike"
@@ -21,7 +20,7 @@ def refined(signal: Signal, axis: int, parts: tuple[int, ...]) -> Signal:
     if (atom.parts or (atom.size,)) == parts:
         return signal
     places, old = refinement(atom.patterns.parts, parts)
-    dims = _replaced(signal.dims, axis, 1, (Atom(atom.size, atom.sample, parts),))
+    dims = _replaced(signal.dims, axis, 1, (replace(atom, parts=parts),))
     return replace(signal, dims=dims, moments=signal.moments.take(places, axis), means=signal.means.take(old, axis))
 
 
@@ -43,7 +42,7 @@ def _merged(signal: Signal, axis: int, groups: Sequence[int]) -> tuple[Signal, b
     atom = signal.atoms[axis]
     whole, single, parts = merging(atom.patterns.parts, groups)
     moments, means = along(signal.moments, whole, axis), along(signal.means, single, axis)
-    new = Atom(atom.size, atom.sample, parts if len(parts) > 1 else ())
+    new = replace(atom, parts=parts if len(parts) > 1 else ())
     dims = _replaced(signal.dims, axis, 1, (new,))
     found = replace(signal, dims=dims, moments=moments, means=means, image=None, law=None, gates=())
     places, old = refinement(parts, atom.patterns.parts)
@@ -99,13 +98,13 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
         groups = np.concatenate([[0], np.cumsum(ends[:-1] % inner == 0)])
         signal = merged(signal, axis, [int(i) for i in groups])
         atom = signal.atoms[axis]
-    outer = Atom(atom.size // inner, atom.sample, tuple(n // inner for n in atom.parts))
+    outer = replace(atom, size=atom.size // inner, parts=tuple(n // inner for n in atom.parts))
     s = len(outer.patterns.parts)
     other = np.arange(s + s * s)
     other[:s] = s + np.arange(s) * (s + 1)
     moments = np.stack([signal.moments, signal.moments.take(other, axis)], axis + 1)
     means = np.expand_dims(signal.means, axis + 1)
-    dims = _replaced(signal.dims, axis, 1, (outer, Atom(inner, atom.sample)))
+    dims = _replaced(signal.dims, axis, 1, (outer, Atom(inner, atom.sample, follows=atom.follows)))
     return replace(signal, dims=dims, moments=moments, means=means)
 
 
@@ -126,7 +125,8 @@ def joined(signal: Signal, axis: int) -> Signal:
     one, two = outer.size - 1, inner.size - 1
     differ = (m[1, 0] * one + m[0, 1] * two + m[1, 1] * one * two) / (one + two + one * two)
     lossless = np.allclose(m[1, 0], m[1, 1]) and np.allclose(m[0, 1], m[1, 1])
-    atom = Atom(outer.size * inner.size, outer.sample or inner.sample)
+    follows = outer.follows if outer.follows == inner.follows else ()
+    atom = Atom(outer.size * inner.size, outer.sample or inner.sample, follows=follows)
     dims = _replaced(signal.dims, axis, 2, (atom,))
     means = np.asarray(signal.means.take(0, axis + 1))
     found = replace(signal, dims=dims, moments=np.stack([m[0, 0], differ], axis), means=means)
@@ -169,7 +169,7 @@ def viewed(signal: Signal, shape: Sequence[int]) -> Signal:
         flat, count = _taken(flat, done, length)
         groups.append(count)
         done += count
-    ends = np.cumsum([0, *groups])
+    ends = [0, *accumulate(groups)]
     atoms = flat.atoms
     return flat.regrouped(tuple(atoms[a:b] for a, b in pairwise(ends)), flat.moments)
 
@@ -272,7 +272,12 @@ def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal
 def over_all(signal: Signal, moments: Array, axes: Sequence[int]) -> Array:
     """Average ``moments`` over all pairs along several atoms, keeping their axes with length 1."""
     for axis in axes:
-        moments = along(moments, signal.atoms[axis].patterns.every[None, :], axis)
+        atom = signal.atoms[axis]
+        if atom.parts:
+            moments = along(moments, atom.patterns.every[None, :], axis)
+        else:
+            agree, differ = moments.take([0], axis), moments.take([1], axis)
+            moments = agree / atom.size + differ * (1 - 1 / atom.size)
     return moments
 
 

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from initwell.errors import ArgumentError, ModelError
-from initwell.propagate.signal import Signal
+from initwell.propagate.signal import Signal, replace
 from initwell.trace.batch import check_batch, tensors
 from initwell.trace.failure import where
 from initwell.trace.ops import COPIES, VIEWS

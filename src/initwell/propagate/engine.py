@@ -54,7 +54,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     known = Signals(start, values)
     unsupported: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
-    shared = shared_operands(trace, values)
+    shared = values.once("shared", lambda: shared_operands(trace, values))
     for op in trace.ops:
         if values.made(op):
             continue

@@ -7,14 +7,14 @@ g·f₁(u) along one path and g·f₂(u) along another add up to g·(f₁ + f₂
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from initwell.propagate.gaussian import covariance, signal_moments, variances
 from initwell.propagate.laws import distribution
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Image, Pointwise, Signal, merged_fidelity
+from initwell.propagate.signal import Image, Pointwise, Signal, merged_fidelity, replace
 
 _NOT_GAUSSIAN = "a nonlinearity of a value that is no sum of many terms, taken as Gaussian"
 

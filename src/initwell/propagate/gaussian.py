@@ -9,7 +9,7 @@ What the series leaves out after its last term is E[f²] − Σ a_k², all of it
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -38,13 +38,28 @@ def covariance(signal: Signal) -> tuple[float, Array]:
 
 def nodes(kinks: tuple[float, ...], mean: float, variance: float) -> tuple[Array, Array]:
     """Return nodes z and weights of N(0, 1), split where a function of mean + √variance·z is not smooth."""
+    return _rule(_breaks(kinks, mean, variance))[:2]
+
+
+def _breaks(kinks: tuple[float, ...], mean: float, variance: float) -> tuple[float, ...]:
     breaks = standard_breaks(kinks, variance, mean)
-    edges = np.unique(np.concatenate([np.linspace(-_REACH, _REACH, 39), breaks[np.abs(breaks) < _REACH]]))
+    return tuple(sorted(breaks[np.abs(breaks) < _REACH].tolist()))
+
+
+@lru_cache(maxsize=32)
+def _rule(breaks: tuple[float, ...]) -> tuple[Array, Array, Array]:
+    """Return nodes, weights, and the normalized Hermite polynomials there; most functions bend at 0 or nowhere."""
+    edges = np.unique(np.concatenate([np.linspace(-_REACH, _REACH, 39), np.array(breaks)]))
     x, w = legendre(16)
     half = np.diff(edges) / 2
-    z = ((edges[1:] + edges[:-1]) / 2)[:, None] + half[:, None] * x
-    weights = half[:, None] * w * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    return z.ravel(), weights.ravel()
+    z = (((edges[1:] + edges[:-1]) / 2)[:, None] + half[:, None] * x).ravel()
+    weights = (half[:, None] * w).ravel() * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    basis = np.empty((_TERMS, z.size))
+    before, here = np.zeros_like(z), np.ones_like(z)
+    for k in range(_TERMS):
+        basis[k] = here
+        before, here = here, (z * here - math.sqrt(k) * before) / math.sqrt(k + 1)
+    return z, weights, basis
 
 
 Function = Callable[[Array], Array]
@@ -76,13 +91,10 @@ def hermite(f: Function, kinks: tuple[float, ...], mean: float, variance: float)
     if variance == 0:
         coefficients[0] = float(f(np.array([mean]))[0])
         return Series(coefficients, 0.0)
-    z, w = nodes(kinks, mean, variance)
+    z, w, basis = _rule(_breaks(kinks, mean, variance))
     values = f(mean + math.sqrt(variance) * z)
     weighted = values * w
-    before, here = np.zeros_like(z), np.ones_like(z)
-    for k in range(_TERMS):
-        coefficients[k] = weighted @ here
-        before, here = here, (z * here - math.sqrt(k) * before) / math.sqrt(k + 1)
+    coefficients = basis @ weighted
     return Series(coefficients, max(float(weighted @ values) - float(coefficients @ coefficients), 0.0))
 
 

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from initwell.errors import ArgumentError
-from initwell.propagate.signal import Signal, independent
+from initwell.propagate.signal import Signal, independent, replace
 from initwell.propagate.start import input_signals
 from initwell.trace.batch import as_arguments, map_tensors, tensors, uncompiled
 from initwell.trace.trace import Trace

@@ -5,8 +5,9 @@ Trace, whatever the weights. A rule asks ``Call.value`` for the numbers, or ``Ca
 """
 
 import math
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from initwell.propagate.agreement import Array, agreement
 from initwell.propagate.measured import measured
 from initwell.propagate.signal import Signal, constant
 from initwell.trace.trace import Folded, Op, Trace
+
+T = TypeVar("T")
 
 # An entry below this is a mask's "minus infinity": what is added to scores to take them out, and no size of a signal.
 _MASKED = -1e4
@@ -34,6 +37,7 @@ class Known:
     _signals: dict[int, Signal | None] = field(default_factory=dict, repr=False)
     _ranges: dict[int, tuple[float, float]] = field(default_factory=dict, repr=False)
     _agreements: dict[int, Array] = field(default_factory=dict, repr=False)
+    _once: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def nothing(cls) -> "Known":
@@ -47,6 +51,13 @@ class Known:
     def __getitem__(self, value: int) -> Tensor:
         """Return the numbers of a value, on the CPU; not to be written to."""
         return self.folded.tensors[value]
+
+    def once(self, name: str, work: Callable[[], T]) -> T:
+        """Return what ``work`` found when it was first asked for: it depends on the Trace alone."""
+        if name not in self._once:
+            self._once[name] = work()
+        found: T = self._once[name]
+        return found
 
     def made(self, op: Op) -> bool:
         """Whether everything that an op makes is known."""

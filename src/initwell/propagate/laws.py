@@ -13,8 +13,9 @@ from initwell.propagate.gaussian import covariance, nodes
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Gate, Image, Law, Signal
 
-_BINS = 200
-_GRID = 401
+_BINS = 80
+_GRID = 201
+_STEPS = 48
 
 
 def distribution(u: Signal) -> tuple[Array, Array]:
@@ -31,7 +32,7 @@ def distribution(u: Signal) -> tuple[Array, Array]:
 
 def _coarse() -> tuple[Array, Array]:
     # Equal steps, with 0 between two points: a rectified stream has half its mass on one value, and its kink there.
-    z = np.linspace(-6.0, 6.0, 120)
+    z = np.linspace(-5.5, 5.5, _STEPS)
     w = np.exp(-z * z / 2)
     return z, w / w.sum()
 

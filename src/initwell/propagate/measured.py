@@ -1,14 +1,13 @@
 """Real tensors as Signals: their second moments by which indices agree, from sums and never from pairs."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal
+from initwell.propagate.signal import Atom, Signal, replace
 
 _FRESH = 4.0
 

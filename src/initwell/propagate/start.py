@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from initwell.errors import ArgumentError
 from initwell.propagate.known import Known
 from initwell.propagate.measured import measured, measured_weight, with_unlike_noted
-from initwell.propagate.signal import Signal, constant, independent
+from initwell.propagate.signal import Signal, constant, independent, replace
 from initwell.trace.batch import as_arguments, tensors, uncompiled
 from initwell.trace.trace import Trace, ValueRef
 

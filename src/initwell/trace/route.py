@@ -48,7 +48,7 @@ def same_route() -> Iterator[None]:
 def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     # PyTorch compares on some devices, and scatters on others.
     if not tensor.is_meta:
-        with torch._C._DisableTorchDispatch():  # type: ignore[no-untyped-call]
+        with torch._C._DisableTorchDispatch():
             torch._C._nn.one_hot(tensor, num_classes)  # it refuses what is none of the classes
     count = int(tensor.max()) + 1 if num_classes == -1 else num_classes
     return (tensor.unsqueeze(-1) == torch.arange(count, device=tensor.device)).long()

@@ -1,7 +1,6 @@
 """The arithmetic of entries: sums, products, quotients, of what is independent, or of functions of one Gaussian."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from initwell.propagate.atoms import together
 from initwell.propagate.functions import as_image
@@ -17,7 +16,7 @@ from initwell.propagate.rules.branch import (
     summed_jointly,
 )
 from initwell.propagate.rules.byhand import centred_by_hand, normalized_by_hand
-from initwell.propagate.signal import Signal
+from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule
 from initwell.trace.trace import ValueRef
 

@@ -6,7 +6,6 @@ between them makes so.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,28 @@ from initwell.propagate.functions import (
     combined,
     composed,
     evaluated,
+    function_moments,
     is_line,
     line,
     shared_images,
     unscaled,
 )
 from initwell.propagate.gaussian import variances
+from initwell.propagate.gram import mixed
 from initwell.propagate.laws import sum_law
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Image, Pointwise, Signal, by_pattern, constant, merged_fidelity, product_of_means
+from initwell.propagate.signal import (
+    Image,
+    Pointwise,
+    Signal,
+    by_pattern,
+    constant,
+    merged_fidelity,
+    over_pairs,
+    product_of_means,
+    replace,
+)
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -47,14 +58,26 @@ def scaled(signal: Signal, factor: float) -> Signal:
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
     """Add alpha·a + beta·b of the same atoms, independent of each other."""
-    moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * product_of_means(a, b)
+    moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * _crossed(a, b)
     normal = (a.gaussian and b.gaussian) if gaussian is None else gaussian
     found = a.changed(moments, alpha * a.means + beta * b.means, gaussian=normal)
     roots = [(tag, c * alpha) for tag, c in a.roots] + [(tag, c * beta) for tag, c in b.roots]
     gates = scaled(a, alpha).gates + scaled(b, beta).gates
     law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
     profile = _mixed(a, b, alpha**2 * a.q, beta**2 * b.q)
-    return merged_fidelity(replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile), b)
+    found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile, spread=mixed(a, b, alpha, beta))
+    return merged_fidelity(found, b)
+
+
+def _crossed(a: Signal, b: Signal) -> Array:
+    """Return E[a b'] for every pattern: of g·x and g·y, x and y independent, E[g g']·E[x]E[y]; else E[a]E[b]."""
+    one, two = a.image, b.image
+    if one is None or two is None or one.base is None or one.base is not two.base or a.dims != one.base.dims:
+        return product_of_means(a, b)
+    first, second = (np.asarray(function_moments(i.phi, i.pre)[0]) for i in (one, two))
+    atoms = a.atoms
+    both = over_pairs(atoms, first, second) + over_pairs(atoms, second, first)
+    return np.asarray(one.base.moments * both / 2)
 
 
 def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:

@@ -6,7 +6,6 @@ average that goes as 1/√(v + ε) there; ε and the constant in front are read 
 """
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from initwell.propagate.atoms import centred
 from initwell.propagate.functions import as_image
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.norm import normalized
-from initwell.propagate.signal import Average, Signal, merged_fidelity
+from initwell.propagate.signal import Average, Signal, merged_fidelity, replace
 
 
 def centred_by_hand(x: Signal, mean: Signal, beta: float) -> Signal | None:

@@ -22,7 +22,6 @@ Assumption: running statistics, where they are used, are independent of the valu
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -35,7 +34,7 @@ from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.scatter import inverse_size
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
-from initwell.propagate.signal import Gate, Signal, merged_fidelity, over_pairs
+from initwell.propagate.signal import Gate, Signal, merged_fidelity, over_pairs, replace
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op

@@ -8,14 +8,13 @@ zeros before and after it.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from initwell.propagate.atoms import UNLIKE, joined, matched, merged, settled, viewed
 from initwell.propagate.segments import Array, patterns
-from initwell.propagate.signal import Atom, Signal, by_pattern, constant, merged_fidelity
+from initwell.propagate.signal import Atom, Signal, by_pattern, constant, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 

@@ -12,7 +12,6 @@ truth more alike than distant ones.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +22,7 @@ from initwell.propagate.atoms import plain, refined
 from initwell.propagate.rules.parts import one_atom
 from initwell.propagate.rules.taps import sized
 from initwell.propagate.segments import Array, along
-from initwell.propagate.signal import Atom, Signal
+from initwell.propagate.signal import Atom, Signal, replace
 from initwell.propagate.table import Call, Rule
 
 _NEAR = "resampled positions: neighbours, which are more alike than distant ones, taken as alike"

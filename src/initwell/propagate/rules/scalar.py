@@ -6,7 +6,6 @@ random numbers are Φ(z) of a fresh Gaussian z, so that floor(keep + rand) is th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from initwell.propagate.functions import Function, as_image, combined, evaluated
 from initwell.propagate.rules.branch import added, fixed, multiplied, operand, product, shifted
 from initwell.propagate.rules.pointwise import applied, gated
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity
+from initwell.propagate.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 _TINY = 1e-300

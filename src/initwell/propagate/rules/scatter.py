@@ -11,9 +11,8 @@ A depthwise 3×3 convolution has K = 9. Batch norm's backward divides each chann
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
-from initwell.propagate.signal import Signal
+from initwell.propagate.signal import Signal, replace
 
 _MOST = 0.5
 

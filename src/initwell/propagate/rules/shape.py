@@ -1,11 +1,10 @@
 """Views, sums and means of whole axes: with atoms, views are bookkeeping."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from initwell.propagate.atoms import expanded, over_all, permuted, viewed
 from initwell.propagate.segments import along
-from initwell.propagate.signal import Average, Signal, constant
+from initwell.propagate.signal import Average, Signal, constant, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 

@@ -29,8 +29,7 @@ _OVERLAP = "overlapping windows: which entries of two windows are one and the sa
 def _tiles(axis: Axis) -> bool:
     """Whether windows lie side by side and cover all."""
     outputs, inputs, taps = axis.sizes
-    rows = np.repeat(np.eye(outputs), taps, axis=1)
-    return outputs * taps == inputs and bool(np.array_equal(axis.links, rows))
+    return outputs * taps == inputs and bool(np.array_equal(axis.at.ravel(), np.arange(inputs)))
 
 
 def windows(signal: Signal, dim: int, axis: Axis) -> Signal:
