@@ -7,7 +7,7 @@ Trace, whatever the weights. A rule asks ``Call.value`` for the numbers, or ``Ca
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
