@@ -172,8 +172,9 @@ class Signal:
         square_of: what it is the square of, where it is one.
         centred_of: the mean that was taken off, where one was.
         atoms: all atoms, in the order of ``moments``.
-        scatter: of a weight, the relative variance of its squared entries; of what few weights made, that of the size
-            of its channels.
+        scatter: of a weight, the relative variance of its squared entries, and 0; of what few weights made, that of the
+            size of its channels, by the sizes of their weights and by how alike what they read is: see rules/scatter.
+        undone: of a gradient, the factor by which going back through the weights before it is made smaller or larger.
         joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
@@ -195,7 +196,8 @@ class Signal:
     square_of: "Signal | None" = None
     centred_of: Average | None = None
     joint: bool = False
-    scatter: float = 0.0
+    scatter: tuple[float, float] = (0.0, 0.0)
+    undone: float = 1.0
     spread: float = 0.0
     atoms: tuple[Atom, ...] = field(init=False, repr=False)
     _has_parts: bool = field(init=False, repr=False)

@@ -31,7 +31,7 @@ from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
 from initwell.propagate.rules.branch import added, multiplied, scaled
-from initwell.propagate.rules.scatter import inverse_size
+from initwell.propagate.rules.scatter import divided_by_size
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Gate, Signal, merged_fidelity, over_pairs, replace
@@ -242,7 +242,7 @@ def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
     tag, gates = call.forward().outputs[0], _gates(call)
     inner = _unscaled(call, g, layout)
     if call["train"]:
-        dx = scaled(normalized_backward(inner, x, dims, eps, tag=tag, gates=gates), inverse_size(x))
+        dx = divided_by_size(normalized_backward(inner, x, dims, eps, tag=tag, gates=gates), x)
         product = times_hat(g, x, dims, eps, tag=tag, gates=gates)
     else:
         dx = replace(_by_running_variance(call, inner, layout, eps), gates=())

@@ -193,11 +193,11 @@ def _narrow(call: Call) -> Sequence[Signal]:
     return [sliced(x, call["dim"] % len(x.dims), start, start + int(call["length"]))]
 
 
-def _split(call: Call) -> Sequence[Signal]:
+def _split(call: Call) -> Sequence[Signal | None]:
     x = call.signal("self")
     dim = (call["dim"] or 0) % len(x.dims)
     ends = np.cumsum([0, *(call.shape(i)[dim] for i in range(len(call.op.outputs)))])
-    return [sliced(x, dim, int(a), int(b)) for a, b in pairwise(ends)]
+    return [sliced(x, dim, int(a), int(b)) if a < b else None for a, b in pairwise(ends)]
 
 
 def _unbind(call: Call) -> Sequence[Signal]:
@@ -208,7 +208,7 @@ def _unbind(call: Call) -> Sequence[Signal]:
 
 def _tensors(call: Call) -> tuple[list[Signal], list[int]]:
     refs = [ref for ref in call["tensors"] if isinstance(ref, ValueRef)]
-    refs = [ref for ref in refs if call.trace.values[ref.id].shape != (0,)]
+    refs = [ref for ref in refs if 0 not in call.trace.values[ref.id].shape]
     return [call.of(ref) for ref in refs], [ref.id for ref in refs]
 
 
@@ -225,7 +225,10 @@ def _stack(call: Call) -> Sequence[Signal]:
 
 
 def _slice_backward(call: Call) -> Sequence[Signal]:
-    g, shape = call.signal("grad_output"), call.shape()
+    shape, part = call.shape(), call["grad_output"]
+    if isinstance(part, ValueRef) and 0 in call.trace.values[part.id].shape:
+        return [constant(shape, 0.0)]
+    g = call.signal("grad_output")
     dim = call["dim"] % len(shape)
     start, stop, step = _bounds(call, shape[dim])
     if step == 1:
