@@ -145,7 +145,8 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
         if name in planned:
             distribution = planned[name]
             mean, std = float(distribution.mean), float(distribution.std)
-            spread = _SCATTER.get(distribution.kind, 2.0)
+            # What a constructor would draw is known by its mean and std alone.
+            spread = _SCATTER.get(getattr(distribution, "kind", ""), 2.0)
             found[value] = replace(independent(tensor.shape, mean**2 + std**2, mean), scatter=(spread, 0.0))
         elif value in found:
             continue
