@@ -150,6 +150,9 @@ def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Ar
         f: any function of float64 arrays.
         kinks: where it is not smooth.
         u: the signal; segments of unlike mean or variance have each a series of their own, Σ a_k b_k c^k between two.
+
+    Returns:
+        Means of the shape of ``u.means``, and moments of the shape of ``u.moments``.
     """
     _, correlations = covariance(u)
     if not u.segmented:
