@@ -307,8 +307,8 @@ def replace(record: R, **changes: Any) -> R:
 
     A walk makes thousands of them; what was worked out of the old fields is forgotten.
 
-    >>> replace(Atom(4), size=6)
-    Atom(size=6, sample=False, parts=())
+    >>> replace(Atom(4, parts=(1, 3)), size=5, parts=(1, 4)).patterns.counts.tolist()
+    [1.0, 4.0, 0.0, 4.0, 4.0, 12.0]
     """
     found, before = object.__new__(type(record)), vars(record)
     names = type(record).__dataclass_fields__  # type: ignore[attr-defined]

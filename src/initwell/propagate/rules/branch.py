@@ -59,7 +59,19 @@ def scaled(signal: Signal, factor: float) -> Signal:
 
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
-    """Add alpha·a + beta·b of the same atoms, independent of each other."""
+    """Add alpha·a + beta·b of the same atoms, independent of each other.
+
+    Args:
+        a: one summand.
+        b: the other.
+        alpha: factor of a.
+        beta: factor of b.
+        gaussian: whether the sum is; None for where both are.
+
+    >>> from initwell.propagate.signal import independent
+    >>> added(independent((4,), 1.0), independent((4,), 2.0, 1.0), 1.0, 3.0).moments.tolist()
+    [19.0, 9.0]
+    """
     moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * _crossed(a, b)
     normal = (a.gaussian and b.gaussian) if gaussian is None else gaussian
     found = a.changed(moments, alpha * a.means + beta * b.means, gaussian=normal)
@@ -97,7 +109,11 @@ def multiplied(a: Signal, b: Signal) -> Signal:
 
 
 def operand(call: Call, name: str) -> Signal:
-    """Return a tensor argument, or the signal of a plain number."""
+    """Return a tensor argument, or the signal of a plain number.
+
+    Raises:
+        UnknownSignalError: it is neither, or not known.
+    """
     value: Any = call[name]
     if isinstance(value, ValueRef):
         return call.signal(name)
@@ -126,7 +142,16 @@ def shifted(signal: Signal, offset: float) -> Signal:
 
 
 def summed_jointly(a: Signal, b: Signal, alpha: float, beta: float) -> Signal | None:
-    """Add alpha·a + beta·b where both are functions of one Gaussian with the same base; else None."""
+    """Add alpha·a + beta·b where both are functions of one Gaussian with the same base; else None.
+
+    h·f(u) and h·g(u) add up to h·(αf + βg)(u), exactly, though neither is independent of the other.
+
+    Args:
+        a: one summand.
+        b: the other.
+        alpha: factor of a.
+        beta: factor of b.
+    """
     images = shared_images(a, b) or _based(a, b)
     if images is None or images[0].base is not images[1].base:
         return None
@@ -170,7 +195,13 @@ def multiplied_jointly(a: Signal, b: Signal) -> Signal | None:
 
 
 def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
-    """Multiply two independent signals; the result remembers which function of what the factor is."""
+    """Multiply two independent signals; the result remembers which function of what the factor is.
+
+    Args:
+        base: in the backward, the gradient.
+        factor: an image f(u), such as a gate; else its own.
+        shape: that both are broadcast to.
+    """
     image = as_image(factor)
     if base.dims != factor.dims or base.shape != tuple(shape):
         one, two = together(base, factor, shape)

@@ -121,6 +121,17 @@ def chosen(mask: Signal, a: Signal, b: Signal, shape: Sequence[int]) -> Signal:
 
     Of three functions of one Gaussian exactly; of a gradient and 0, the gradient times the mask; else each is taken as
     independent of the mask.
+
+    Args:
+        mask: 1 or 0, a function of a Gaussian or random by itself.
+        a: taken where it is 1.
+        b: taken where it is 0.
+        shape: that all three are broadcast to.
+
+    >>> u = replace(independent((4,), 1.0), gaussian=True)
+    >>> mask = applied(Function(lambda x: np.greater(x, 0).astype(float), (0.0,)), u)
+    >>> round(chosen(mask, u, constant((), 0.0), (4,)).mean, 6)  # relu
+    0.398942
     """
     condition = as_image(mask)
     parts = [_function_of(condition, s) for s in (a, b)]
