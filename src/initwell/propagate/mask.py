@@ -5,6 +5,7 @@ how many entries n_i each row leaves open and how often two rows are open at the
 weights are the known matrix (open/n_i), whose moments are measured like those of any tensor.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,10 +30,12 @@ class Mask:
     Attributes:
         open: of as many dimensions as the scores, of length 1 where all indices have the same mask.
         samples: whether its first dimension counts samples.
+        level: what stands where they are shut, on average.
     """
 
     open: NDArray[np.bool_]
     samples: bool = False
+    level: float = -math.inf
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
@@ -48,6 +51,11 @@ class Mask:
         return tuple((round(float(n @ t / t.sum())), float(t.sum() / times.sum())) for n, t in rows)
 
     @cached_property
+    def shut(self) -> float:
+        """The share of entries that are shut."""
+        return float(1.0 - self.open.mean())
+
+    @cached_property
     def even(self) -> Signal:
         """The weights at equal scores."""
         even = self.open / np.maximum(self.counts, 1)[..., None]
@@ -56,7 +64,7 @@ class Mask:
     def seen_as(self, shape: tuple[int, ...], new: tuple[int, ...]) -> "Mask":
         """Return the mask of the same scores under another shape."""
         whole = np.broadcast_to(self.open, shape)
-        return Mask(np.ascontiguousarray(whole.reshape(new)), self.samples and shape[0] == new[0])
+        return Mask(np.ascontiguousarray(whole.reshape(new)), self.samples and shape[0] == new[0], self.level)
 
 
 def both(a: Mask | None, b: Mask | None) -> Mask | None:
@@ -69,10 +77,10 @@ def both(a: Mask | None, b: Mask | None) -> Mask | None:
         return a if b is None else b
     rank = max(a.open.ndim, b.open.ndim)
     one, two = (m.open.reshape((1,) * (rank - m.open.ndim) + m.open.shape) for m in (a, b))
-    return Mask(one & two, a.samples or b.samples)
+    return Mask(one & two, a.samples or b.samples, a.level + b.level)
 
 
-def of_rank(shut: Tensor, rank: int, *, samples: bool = False) -> Mask:
+def of_rank(shut: Tensor, rank: int, level: float, *, samples: bool = False) -> Mask:
     """Make a mask of the entries that are shut, with dimensions of length 1 in front.
 
     Where a dimension only repeats what its first index has, it gets length 1.
@@ -83,7 +91,7 @@ def of_rank(shut: Tensor, rank: int, *, samples: bool = False) -> Mask:
         first = found.take([0], axis)
         if found.shape[axis] > 1 and bool((found == first).all()):
             found = first
-    return Mask(found, samples and found.shape[0] > 1)
+    return Mask(found, samples and found.shape[0] > 1, level)
 
 
 def filled(tensor: Tensor, shut: Tensor) -> Array:

@@ -266,7 +266,14 @@ class Signal:
     @property
     def rms(self) -> float:
         """The root mean square, √E[x²]."""
-        return math.sqrt(max(self.q, 0.0))
+        q = max(self.q, 0.0)
+        return math.sqrt(q) if self.mask is None else math.hypot(*self._masked(math.sqrt(q)))
+
+    def _masked(self, open_rms: float) -> tuple[float, float]:
+        # What a mask puts in its place counts too, as in the tensor itself.
+        shut = self.mask.shut if self.mask is not None else 0.0
+        level = self.mask.level if self.mask is not None and shut else 0.0
+        return math.sqrt(1 - shut) * open_rms, math.sqrt(shut) * level
 
     @property
     def overlap(self) -> float | None:

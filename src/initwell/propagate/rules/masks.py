@@ -16,12 +16,14 @@ from initwell.propagate.table import Call
 from initwell.trace.trace import ValueRef
 
 
-def _mask(call: Call, ref: object, shut: Tensor, rank: int) -> Mask:
+def _mask(call: Call, ref: object, shut: Tensor, rank: int, level: float) -> Mask:
     # Layers share their masks: what is worked out of one is kept with the known values.
     value = ref.id if isinstance(ref, ValueRef) else -1
     first = call.values.folded.first.get(value, value)
     samples = call.values.sample(value) == 0
-    return call.values.once(f"mask {first} {rank} {call.op.functional}", lambda: of_rank(shut, rank, samples=samples))
+    return call.values.once(
+        f"mask {first} {rank} {call.op.functional}", lambda: of_rank(shut, rank, level, samples=samples)
+    )
 
 
 def masked_sum(call: Call, first: str, second: str, beta: float) -> Signal | None:
@@ -34,7 +36,7 @@ def masked_sum(call: Call, first: str, second: str, beta: float) -> Signal | Non
         shut = known <= SHUT
         if not bool(shut.any()):
             continue
-        x, mask = call.signal(other), _mask(call, call[name], shut, rank)
+        x, mask = call.signal(other), _mask(call, call[name], shut, rank, float(known[shut].double().mean()))
         bias = filled(known, shut)
         if bias.any():
             sample = call.values.sample(call[name].id)
@@ -67,7 +69,8 @@ def masked_choice(call: Call, condition: str, kept: str, fill: str, *, shut: boo
         return None
     x = call.signal(kept)
     closed = known.bool() if shut else ~known.bool()
-    mask = _mask(call, call[condition], closed, len(call.shape()))
+    level = float(value.double().mean()) if isinstance(value, Tensor) else float(value)
+    mask = _mask(call, call[condition], closed, len(call.shape()), level)
     if x.shape != call.shape():
         x = together(x, mask.even, call.shape())[0]
     return replace(x, mask=both(x.mask, mask))
