@@ -69,7 +69,7 @@ def masked_choice(call: Call, condition: str, kept: str, fill: str, *, shut: boo
         return None
     x = call.signal(kept)
     closed = known.bool() if shut else ~known.bool()
-    level = float(value.double().mean()) if isinstance(value, Tensor) else float(value)
+    level = float(value.double().mean()) if isinstance(value, Tensor) else float(value or 0.0)
     mask = _mask(call, call[condition], closed, len(call.shape()), level)
     if x.shape != call.shape():
         x = together(x, mask.even, call.shape())[0]
