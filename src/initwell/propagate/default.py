@@ -17,6 +17,7 @@ from initwell.propagate.rules import (
     shape,
     softmax,
     taps,
+    vector_norm,
     weight_norm,
     windows,
 )
@@ -37,6 +38,7 @@ _FAMILIES = (
     shape,
     softmax,
     taps,
+    vector_norm,
     weight_norm,
     windows,
 )

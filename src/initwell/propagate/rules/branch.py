@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from initwell.propagate.atoms import together
+from initwell.propagate.averages import spanned
 from initwell.propagate.functions import (
     Function,
     as_image,
@@ -126,6 +127,8 @@ def shifted(signal: Signal, offset: float) -> Signal:
 def summed_jointly(a: Signal, b: Signal, alpha: float, beta: float) -> Signal | None:
     """Add alpha·a + beta·b where both are functions of one Gaussian with the same base; else None."""
     images = shared_images(a, b) or _based(a, b)
+    if images is not None and (images[0].base is None) != (images[1].base is None):
+        return _half_based(images, (alpha, beta), a, b)
     if images is None or images[0].base is not images[1].base:
         return None
     one, two = images
@@ -136,6 +139,19 @@ def summed_jointly(a: Signal, b: Signal, alpha: float, beta: float) -> Signal | 
     else:
         phi = combined(first, second, np.add)
     return replace(merged_fidelity(_of_image(Image(phi, one.pre, one.base)), a, b), joint=True)
+
+
+def _half_based(images: tuple[Image, Image], factors: tuple[float, float], a: Signal, b: Signal) -> Signal | None:
+    """Add f(u) and h·g(u), h independent of u: E[f f'] + (E[f g'] + E[g f'])·E[h] + E[g g']·E[h h']."""
+    (one, alpha), (two, beta) = sorted(zip(images, factors, strict=True), key=lambda pair: pair[0].base is not None)
+    u, h = one.pre, two.base
+    if h is None or h.dims != u.dims or u.segmented or h.segmented:
+        return None
+    f, g = composed(line(alpha), one), composed(line(beta), two)
+    (mean_f, own_f), (mean_g, own_g) = function_moments(f, u), function_moments(g, u)
+    cross = function_moments(combined(f, g, np.add), u)[1] - own_f - own_g
+    found = u.changed(own_f + cross * h.mean + own_g * h.moments, mean_f + mean_g * h.mean)
+    return replace(merged_fidelity(found, a, b), joint=True)
 
 
 def _of_image(image: Image) -> Signal:
@@ -169,10 +185,15 @@ def multiplied_jointly(a: Signal, b: Signal) -> Signal | None:
 
 def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
     """Multiply two independent signals; the result remembers which function of what the factor is."""
-    image = as_image(factor)
     if base.dims != factor.dims or base.shape != tuple(shape):
         one, two = together(base, factor, shape)
-        return multiplied(one, two)
+        if two.dims != factor.dims:
+            # What keeps its shape is what later sums may meet again; the other is repeated.
+            one, two, factor = two, one, base
+        if two.dims != factor.dims or (factor.image is not None and factor.image.base is not None):
+            return multiplied(one, two)
+        base = one
+    image = as_image(factor)
     if image.base is not None or image.pre.dims != factor.dims:
         image = Image(line(1.0), factor)
     whole, times = unscaled(base)
@@ -191,7 +212,7 @@ def inverted(x: Signal) -> Signal:
         image = Image(line(1.0), x)
     phi = composed(Function(lambda u: 1 / u), image)
     spread = np.sqrt(variances(image.pre).max(initial=0.0))
-    values = image.phi.fn(image.pre.mean + spread * np.linspace(-6.0, 6.0, 241))
+    values = image.phi.fn(spanned(image.pre))
     size = np.abs(values)
     if size.min() < 1e-3 * size.max() and size.max() > 0 and (values.min() <= 0 <= values.max() or spread == 0):
         raise UnknownSignalError("a division by what may be 0")

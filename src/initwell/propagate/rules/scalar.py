@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.atoms import together
+from initwell.propagate.averages import spanned
 from initwell.propagate.functions import Function, as_image, combined, evaluated, line, shared_images
 from initwell.propagate.rules.branch import added, fixed, multiplied, operand, product, shifted
 from initwell.propagate.rules.pointwise import applied, gated
@@ -59,8 +60,7 @@ def _uniform(u: Array) -> Array:
 
 def _away_from_zero(x: Signal) -> bool:
     image = as_image(x)
-    spread = np.sqrt(max(image.pre.q - image.pre.mean**2, 0.0))
-    values = image.phi.fn(image.pre.mean + spread * np.linspace(-6.0, 6.0, 121))
+    values = image.phi.fn(spanned(image.pre))
     return bool(values.min() > 1e-6 * values.max() > 0)
 
 
