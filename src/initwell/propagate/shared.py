@@ -149,7 +149,7 @@ def _origins(op: Op, place: int, origins: Mapping[int, Origins], fresh: set[int]
 
 
 def _few(found: Origins) -> Origins:
-    """Forget the cuts of what was cut in very many ways: its parts then count as overlapping, which is the safe side."""
+    """Forget the cuts of what was cut in very many ways: its parts then count as overlapping, the safe side."""
     return frozenset(_kind(o) for o in found) if sum(map(len, found)) > _MOST else found
 
 

@@ -274,7 +274,7 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     if wanted[0]:
         roles = conv.roles["y"] + "k" + conv.roles["x"]
         dx = tapped(grouped, conv.weight, conv.axes, roles, over=[(2, 1)], batch=[(1, 0)])
-        found.append(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]))
+        found.append(scaled(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]), g.undone))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
         dw = tapped(grouped, _grouped(x, conv.groups), conv.axes, roles, over=[(0, 0)], batch=[(1, 1)])
