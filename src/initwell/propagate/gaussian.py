@@ -37,7 +37,13 @@ def covariance(signal: Signal) -> tuple[float, Array]:
 
 
 def nodes(kinks: tuple[float, ...], mean: float, variance: float) -> tuple[Array, Array]:
-    """Return nodes z and weights of N(0, 1), split where a function of mean + √variance·z is not smooth."""
+    """Return nodes z and weights of N(0, 1), split where a function of mean + √variance·z is not smooth.
+
+    Args:
+        kinks: where the function is not smooth.
+        mean: of its argument.
+        variance: of its argument.
+    """
     return _rule(_breaks(kinks, mean, variance))[:2]
 
 
@@ -86,6 +92,12 @@ def hermite(f: Function, kinks: tuple[float, ...], mean: float, variance: float)
         kinks: where it is not smooth.
         mean: of the Gaussian.
         variance: of it; 0 for a constant.
+
+    Returns:
+        The Series.
+
+    >>> (hermite(lambda u: u * u, (), 0.0, 1.0).coefficients[:4] ** 2).round(6).tolist()  # z² = h_0 + √2·h_2
+    [1.0, 0.0, 2.0, 0.0]
     """
     coefficients = np.zeros(_TERMS)
     if variance == 0:
@@ -132,7 +144,16 @@ def _at(one: Series, two: Series, correlations: Array) -> Array:
 
 
 def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Array, Array]:
-    """Compute E[f(u)] by segment and E[f(u) f(u')] by pattern of a Gaussian signal."""
+    """Compute E[f(u)] by segment and E[f(u) f(u')] by pattern of a Gaussian signal.
+
+    Args:
+        f: any function of float64 arrays.
+        kinks: where it is not smooth.
+        u: the signal; segments of unlike mean or variance have each a series of their own, Σ a_k b_k c^k between two.
+
+    Returns:
+        Means of the shape of ``u.means``, and moments of the shape of ``u.moments``.
+    """
     _, correlations = covariance(u)
     if not u.segmented:
         mean, moments = pair_moments(f, kinks, u.mean, float(variances(u).flat[0]), correlations)

@@ -42,6 +42,8 @@ from initwell.propagate.signal import (
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
+_TAIL = "the tail towards 0 of what is divided by, cut at a twentieth of its size"
+
 
 def scaled(signal: Signal, factor: float) -> Signal:
     """Multiply by a number; what the signal remembers is scaled along."""
@@ -57,7 +59,19 @@ def scaled(signal: Signal, factor: float) -> Signal:
 
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
-    """Add alpha·a + beta·b of the same atoms, independent of each other."""
+    """Add alpha·a + beta·b of the same atoms, independent of each other.
+
+    Args:
+        a: one summand.
+        b: the other.
+        alpha: factor of a.
+        beta: factor of b.
+        gaussian: whether the sum is; None for where both are.
+
+    >>> from initwell.propagate.signal import independent
+    >>> added(independent((4,), 1.0), independent((4,), 2.0, 1.0), 1.0, 3.0).moments.tolist()
+    [19.0, 9.0]
+    """
     moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * _crossed(a, b)
     normal = (a.gaussian and b.gaussian) if gaussian is None else gaussian
     found = a.changed(moments, alpha * a.means + beta * b.means, gaussian=normal)
@@ -95,7 +109,11 @@ def multiplied(a: Signal, b: Signal) -> Signal:
 
 
 def operand(call: Call, name: str) -> Signal:
-    """Return a tensor argument, or the signal of a plain number."""
+    """Return a tensor argument, or the signal of a plain number.
+
+    Raises:
+        UnknownSignalError: it is neither, or not known.
+    """
     value: Any = call[name]
     if isinstance(value, ValueRef):
         return call.signal(name)
@@ -124,7 +142,16 @@ def shifted(signal: Signal, offset: float) -> Signal:
 
 
 def summed_jointly(a: Signal, b: Signal, alpha: float, beta: float) -> Signal | None:
-    """Add alpha·a + beta·b where both are functions of one Gaussian with the same base; else None."""
+    """Add alpha·a + beta·b where both are functions of one Gaussian with the same base; else None.
+
+    h·f(u) and h·g(u) add up to h·(αf + βg)(u), exactly, though neither is independent of the other.
+
+    Args:
+        a: one summand.
+        b: the other.
+        alpha: factor of a.
+        beta: factor of b.
+    """
     images = shared_images(a, b) or _based(a, b)
     if images is None or images[0].base is not images[1].base:
         return None
@@ -168,7 +195,13 @@ def multiplied_jointly(a: Signal, b: Signal) -> Signal | None:
 
 
 def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
-    """Multiply two independent signals; the result remembers which function of what the factor is."""
+    """Multiply two independent signals; the result remembers which function of what the factor is.
+
+    Args:
+        base: in the backward, the gradient.
+        factor: an image f(u), such as a gate; else its own.
+        shape: that both are broadcast to.
+    """
     image = as_image(factor)
     if base.dims != factor.dims or base.shape != tuple(shape):
         one, two = together(base, factor, shape)
@@ -186,13 +219,32 @@ def inverted(x: Signal) -> Signal:
     Raises:
         UnknownSignalError: it does not, so that 1/x has no second moment.
     """
+    return decreasing(Function(lambda u: 1 / u), x, "a division by what may be 0")
+
+
+def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
+    """Apply 1/x, 1/√x or log x, which have no moments where x may be 0.
+
+    An average of squares is positive, and no Gaussian: where it stays two standard deviations away from 0 its tail is
+    cut at a twentieth of its mean, and that is said.
+
+    Raises:
+        UnknownSignalError: x may be 0.
+    """
     image = as_image(x)
-    if image.base is not None:
+    if image.base is not None or image.pre.dims != x.dims:
         image = Image(line(1.0), x)
-    phi = composed(Function(lambda u: 1 / u), image)
-    spread = np.sqrt(variances(image.pre).max(initial=0.0))
-    values = image.phi.fn(image.pre.mean + spread * np.linspace(-6.0, 6.0, 241))
-    size = np.abs(values)
-    if size.min() < 1e-3 * size.max() and size.max() > 0 and (values.min() <= 0 <= values.max() or spread == 0):
-        raise UnknownSignalError("a division by what may be 0")
-    return merged_fidelity(evaluated(Image(phi, image.pre)), x)
+    spread = float(np.sqrt(variances(image.pre).max(initial=0.0)))
+    centre = image.pre.mean
+    near, far, all_of_it = (image.phi.fn(centre + spread * np.linspace(-r, r, 241)) for r in (2.0, 5.0, 10.0))
+    sign = 1.0 if near.mean() > 0 else -1.0
+    level = float(np.median(sign * near))
+    if (sign * near).min() <= 0.05 * level or level <= 0:
+        raise UnknownSignalError(why)
+    if (sign * all_of_it).min() > 0.05 * level:
+        return merged_fidelity(evaluated(Image(composed(phi, image), image.pre)), x)
+    floor = 0.05 * level
+    cut = composed(Function(lambda u: sign * np.maximum(sign * u, floor)), image)
+    found = evaluated(Image(composed(phi, Image(cut, image.pre)), image.pre))
+    found = merged_fidelity(found, x)
+    return found if (sign * far).min() > 0.05 * level else found.approximate(_TAIL)

@@ -31,7 +31,7 @@ def _segment(atom: Atom, index: int) -> int:
 
 
 def selected(signal: Signal, dim: int, index: int) -> Signal:
-    """Keep one index of a dimension, which goes.
+    """Keep one index of a dimension, which goes; a negative index counts from the end.
 
     >>> from initwell.propagate.signal import independent
     >>> selected(concatenated([constant((1, 3), 2.0), constant((4, 3), 0.0)], 0), 0, 0).q
@@ -49,7 +49,20 @@ def selected(signal: Signal, dim: int, index: int) -> Signal:
 
 
 def sliced(signal: Signal, dim: int, start: int, stop: int, step: int = 1) -> Signal:
-    """Keep the indices start, start + step, … below stop of a dimension."""
+    """Keep the indices start, start + step, … below stop of a dimension.
+
+    Args:
+        signal: any signal.
+        dim: the dimension.
+        start: the first index, from 0.
+        stop: above the last.
+        step: 1 or more.
+
+    >>> from initwell.propagate.signal import independent
+    >>> whole = concatenated([constant((1, 3), 2.0), independent((4, 3), 1.0)], 0)
+    >>> sliced(whole, 0, 1, 3).q
+    1.0
+    """
     length = len(range(start, stop, step))
     if length == signal.shape[dim]:
         return signal
@@ -154,7 +167,19 @@ def _between(parts: Sequence[Signal], a: tuple[int, int], b: tuple[int, int], ax
 
 
 def padded(signal: Signal, dim: int, before: int, after: int, value: float = 0.0) -> Signal:
-    """Put a constant before and after; negative lengths take away."""
+    """Put a constant before and after; negative lengths take away.
+
+    Args:
+        signal: any signal.
+        dim: the dimension.
+        before: how many entries in front.
+        after: how many behind.
+        value: of them.
+
+    >>> from initwell.propagate.signal import independent
+    >>> padded(independent((2, 3), 1.0), 0, 1, 1).q
+    0.5
+    """
     n = signal.shape[dim]
     if before < 0 or after < 0:
         signal = sliced(signal, dim, max(-before, 0), n - max(-after, 0))

@@ -29,6 +29,9 @@ def scattered(y: Signal, x: Signal, weight: Signal, taps: int, fan: int) -> Sign
         weight: fresh; its ``scatter`` is E[w⁴]/E[w²]² − 1.
         taps: positions that an entry of y reads of one channel.
         fan: entries that it reads in all.
+
+    Returns:
+        y with the two terms of κ as its ``scatter``, and in the second what x's channels bring along.
     """
     tails = weight.scatter[0]
     if tails == 0 or weight.mean != 0 or fan < 1:

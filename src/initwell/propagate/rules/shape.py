@@ -13,7 +13,11 @@ def _same(call: Call) -> Sequence[Signal]:
 
 
 def _view(call: Call) -> Sequence[Signal]:
-    return [viewed(call.signal("self"), call.shape())]
+    x = call.signal("self")
+    found = viewed(x, call.shape())
+    if x.mask is None or x.shape == found.shape:
+        return [found]
+    return [replace(found, mask=x.mask.seen_as(x.shape, call.shape()))]
 
 
 def _t(call: Call) -> Sequence[Signal]:
@@ -39,7 +43,18 @@ def _expand(call: Call) -> Sequence[Signal]:
 
 
 def summed(signal: Signal, dims: Sequence[int], *, keep: bool, mean: bool) -> Signal:
-    """Sum or average over dimensions: agree/n + differ·(1 − 1/n) for a mean, n² times that for a sum."""
+    """Sum or average over dimensions: agree/n + differ·(1 − 1/n) for a mean, n² times that for a sum.
+
+    Args:
+        signal: any signal.
+        dims: the dimensions.
+        keep: whether they stay, of length 1.
+        mean: whether to divide by n.
+
+    >>> from initwell.propagate.signal import independent
+    >>> summed(independent((4, 3), 1.0), [0], keep=False, mean=True).moments.tolist()
+    [0.25, 0.0]
+    """
     axes = signal.axes(dims)
     moments, means, count = over_all(signal, signal.moments, axes), signal.means, 1
     for axis in axes:

@@ -14,8 +14,9 @@ import numpy as np
 from initwell.propagate.atoms import centred, joined, plain, together
 from initwell.propagate.concentration import Weights
 from initwell.propagate.gram import in_common, rescaled
+from initwell.propagate.mask import Mask
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, merged_fidelity, over_pairs
+from initwell.propagate.signal import Signal, merged_fidelity, over_pairs, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"
@@ -72,14 +73,52 @@ def _weights(s: Signal, axis: int) -> Weights:
     return Weights(atom.size, 2 * s.spread, 1 / curved if curved > 0 else math.inf)
 
 
+def _typical(mask: Mask) -> int:
+    return max(round(sum(n * share for n, share in mask.sizes)), 1)
+
+
+def _open_shares(
+    mask: Mask, scores: Signal, axis: int, moment: Callable[[Weights, float], float], weights: Weights, s: Signal
+) -> Array:
+    """Return, by pattern of the other axes, a moment of weights along the softmax axis, 0 where they are shut.
+
+    Over rows of n open entries of T, the average over all entries is that of n/T times the moment of n weights. How it
+    goes with the other axes is measured from the weights at equal scores, and grows with their correlation.
+
+    Args:
+        mask: of the scores.
+        scores: centred, without the softmax axis.
+        axis: of ``s``, along which the softmax goes.
+        moment: (weights of a row, variance of its scores) → the moment.
+        weights: of rows of scores.
+        s: the scores.
+    """
+    count = s.atoms[axis].size
+    v = _known(scores.q)
+    rows = [(n, share * n / count, replace(weights, count=n)) for n, share in mask.sizes]
+    whole = sum(share * moment(row, v) for _, share, row in rows)
+    flat = sum(share * moment(row, 0.0) for _, share, row in rows)
+    even, _ = together(mask.even, s, s.shape)
+    even = plain(even, *range(len(even.dims)))
+    agree = np.asarray(even.moments.take(0, axis))
+    agree = agree / agree.flat[0] * flat if agree.flat[0] else np.full_like(agree, flat)
+    share = np.expm1(np.minimum(scores.moments, 300.0)) / math.expm1(v) if v > _SMALL else np.zeros_like(scores.moments)
+    return np.asarray(agree + max(whole - flat, 0.0) * share)
+
+
 def softmaxed(s: Signal, dim: int) -> Signal:
     """Apply softmax along a dimension."""
     if not s.dims[dim]:
         return s.changed(np.ones_like(s.moments), 1.0)
+    mask = s.mask if dim == len(s.dims) - 1 else None
     s, axis = _one_axis(s, dim, segments=False)
     count, weights = s.atoms[axis].size, _weights(s, axis)
     scores = _without(s, axis)
-    agree = _shares(scores, scores.moments, lambda v: float(weights.moments(v, [(2,)])[0]), 1 / count**2)
+    if mask is not None:
+        weights = replace(weights, count=_typical(mask))
+        agree = _open_shares(mask, scores, axis, lambda w, v: float(w.moments(v, [(2,)])[0]), weights, s)
+    else:
+        agree = _shares(scores, scores.moments, lambda v: float(weights.moments(v, [(2,)])[0]), 1 / count**2)
     differ = (1 / count - agree) / (count - 1)
     found = s.changed(np.stack([agree, differ], axis), 1 / count).approximate(_WHY)
     return rescaled(found, dim, forward_strength(weights, scores.q))
@@ -141,6 +180,7 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     """
     if not s.dims[dim]:
         return s.changed(np.zeros_like(s.moments), 0.0)
+    mask = s.mask if dim == len(s.dims) - 1 else None
     s, _ = _one_axis(s, dim, segments=False)
     g, s = together(g, s, s.shape)
     g, axis = _one_axis(g, dim, segments=True)
@@ -150,9 +190,13 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     level = max((source.level for source in s.atoms[axis].follows), default=0.0)
     scores = _without(s, axis)
     flat = (1 - 1 / count) / count**2
-    factors = (
-        _shares(scores, scores.moments, lambda v: gradient_size(weights, v, strength, level), flat) / flat / count**2
-    )
+    if mask is not None:
+        weights = replace(weights, count=_typical(mask))
+        size = _open_shares(mask, scores, axis, lambda w, v: gradient_size(w, v, strength, level), weights, s)
+        factors = size / (1 - 1 / count)
+    else:
+        moment: Callable[[float], float] = lambda v: gradient_size(weights, v, strength, level)  # noqa: E731
+        factors = _shares(scores, scores.moments, moment, flat) / flat / count**2
     moments = centred(g, [axis]) * np.expand_dims(factors, axis)
     found = merged_fidelity(g.changed(np.asarray(moments), 0.0), s).approximate(_WHY)
     return rescaled(found, dim, backward_strength(weights, scores.q, common=bool(rows)))
