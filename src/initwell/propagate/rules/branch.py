@@ -249,6 +249,11 @@ def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
     An average of squares is positive, and taken under its gamma law. Of any other x that stays two standard deviations
     away from 0 the tail is cut at a twentieth of its mean, and that is said.
 
+    Args:
+        phi: the function.
+        x: what it is applied to.
+        why: what to say where x may be 0.
+
     Raises:
         UnknownSignalError: x may be 0.
     """
