@@ -27,7 +27,14 @@ def _mask(call: Call, ref: object, shut: Tensor, rank: int, level: float) -> Mas
 
 
 def masked_sum(call: Call, first: str, second: str, beta: float) -> Signal | None:
-    """Add a known mask to scores, or scores that have one; None where neither operand is or has a mask."""
+    """Add a known mask to scores, whose other entries may be a bias; None where neither operand is such a mask.
+
+    Args:
+        call: of add or sub.
+        first: an operand's name.
+        second: the other's.
+        beta: factor of the second.
+    """
     rank = len(call.shape())
     for name, other in ((second, first), (first, second)):
         known = call.value(name)
