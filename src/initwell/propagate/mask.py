@@ -3,6 +3,9 @@
 A causal mask, padding, the windows of Swin: they depend on nothing random, so their numbers are known, and with them
 how many entries n_i each row leaves open and how often two rows are open at the same place. At equal scores the
 weights are the known matrix (open/n_i), whose moments are measured like those of any tensor.
+
+Rows that leave unlike numbers open become segments, within which these differ by a factor of two at most: of a causal
+mask 1, 1, 2, 4, …, 2^k. Where samples or heads have masks of their own, rows are averaged over.
 """
 
 import math
