@@ -137,3 +137,14 @@ def test_masks_with_nothing_open_in_a_row_have_no_weights_there() -> None:
     mask = Mask(np.array([[True, True], [False, False]]))
     assert mask.sizes == ((2, 1.0),)
     assert mask.even.q == pytest.approx(0.125)
+
+
+def test_rows_of_a_padding_token_are_nought() -> None:
+    """With half of them the embedding is 1/√2 of what it would be, and says that it took all rows together."""
+    torch.manual_seed(0)
+    table = nn.Embedding(50, 256, padding_idx=0)
+    tokens = torch.randint(1, 50, (16, 20), generator=torch.Generator().manual_seed(0))
+    tokens[:, 10:] = 0
+    row = iw.predict(table, tokens).rows[0]
+    assert row["forward_rms"] == pytest.approx(iw.measure(table, tokens).rows[0]["forward_rms"], rel=0.03)
+    assert row["fidelity"] == "approximate"
