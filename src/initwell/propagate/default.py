@@ -18,6 +18,7 @@ from initwell.propagate.rules import (
     shape,
     softmax,
     taps,
+    vector_norm,
     weight_norm,
     windows,
 )
@@ -39,6 +40,7 @@ _FAMILIES = (
     shape,
     softmax,
     taps,
+    vector_norm,
     weight_norm,
     windows,
 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from initwell.propagate.averages import gamma_moments, is_average_of_squares
 from initwell.propagate.gaussian import covariance, signal_moments, variances
 from initwell.propagate.laws import distribution
 from initwell.propagate.segments import Array
@@ -113,6 +114,8 @@ def function_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
         means = np.asarray(slope * u.means + offset)
         if offset == 0:
             return means, np.asarray(slope**2 * u.moments)
+    if is_average_of_squares(u):
+        return gamma_moments(f, u)
     mean, moments = signal_moments(f.fn, f.kinks, u)
     if u.law is None or u.segmented or u.q == u.mean**2:
         return mean, moments

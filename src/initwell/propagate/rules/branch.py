@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from initwell.propagate.atoms import together
+from initwell.propagate.averages import is_average_of_squares, spanned
 from initwell.propagate.functions import (
     Function,
     as_image,
@@ -153,6 +154,8 @@ def summed_jointly(a: Signal, b: Signal, alpha: float, beta: float) -> Signal | 
         beta: factor of b.
     """
     images = shared_images(a, b) or _based(a, b)
+    if images is not None and (images[0].base is None) != (images[1].base is None):
+        return _half_based(images, (alpha, beta), a, b)
     if images is None or images[0].base is not images[1].base:
         return None
     one, two = images
@@ -163,6 +166,19 @@ def summed_jointly(a: Signal, b: Signal, alpha: float, beta: float) -> Signal | 
     else:
         phi = combined(first, second, np.add)
     return replace(merged_fidelity(_of_image(Image(phi, one.pre, one.base)), a, b), joint=True)
+
+
+def _half_based(images: tuple[Image, Image], factors: tuple[float, float], a: Signal, b: Signal) -> Signal | None:
+    """Add f(u) and h·g(u), h independent of u: E[f f'] + (E[f g'] + E[g f'])·E[h] + E[g g']·E[h h']."""
+    (one, alpha), (two, beta) = sorted(zip(images, factors, strict=True), key=lambda pair: pair[0].base is not None)
+    u, h = one.pre, two.base
+    if h is None or h.dims != u.dims or u.segmented or h.segmented:
+        return None
+    f, g = composed(line(alpha), one), composed(line(beta), two)
+    (mean_f, own_f), (mean_g, own_g) = function_moments(f, u), function_moments(g, u)
+    cross = function_moments(combined(f, g, np.add), u)[1] - own_f - own_g
+    found = u.changed(own_f + cross * h.mean + own_g * h.moments, mean_f + mean_g * h.mean)
+    return replace(merged_fidelity(found, a, b), joint=True)
 
 
 def _of_image(image: Image) -> Signal:
@@ -202,10 +218,15 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
         factor: an image f(u), such as a gate; else its own.
         shape: that both are broadcast to.
     """
-    image = as_image(factor)
     if base.dims != factor.dims or base.shape != tuple(shape):
         one, two = together(base, factor, shape)
-        return multiplied(one, two)
+        if two.dims != factor.dims:
+            # What keeps its shape is what later sums may meet again; the other is repeated.
+            one, two, factor = two, one, base
+        if two.dims != factor.dims or (factor.image is not None and factor.image.base is not None):
+            return multiplied(one, two)
+        base = one
+    image = as_image(factor)
     if image.base is not None or image.pre.dims != factor.dims:
         image = Image(line(1.0), factor)
     whole, times = unscaled(base)
@@ -225,8 +246,13 @@ def inverted(x: Signal) -> Signal:
 def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
     """Apply 1/x, 1/√x or log x, which have no moments where x may be 0.
 
-    An average of squares is positive, and no Gaussian: where it stays two standard deviations away from 0 its tail is
-    cut at a twentieth of its mean, and that is said.
+    An average of squares is positive, and taken under its gamma law. Of any other x that stays two standard deviations
+    away from 0 the tail is cut at a twentieth of its mean, and that is said.
+
+    Args:
+        phi: the function.
+        x: what it is applied to.
+        why: what to say where x may be 0.
 
     Raises:
         UnknownSignalError: x may be 0.
@@ -234,11 +260,13 @@ def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
     image = as_image(x)
     if image.base is not None or image.pre.dims != x.dims:
         image = Image(line(1.0), x)
-    spread = float(np.sqrt(variances(image.pre).max(initial=0.0)))
-    centre = image.pre.mean
+    if is_average_of_squares(image.pre) and (image.phi.fn(spanned(image.pre)) > 0).all():
+        return merged_fidelity(evaluated(Image(composed(phi, image), image.pre)), x)
+    spread, centre = np.sqrt(variances(image.pre)).reshape(-1, 1), image.pre.means.reshape(-1, 1)
     near, far, all_of_it = (image.phi.fn(centre + spread * np.linspace(-r, r, 241)) for r in (2.0, 5.0, 10.0))
     sign = 1.0 if near.mean() > 0 else -1.0
-    level = float(np.median(sign * near))
+    # By segment, the least of them: where one is small throughout, so is what stands there.
+    level = float(np.median(sign * near, axis=1).min())
     if (sign * near).min() <= 0.05 * level or level <= 0:
         raise UnknownSignalError(why)
     if (sign * all_of_it).min() > 0.05 * level:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from initwell.propagate.atoms import expanded, over_all, permuted, viewed
+from initwell.propagate.functions import as_image
 from initwell.propagate.segments import along
-from initwell.propagate.signal import Average, Signal, constant, replace
+from initwell.propagate.signal import Average, Image, Signal, constant, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 
@@ -39,7 +40,16 @@ def _permute(call: Call) -> Sequence[Signal]:
 
 
 def _expand(call: Call) -> Sequence[Signal]:
-    return [expanded(call.signal("self"), call.shape())]
+    return [repeated(call.signal("self"), call.shape())]
+
+
+def repeated(x: Signal, shape: Sequence[int]) -> Signal:
+    """Repeat along dimensions of length 1; the result remembers the average that it is a function of."""
+    found, image = expanded(x, shape), as_image(x)
+    if found is x or image.base is not None or image.pre.average is None or image.pre.dims != x.dims:
+        return found
+    pre = replace(expanded(image.pre, shape), average=image.pre.average)
+    return pre if image.pre is x else replace(found, image=Image(image.phi, pre))
 
 
 def summed(signal: Signal, dims: Sequence[int], *, keep: bool, mean: bool) -> Signal:
