@@ -60,8 +60,19 @@ def _low(value: object) -> bool:
     return isinstance(value, (int, float)) and value <= SHUT
 
 
+def _zero(call: Call, name: str) -> bool:
+    value = call.value(name) if isinstance(call[name], ValueRef) else call[name]
+    if isinstance(value, Tensor):
+        return not bool(value.any())
+    if value is None and call.has(name):
+        return call.signal(name).q == 0.0
+    return value == 0
+
+
 def masked_choice(call: Call, condition: str, kept: str, fill: str, *, shut: bool) -> Signal | None:
     """Fill scores with −∞ where a known condition says so; None where that is not what happens.
+
+    A gradient that is 0 there already, as the softmax has set it, stays as it is.
 
     Args:
         call: of where or masked_fill.
@@ -71,12 +82,17 @@ def masked_choice(call: Call, condition: str, kept: str, fill: str, *, shut: boo
         shut: whether the condition holds where scores are shut.
     """
     known = call.value(condition)
+    if known is not None and call.has(kept) and call[fill] is not None and _zero(call, fill):
+        x = call.signal(kept)
+        open_now = ~known.numpy() if shut else known.numpy()
+        if x.closed is not None and x.shape == call.shape() and bool((x.closed.open <= open_now).all()):
+            return x
     value = call.value(fill) if isinstance(call[fill], ValueRef) else call[fill]
     if known is None or not call.has(kept) or not _low(value):
         return None
     x = call.signal(kept)
     closed = known.bool() if shut else ~known.bool()
-    level = float(value.double().mean()) if isinstance(value, Tensor) else float(value)
+    level = float(value.double().mean()) if isinstance(value, Tensor) else float(value or 0.0)
     mask = _mask(call, call[condition], closed, len(call.shape()), level)
     if x.shape != call.shape():
         x = together(x, mask.even, call.shape())[0]
