@@ -148,3 +148,41 @@ def test_rows_of_a_padding_token_are_nought() -> None:
     row = iw.predict(table, tokens).rows[0]
     assert row["forward_rms"] == pytest.approx(iw.measure(table, tokens).rows[0]["forward_rms"], rel=0.03)
     assert row["fidelity"] == "approximate"
+
+
+class Rotary(nn.Module):
+    """An RMS norm and rotary angles of its own, whose numbers a model on the meta device does not have."""
+
+    inv_freq: Tensor
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.norm, self.mix = OwnNorm(width), nn.Linear(width, width)
+        self.register_buffer("inv_freq", 1.0 / 10000 ** (torch.arange(0, width, 1) / width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = torch.arange(x.shape[1], device=x.device)[:, None] * self.inv_freq
+        y: Tensor = self.mix(self.norm(x))
+        return y * angles.cos() + y.roll(1, -1) * angles.sin()
+
+
+class OwnNorm(nn.Module):
+    """x over its root mean square."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+def test_angles_and_norms_without_numbers_are_assumed_and_named() -> None:
+    """cos² + sin² = 1 whatever the angles; a norm of the model's own starts as the identity."""
+    with torch.device("meta"):
+        model = Rotary()
+    found = iw.predict(model, torch.randn(4, 8, 32, generator=torch.Generator().manual_seed(0)))
+    mixed = next(row for row in found.rows if row["path"] == "mix")
+    assert found.rows[-1]["forward_rms"] == pytest.approx(mixed["forward_rms"])
+    assert any("angles without numbers" in note for note in found.notes)
+    assert any("without numbers (meta device) count as" in note for note in found.notes)

@@ -19,6 +19,7 @@ from initwell.propagate.signal import Image, Pointwise, Signal, constant, indepe
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 _TINY = 1e-300
+_ANGLES = "cosines and sines of angles without numbers, as of any angle"
 _PLAIN: Mapping[str, Function] = {
     "sqrt": Function(lambda u: np.sqrt(np.maximum(u, 0.0)), (0.0,)),
     "rsqrt": Function(lambda u: 1 / np.sqrt(np.maximum(u, _TINY))),
@@ -32,7 +33,6 @@ _PLAIN: Mapping[str, Function] = {
     "abs": Function(np.abs, (0.0,)),
     "sign": Function(np.sign, (0.0,)),
     "sgn": Function(np.sign, (0.0,)),
-    "cos": Function(np.cos),
     "tan": Function(np.tan),
     "atan": Function(np.arctan),
     "sinh": Function(np.sinh),
@@ -56,6 +56,17 @@ def _uniform(u: Array) -> Array:
     from scipy.special import ndtr
 
     return np.asarray(ndtr(u))
+
+
+def _circular(phi: Function) -> Rule:
+    """Cosine or sine; of angles without numbers, as rotary ones on the meta device, over the whole circle."""
+
+    def rule(call: Call) -> Sequence[Signal]:
+        if call.has("self"):
+            return [applied(phi, call.signal("self"))]
+        return [independent(call.shape(), 0.5).approximate(_ANGLES)]
+
+    return rule
 
 
 def _unary(name: str, phi: Function) -> Rule:
@@ -235,6 +246,8 @@ _COMPARISONS: Mapping[str, Callable[[Array, float], Array]] = {
 }
 RULES: Mapping[str, Rule] = {
     **{f"aten.{name}": _unary(name, phi) for name, phi in _PLAIN.items()},
+    "aten.cos": _circular(Function(np.cos)),
+    "aten.sin": _circular(Function(np.sin)),
     "aten.erf": _unary("erf", Function(_erf)),
     "aten.pow": _pow,
     "aten.clamp": _clamp,
