@@ -163,11 +163,13 @@ def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Ar
     series = [hermite(f, kinks, float(m), float(v)) for m, v in kinds]
     labels = np.asarray(which.reshape(u.means.shape), np.int64)
     sides = (np.broadcast_to(by_pattern(u.atoms, labels, second=side), u.moments.shape) for side in (False, True))
-    first, second = sides
-    moments = np.empty(u.moments.shape)
-    for i, j in {*zip(first.ravel().tolist(), second.ravel().tolist(), strict=True)}:
-        here = (first == i) & (second == j)
-        moments[here] = _at(series[i], series[j], correlations[here])
+    first, second = (side.ravel() for side in sides)
+    terms, rest = np.array([s.coefficients for s in series]), np.sqrt(np.array([s.rest for s in series]))
+    c = correlations.ravel()
+    found = np.einsum("ik,ik,ik->i", terms[first], terms[second], np.vander(c, _TERMS, increasing=True))
+    if rest.any():
+        found = found + rest[first] * rest[second] * _tail(c)
+    moments = found.reshape(u.moments.shape)
     means = np.array([s.coefficients[0] for s in series])[which]
     return means.reshape(u.means.shape), moments
 

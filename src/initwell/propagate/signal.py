@@ -182,6 +182,7 @@ class Signal:
         joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
         mask: of scores, which of them are open to the softmax; all, if none.
+        closed: of a gradient, the mask that has set it to 0 already.
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
     """
 
@@ -205,6 +206,7 @@ class Signal:
     undone: float = 1.0
     spread: float = 0.0
     mask: "Mask | None" = None
+    closed: "Mask | None" = None
     atoms: tuple[Atom, ...] = field(init=False, repr=False)
     _has_parts: bool = field(init=False, repr=False)
 

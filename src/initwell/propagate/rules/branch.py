@@ -262,11 +262,11 @@ def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
         image = Image(line(1.0), x)
     if is_average_of_squares(image.pre) and (image.phi.fn(spanned(image.pre)) > 0).all():
         return merged_fidelity(evaluated(Image(composed(phi, image), image.pre)), x)
-    spread = float(np.sqrt(variances(image.pre).max(initial=0.0)))
-    centre = image.pre.mean
+    spread, centre = np.sqrt(variances(image.pre)).reshape(-1, 1), image.pre.means.reshape(-1, 1)
     near, far, all_of_it = (image.phi.fn(centre + spread * np.linspace(-r, r, 241)) for r in (2.0, 5.0, 10.0))
     sign = 1.0 if near.mean() > 0 else -1.0
-    level = float(np.median(sign * near))
+    # By segment, the least of them: where one is small throughout, so is what stands there.
+    level = float(np.median(sign * near, axis=1).min())
     if (sign * near).min() <= 0.05 * level or level <= 0:
         raise UnknownSignalError(why)
     if (sign * all_of_it).min() > 0.05 * level:

@@ -49,6 +49,9 @@ def log_sum(scores: Array, weights: Weights) -> tuple[float, Array]:
         scores: covariances of t with t' by pattern; the first is the variance.
         weights: of as many scores.
 
+    Raises:
+        UnknownSignalError: the variance is that of a mask and not of scores.
+
     >>> mean, spread = log_sum(np.array([1e-6, 0.0]), Weights(10))
     >>> round(mean - math.log(10), 9), round(float(spread[0]) * 1e6, 4)
     (4.5e-07, 0.1)
@@ -91,7 +94,13 @@ def log_softmaxed(s: Signal, dim: int) -> Signal:
 
 
 def log_softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
-    """Take a gradient back through log-softmax: g − p·Σ g."""
+    """Take a gradient back through log-softmax: g − p·Σ g.
+
+    Args:
+        g: the gradient at the log-softmax.
+        s: the scores.
+        dim: the dimension of the classes.
+    """
     if not s.dims[dim]:
         return g.changed(np.zeros_like(g.moments), 0.0)
     p = softmaxed(s, dim)

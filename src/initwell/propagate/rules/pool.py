@@ -223,7 +223,13 @@ def _local(correlations: Array, count: int, overlaps: Sequence[tuple[int, float]
 
 
 def to_largest(g: Signal, x: Signal, axes: Sequence[Axis]) -> Signal:
-    """Give the gradient of each window of the last dimensions to its largest entry."""
+    """Give the gradient of each window of the last dimensions to its largest entry.
+
+    Args:
+        g: the gradient, one entry a window.
+        x: what was pooled.
+        axes: one for each of the last dimensions.
+    """
     first, rank = len(g.dims) - len(axes), len(axes)
     g, u = _alone(g, first), behind(_alone(x, first), first)[1]
     g, u = matched(g, u, [(d, d) for d in range(first)])

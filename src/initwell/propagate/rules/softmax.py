@@ -8,14 +8,15 @@ does.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 
-from initwell.propagate.atoms import centred, joined, plain, together
+from initwell.propagate.atoms import centred, joined, plain, refined, together
 from initwell.propagate.concentration import Weights
 from initwell.propagate.gram import in_common, rescaled
 from initwell.propagate.mask import Mask
-from initwell.propagate.segments import Array
+from initwell.propagate.segments import Array, common
 from initwell.propagate.signal import Signal, merged_fidelity, over_pairs, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
@@ -23,11 +24,20 @@ _WHY = "softmax: scores as Gaussian, and independent of the gradient"
 _SMALL = 1e-9
 
 
+def stepped(x: float) -> float:
+    """Return the nearest of numbers 1 % apart, so that layers that hardly differ share their integrals.
+
+    >>> stepped(2.0), stepped(0.0)
+    (1.9937155332430823, 0.0)
+    """
+    return math.exp(round(math.log(x) * 100) / 100) if x > 0 else 0.0
+
+
 def _known(v: float) -> float:
     # Beyond this exp(variance) is no number: a mask that was added to the scores, which are then no Gaussian.
     if v > 300:
         raise UnknownSignalError("a softmax of scores with a mask added to them")
-    return max(v, 0.0)
+    return stepped(max(v, 0.0))
 
 
 def _one_axis(s: Signal, dim: int, *, segments: bool) -> tuple[Signal, int]:
@@ -70,7 +80,7 @@ def _weights(s: Signal, axis: int) -> Weights:
     """
     atom = s.atoms[axis]
     curved = sum(source.level * source.strength**2 for source in atom.follows)
-    return Weights(atom.size, 2 * s.spread, 1 / curved if curved > 0 else math.inf)
+    return Weights(atom.size, stepped(2 * s.spread), stepped(1 / curved) if curved > 0 else math.inf)
 
 
 def _typical(mask: Mask) -> int:
@@ -94,16 +104,43 @@ def _open_shares(
         s: the scores.
     """
     count = s.atoms[axis].size
-    v = _known(scores.q)
-    rows = [(n, share * n / count, replace(weights, count=n)) for n, share in mask.sizes]
-    whole = sum(share * moment(row, v) for _, share, row in rows)
-    flat = sum(share * moment(row, 0.0) for _, share, row in rows)
-    even, _ = together(mask.even, s, s.shape)
-    even = plain(even, *range(len(even.dims)))
+    at = _row_axis(mask, s)
+    even = mask.even if at is not None else plain(mask.even, *range(len(mask.even.dims)))
+    even, _ = together(even, s, s.shape)
+    ends = [] if at is None else [0, *accumulate(s.atoms[at].patterns.parts)]
+    v = scores.moments[tuple(slice(n) for n in scores.means.shape)]
+    whole, flat = np.empty(v.shape), np.empty(v.shape)
+    for place in np.ndindex(v.shape):
+        sizes = mask.sizes if at is None else mask.sizes_of(ends[place[at]], ends[place[at] + 1])
+        rows = [(share * n / count, replace(weights, count=n)) for n, share in sizes]
+        whole[place] = sum(share * moment(row, _known(float(v[place]))) for share, row in rows)
+        flat[place] = sum(share * moment(row, 0.0) for share, row in rows)
     agree = np.asarray(even.moments.take(0, axis))
-    agree = agree / agree.flat[0] * flat if agree.flat[0] else np.full_like(agree, flat)
-    share = np.expm1(np.minimum(scores.moments, 300.0)) / math.expm1(v) if v > _SMALL else np.zeros_like(scores.moments)
-    return np.asarray(agree + max(whole - flat, 0.0) * share)
+    level = agree[tuple(slice(n) for n in v.shape)]
+    agree = agree * over_pairs(scores.atoms, np.sqrt(flat / np.where(level > 0, level, 1.0)))
+    grown = np.sqrt(np.maximum(whole - flat, 0.0) / np.expm1(np.maximum(v, 1e-12)))
+    return np.asarray(agree + over_pairs(scores.atoms, grown) * np.expm1(np.minimum(scores.moments, 300.0)))
+
+
+def _row_axis(mask: Mask, s: Signal) -> int | None:
+    """Return the atom of the rows, if the mask's segments are among its own."""
+    axes = s.axes([len(s.dims) - 2]) if len(s.dims) > 1 else ()
+    if not mask.parts or len(axes) != 1:
+        return None
+    own = s.atoms[axes[0]].patterns.parts
+    return axes[0] if common(own, mask.parts) == own else None
+
+
+def _by_rows(s: Signal, mask: Mask | None) -> Signal:
+    """Give scores the segments of their mask's rows."""
+    axes = s.axes([len(s.dims) - 2]) if len(s.dims) > 1 else ()
+    if mask is None or not mask.parts or len(axes) != 1:
+        return s
+    own = s.atoms[axes[0]].patterns.parts
+    if common(own, mask.parts) != mask.parts:
+        # Segments of the rows that are none of the mask's: its own count here.
+        s = plain(s, len(s.dims) - 2)
+    return refined(s, axes[0], mask.parts)
 
 
 def softmaxed(s: Signal, dim: int) -> Signal:
@@ -111,7 +148,7 @@ def softmaxed(s: Signal, dim: int) -> Signal:
     if not s.dims[dim]:
         return s.changed(np.ones_like(s.moments), 1.0)
     mask = s.mask if dim == len(s.dims) - 1 else None
-    s, axis = _one_axis(s, dim, segments=False)
+    s, axis = _one_axis(_by_rows(s, mask), dim, segments=False)
     count, weights = s.atoms[axis].size, _weights(s, axis)
     scores = _without(s, axis)
     if mask is not None:
@@ -181,7 +218,7 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     if not s.dims[dim]:
         return s.changed(np.zeros_like(s.moments), 0.0)
     mask = s.mask if dim == len(s.dims) - 1 else None
-    s, _ = _one_axis(s, dim, segments=False)
+    s, _ = _one_axis(_by_rows(s, mask), dim, segments=False)
     g, s = together(g, s, s.shape)
     g, axis = _one_axis(g, dim, segments=True)
     s, _ = _one_axis(s, dim, segments=False)
@@ -199,7 +236,8 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
         factors = _shares(scores, scores.moments, moment, flat) / flat / count**2
     moments = centred(g, [axis]) * np.expand_dims(factors, axis)
     found = merged_fidelity(g.changed(np.asarray(moments), 0.0), s).approximate(_WHY)
-    return rescaled(found, dim, backward_strength(weights, scores.q, common=bool(rows)))
+    found = rescaled(found, dim, backward_strength(weights, scores.q, common=bool(rows)))
+    return found if mask is None else replace(found, closed=mask)
 
 
 def _softmax(call: Call) -> Sequence[Signal]:

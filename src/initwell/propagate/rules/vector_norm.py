@@ -15,6 +15,11 @@ from initwell.propagate.table import Call, Rule, UnknownSignalError
 def euclidean(x: Signal, dims: Sequence[int], *, keep: bool) -> Signal:
     """Return √(Σ x²) over some dimensions.
 
+    Args:
+        x: any signal.
+        dims: the dimensions.
+        keep: whether they stay, of length 1.
+
     >>> from initwell.propagate.signal import independent
     >>> round(euclidean(independent((8, 400), 1.0), [1], keep=True).rms, 3)
     20.0

@@ -35,6 +35,11 @@ def _tiles(axis: Axis) -> bool:
 def windows(signal: Signal, dim: int, axis: Axis) -> Signal:
     """Put the windows of a dimension in its place: two dimensions, tap and position.
 
+    Args:
+        signal: any signal.
+        dim: the dimension.
+        axis: which entries each window has.
+
     >>> from initwell.propagate.signal import independent
     >>> windows(independent((4,), 1.0), 0, spatial_axis(4, 3, 2, 1, 0, 1)).moments.round(3).tolist()
     [[1.0, 0.0], [0.0, 0.333]]
@@ -58,6 +63,11 @@ def windows(signal: Signal, dim: int, axis: Axis) -> Signal:
 
 def overlaid(signal: Signal, dim: int, axis: Axis) -> Signal:
     """Add windows up where they lie: two dimensions, tap and position, become one.
+
+    Args:
+        signal: any signal.
+        dim: the dimension of the taps; that of the positions follows it.
+        axis: which entries each window has.
 
     >>> from initwell.propagate.signal import constant
     >>> overlaid(constant((2, 3), 1.0), 0, spatial_axis(4, 3, 2, 1, 0, 1)).q  # 1, 2, 2, 1
