@@ -20,11 +20,13 @@ from itertools import product
 
 import numpy as np
 
-from initwell.propagate.atoms import matched, plain
+from initwell.propagate.atoms import matched, plain, together
 from initwell.propagate.functions import line
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.peaks import covariance_of_largest, peak_law, within_window
-from initwell.propagate.rules.parts import one_atom
+from initwell.propagate.rules.branch import multiplied
+from initwell.propagate.rules.parts import one_atom, padded
+from initwell.propagate.rules.pooled import Unpadded, gate_of, unpadded, without_padding
 from initwell.propagate.rules.taps import Axis, adaptive, axis_of, geometry, profiled, spread
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Atom, Pointwise, Signal, replace
@@ -325,13 +327,31 @@ def _space(call: Call) -> int:
 
 
 def _max_pool(call: Call) -> Sequence[Signal | None]:
-    x, n = call.signal("self"), _space(call)
-    return [largest(x, _windows(call, x.shape[-n:], call.shape()[-n:])), None]
+    n, source = _space(call), unpadded(call)
+    x = call.of(source.ref)
+    axes = _inside(call, source, call.shape()[-n:])
+    gate = gate_of(x, len(x.dims) - n)
+    if gate is None:
+        return [largest(x, axes), None]
+    return [multiplied(*together(gate[0], largest(gate[1], axes), call.shape())), None]
 
 
 def _max_pool_backward(call: Call) -> Sequence[Signal]:
-    g, x, n = call.signal("grad_output"), call.signal("self"), _space(call)
-    return [to_largest(g, x, _windows(call, x.shape[-n:], g.shape[-n:]))]
+    g, n, source = call.signal("grad_output"), _space(call), unpadded(call)
+    x = call.of(source.ref)
+    gate = gate_of(x, len(x.dims) - n)
+    found = to_largest(g, x if gate is None else gate[1], _inside(call, source, g.shape[-n:]))
+    whole = found
+    for d, (before, after) in enumerate(source.padding):
+        whole = padded(whole, d, before, after) if before or after else whole
+    return [replace(whole, peak=found.peak)]
+
+
+def _inside(call: Call, source: Unpadded, outputs: Sequence[int]) -> list[Axis]:
+    n = len(outputs)
+    padding = source.padding[-n:]
+    inputs = [length + sum(pads) for length, pads in zip(source.shape[-n:], padding, strict=True)]
+    return without_padding(_windows(call, inputs, outputs), source.shape[-n:], padding)
 
 
 _POOLS = ("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool3d")
