@@ -12,6 +12,7 @@ import numpy as np
 from initwell.propagate.atoms import together
 from initwell.propagate.functions import Function, as_image, combined, evaluated, line, shared_images
 from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
+from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.pointwise import applied, gated
 from initwell.propagate.segments import Array
@@ -115,6 +116,11 @@ def _compared(how: Callable[[Array, float], Array]) -> Rule:
         return [applied(Function(lambda u: np.asarray(how(u, level), float), (level,)), x)]
 
     return rule
+
+
+def _equal(call: Call) -> Sequence[Signal | None]:
+    found = where_extreme(call)
+    return [found] if found is not None else list(_compared(np.equal)(call))
 
 
 def _logical(how: Callable[[Array, Array], Array]) -> Rule:
@@ -241,7 +247,6 @@ _COMPARISONS: Mapping[str, Callable[[Array, float], Array]] = {
     "aten.ge": np.greater_equal,
     "aten.lt": np.less,
     "aten.le": np.less_equal,
-    "aten.eq": np.equal,
     "aten.ne": np.not_equal,
 }
 RULES: Mapping[str, Rule] = {
@@ -254,6 +259,7 @@ RULES: Mapping[str, Rule] = {
     "aten.clamp_min": _clamp,
     "aten.clamp_max": _clamp,
     **{name: _compared(how) for name, how in _COMPARISONS.items()},
+    "aten.eq": _equal,
     "aten.logical_and": _logical(np.multiply),
     "aten.bitwise_and": _logical(np.multiply),
     "aten.logical_or": _logical(np.maximum),
