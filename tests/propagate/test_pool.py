@@ -124,7 +124,7 @@ def test_the_law_of_the_largest() -> None:
 
 
 class Gated(nn.Module):
-    """A gated, rectified convolution, pooled behind padding of minus infinity or none."""
+    """A gated, rectified convolution, pooled behind padding of 0, of minus infinity, or none."""
 
     def __init__(self, pad: float | None) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Gated(nn.Module):
         return y
 
 
-@pytest.mark.parametrize("pad", [None, float("-inf")])
+@pytest.mark.parametrize("pad", [None, 0.0, float("-inf")])
 def test_pooling_of_a_gated_rectified_value_by_measurement(pad: float | None) -> None:
     model, seeds = Gated(pad), 6
     batch = torch.randn(16, 3, 18, 18, generator=torch.Generator().manual_seed(0))
