@@ -147,10 +147,11 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.one(x)))
-        x = x * nn.functional.hardsigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        if self.pad != 0:
+            x = x * nn.functional.hardsigmoid(self.gate(x.mean((2, 3), keepdim=True)))
         if self.pad is not None:
             x = nn.functional.pad(x, (0, 1, 1, 0), value=self.pad)
-        y: Tensor = self.two(nn.functional.max_pool2d(x, 3, 2))
+        y: Tensor = self.two(nn.functional.max_pool2d(x, *((2, 1) if self.pad == 0 else (3, 2))))
         return y
 
 
