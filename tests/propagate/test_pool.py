@@ -138,7 +138,7 @@ def test_the_largest_of_what_was_pooled_before_by_sampling() -> None:
 
 
 class Gated(nn.Module):
-    """A gated, rectified convolution, pooled behind padding of minus infinity or none."""
+    """A gated, rectified convolution, pooled behind padding of 0, of minus infinity, or none."""
 
     def __init__(self, pad: float | None) -> None:
         super().__init__()
@@ -147,14 +147,15 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.one(x)))
-        x = x * nn.functional.hardsigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        if self.pad != 0:
+            x = x * nn.functional.hardsigmoid(self.gate(x.mean((2, 3), keepdim=True)))
         if self.pad is not None:
             x = nn.functional.pad(x, (0, 1, 1, 0), value=self.pad)
-        y: Tensor = self.two(nn.functional.max_pool2d(x, 3, 2))
+        y: Tensor = self.two(nn.functional.max_pool2d(x, *((2, 1) if self.pad == 0 else (3, 2))))
         return y
 
 
-@pytest.mark.parametrize("pad", [None, float("-inf")])
+@pytest.mark.parametrize("pad", [None, 0.0, float("-inf")])
 def test_pooling_of_a_gated_rectified_value_by_measurement(pad: float | None) -> None:
     model, seeds = Gated(pad), 6
     batch = torch.randn(16, 3, 18, 18, generator=torch.Generator().manual_seed(0))

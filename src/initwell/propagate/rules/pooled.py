@@ -1,7 +1,8 @@
-"""What a max pooling sees: its input without padding that is minus infinity, and without a gate over whole images.
+"""What a max pooling sees: its input without padding that is never the largest, and without a gate over whole images.
 
-Padding of minus infinity never is the largest: it only leaves windows at the border shorter. A positive gate h that is
-one number for all positions does not choose: max h·φ(u) = h·max φ(u), and φ(u) is known better than the product.
+Padding of minus infinity, or of 0 around rectified values, is never more than the largest: it only leaves windows at
+the border shorter. A positive gate h that is one number for all positions does not choose: max h·φ(u) = h·max φ(u), and
+φ(u) is known better than the product.
 """
 
 from collections.abc import Sequence
@@ -36,8 +37,8 @@ def unpadded(call: Call) -> Unpadded:
     shape = call.trace.values[ref.id].shape
     op = call.trace.producer(ref.id)
     behind = op.arguments.get("self") if op is not None and op.functional == "aten.constant_pad_nd" else None
-    value = op.arguments.get("value") if op is not None else None
-    if op is None or not isinstance(behind, ValueRef) or value is None or float(value) > _LOWEST:
+    value = float(op.arguments.get("value") or 0.0) if op is not None else 0.0
+    if op is None or not isinstance(behind, ValueRef) or value > max(_LOWEST, _least(call, behind)):
         return Unpadded(ref, shape, ((0, 0),) * len(shape))
     pads = [int(n) for n in op.arguments["pad"]]
     ends = list(zip(pads[::2], pads[1::2], strict=True))
@@ -45,6 +46,14 @@ def unpadded(call: Call) -> Unpadded:
     if min(pads) < 0:
         return Unpadded(ref, shape, ((0, 0),) * len(shape))
     return Unpadded(behind, call.trace.values[behind.id].shape, before)
+
+
+def _least(call: Call, ref: ValueRef) -> float:
+    """Return the least that a value can be: 0 of a rectified one, −∞ of one that is not known to have any."""
+    image = call.known[ref.id].image if ref.id in call.known else None
+    if image is None or (image.base is not None and gate_of(call.known[ref.id], 2) is None):
+        return -np.inf
+    return float(image.phi.fn(image.pre.mean + max(image.pre.rms, 1e-150) * np.linspace(-12.0, 12.0, 97)).min())
 
 
 def without_padding(axes: Sequence[Axis], lengths: Sequence[int], padding: Sequence[tuple[int, int]]) -> list[Axis]:
