@@ -1,25 +1,30 @@
 """Softmax: p_t = e^(s_t)/Σ e^s over an axis of length T, and its backward.
 
 What all entries share cancels, so only v = q − moments[differ along T] matters; the moments of weights of independent
-scores are those of ``concentration``. The mean is 1/T, and since p sums to 1 over T, E[p_t p'_u] for t ≠ u is
-(1/T − E[p_t p'_t])/(T−1). Between two softmaxes whose centred scores correlate by ρ, E[p_t p'_t] grows as e^(ρv) − 1
-does.
+scores, of one row or of two whose centred scores correlate by ρ, are those of ``concentration``. The mean is 1/T, and
+since p sums to 1 over T, E[p_t p'_u] for t ≠ u is (1/T − E[p_t p'_t])/(T−1).
+
+Weights and values come from the same rows, and so do weights and the gradients that arrive at them. How strongly they
+follow those rows, of which a contraction asks (see ``gram``), are derivatives by Stein's lemma.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from initwell.propagate.atoms import centred, joined, plain, together
-from initwell.propagate.concentration import Weights
-from initwell.propagate.gram import in_common, rescaled
+from initwell.propagate.concentration import Weights, between
+from initwell.propagate.gram import differs, multiplied, rescaled, strength
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal, merged_fidelity, over_pairs
 from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.records import Record
 
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"
-_SMALL = 1e-9
+_SMALL = 1e-3
 
 
 def _known(v: float) -> float:
@@ -37,22 +42,64 @@ def _one_axis(s: Signal, dim: int, *, segments: bool) -> tuple[Signal, int]:
     return s, s.axes([dim])[0]
 
 
-def _shares(s: Signal, scores: Array, moment: Callable[[float], float], flat: float) -> Array:
-    """Return, by pattern of the other axes, the moment of weights whose centred scores have these covariances.
+@dataclass(frozen=True)
+class _Rows(Record):
+    """A second moment of two rows' weights that are alike.
 
-    Args:
-        s: the scores, whose softmax axis has been taken out of ``scores``.
-        scores: covariances of the centred scores by pattern.
-        moment: variance → the moment at full agreement.
-        flat: the moment at variance 0.
+    Attributes:
+        alone: variance of a score → the moment of a row with itself.
+        pair: variance, correlation of two rows' scores → their moment, of Gaussian rows of one variance.
     """
-    size = tuple(n for n in s.means.shape)
-    v = scores[tuple(slice(n) for n in size)]
-    kinds, which = np.unique(v.round(12), return_inverse=True)
-    above = np.array([max(moment(_known(x)) - flat, 0.0) for x in kinds])[which].reshape(v.shape)
-    grown = np.expm1(np.maximum(v, 1e-12))
-    atoms = s.atoms
-    return np.asarray(flat + over_pairs(atoms, np.sqrt(above / grown)) * np.expm1(np.minimum(scores, 300.0)))
+
+    alone: Callable[[float], float]
+    pair: Callable[[float, float], float]
+
+    def growth(self, v: float, correlation: float) -> float:
+        """Return how far the moment has come at a correlation, from 0 for independent rows to 1 for equal ones."""
+        if v < _SMALL:
+            return correlation
+        apart = self.pair(v, 0.0)
+        return (self.pair(v, correlation) - apart) / (self.pair(v, 1.0) - apart)
+
+    def over(self, s: Signal) -> Array:
+        """Return the moment by pattern of signals of centred scores.
+
+        The correlation of two rows is itself random where they share their keys: G of the queries fluctuates.
+        """
+        v = s.diagonal
+        kinds, which = np.unique(v.round(12), return_inverse=True)
+        ends = np.array([[self.alone(_known(x)), self.pair(_known(x), 0.0)] for x in kinds])[which.reshape(v.shape)]
+        same, apart = (over_pairs(s.atoms, np.sqrt(np.maximum(ends[..., i], 0.0))) for i in range(2))
+        size = over_pairs(s.atoms, np.sqrt(np.maximum(v, 0.0)))
+        correlation = np.clip(np.where(size > 0, s.moments / np.where(size > 0, size, 1.0), 1.0), -1.0, 1.0)
+        wide = np.where(_fluctuates(s), math.sqrt(3 * s.spread) * (1 - correlation**2), 0.0)
+        rows = np.stack(np.broadcast_arrays(size, correlation, wide), -1).round(9).reshape(-1, 3)
+        cases, places = np.unique(rows, axis=0, return_inverse=True)
+        shapes = np.array([self._averaged(*case) for case in cases])[places].reshape(s.moments.shape)
+        return np.asarray(apart + shapes * (same - apart))
+
+    def slope(self, s: Signal, axis: int) -> float:
+        """Say how strongly the moment of rows that differ along an axis goes with their correlation, over its range."""
+        v, other = s.q, s.averaged([axis])
+        if v < _SMALL or other >= v * (1 - 1e-6):
+            return 1.0
+        c, step = other / v, 0.01 * (1 - other / v)
+        derivative = (self.growth(v, c + step) - self.growth(v, c - step)) / (2 * step)
+        return derivative * (1 - c) / (1 - self.growth(v, c))
+
+    def _averaged(self, v: float, correlation: float, wide: float) -> float:
+        if wide == 0:
+            return self.growth(v, correlation)
+        either = [self.growth(v, float(np.clip(correlation + x, -1.0, 1.0))) for x in (-wide, wide)]
+        return 2 / 3 * self.growth(v, correlation) + sum(either) / 6
+
+
+def _fluctuates(s: Signal) -> NDArray[np.bool_]:
+    """Say by pattern whether two rows differ, and only along axes that follow something."""
+    found = fixed = np.zeros((1,) * len(s.atoms), dtype=bool)
+    for i, atom in enumerate(s.atoms):
+        found, fixed = (found | differs(s, i), fixed) if atom.follows else (found, fixed | differs(s, i))
+    return np.asarray(found & ~fixed)
 
 
 def _without(s: Signal, axis: int) -> Signal:
@@ -77,12 +124,34 @@ def softmaxed(s: Signal, dim: int) -> Signal:
     if not s.dims[dim]:
         return s.changed(np.ones_like(s.moments), 1.0)
     s, axis = _one_axis(s, dim, segments=False)
-    count, weights = s.atoms[axis].size, _weights(s, axis)
-    scores = _without(s, axis)
-    agree = _shares(scores, scores.moments, lambda v: float(weights.moments(v, [(2,)])[0]), 1 / count**2)
+    count, weights, scores = s.atoms[axis].size, _weights(s, axis), _without(s, axis)
+    rows = _Rows(
+        lambda v: float(weights.moments(v, [(2,)])[0]), lambda v, c: float(between(v, count, c, [((1,), (1,))])[0])
+    )
+    agree = rows.over(scores)
     differ = (1 / count - agree) / (count - 1)
     found = s.changed(np.stack([agree, differ], axis), 1 / count).approximate(_WHY)
-    return rescaled(found, dim, forward_strength(weights, scores.q))
+    found = rescaled(found, axis, forward_strength(weights, scores.q), _apart(found, scores, axis, weights))
+    for i in range(len(s.atoms)):
+        if i != axis:
+            found = rescaled(found, i, rows.slope(scores, i - (i > axis)))
+    return found
+
+
+def _apart(p: Signal, s: Signal, axis: int, weights: Weights) -> float:
+    """Say how much of ``forward_strength`` is left between rows that differ, as their scores correlate by ρ.
+
+    E[p_j p'_l] goes with G_jl by ρ·v·E[∂p_j/∂s_j]² at a small ρ, and as E[p_j p_l] at ρ = 1.
+    """
+    rows = [i for i, atom in enumerate(p.atoms) if atom.follows and i != axis]
+    v, size = s.q, p.averaged(rows) - p.averaged([*rows, axis])
+    if v < _SMALL or not rows or size <= 0 or weights.count < 2:
+        return 1.0
+    c = s.averaged([i - (i > axis) for i in rows]) / v
+    square, pair = weights.moments(v, [(2,), (1, 1)])
+    same = weights.coupled(v, (1, 1))
+    there = c * ((1 - c) * v * (1 / weights.count - square) ** 2 + c * same)
+    return float(there / size * (square - pair) / same)
 
 
 def forward_strength(weights: Weights, v: float) -> float:
@@ -134,6 +203,13 @@ def backward_strength(weights: Weights, v: float, *, common: bool) -> float:
     return found / gradient_size(weights, v, 0.0) * (1 - 1 / weights.count)
 
 
+def _gradient_pair(v: float, count: int, correlation: float) -> float:
+    """Return E[d_j d'_j] of the same x of variance 1 in two rows of Gaussian scores."""
+    powers: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((1,), (1,)), ((2,), (1,)), ((2,), (2,)), ((1, 1), (1, 1))]
+    one, mixed, both, others = between(v, count, correlation, powers)
+    return float(one - 2 * mixed + both + (count - 1) * others)
+
+
 def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     """Take a gradient back through p(g − Σ p g): it sums to zero over T, and so do its moments.
 
@@ -145,17 +221,36 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     g, s = together(g, s, s.shape)
     g, axis = _one_axis(g, dim, segments=True)
     s, _ = _one_axis(s, dim, segments=False)
-    count, weights = s.atoms[axis].size, _weights(s, axis)
-    rows, strength = in_common(g, s, [(axis, axis)])
+    count, weights, scores = s.atoms[axis].size, _weights(s, axis), _without(s, axis)
+    common = strength(g, axis, s, axis)
     level = max((source.level for source in s.atoms[axis].follows), default=0.0)
-    scores = _without(s, axis)
-    flat = (1 - 1 / count) / count**2
-    factors = (
-        _shares(scores, scores.moments, lambda v: gradient_size(weights, v, strength, level), flat) / flat / count**2
-    )
-    moments = centred(g, [axis]) * np.expand_dims(factors, axis)
-    found = merged_fidelity(g.changed(np.asarray(moments), 0.0), s).approximate(_WHY)
-    return rescaled(found, dim, backward_strength(weights, scores.q, common=bool(rows)))
+    rows = _Rows(lambda v: gradient_size(weights, v, common, level), lambda v, c: _gradient_pair(v, count, c))
+    sizes = rows.over(scores) / (1 - 1 / count)
+    inner = g.changed(centred(g, [axis]), 0.0)
+    found = merged_fidelity(inner.changed(inner.moments * np.expand_dims(sizes, axis), 0.0), s).approximate(_WHY)
+    for i in range(len(g.atoms)):
+        if i != axis:
+            k = i - (i > axis)
+            found = _following(found, inner, s, scores.changed(sizes, 0.0), (i, k), rows.slope(scores, k))
+    return rescaled(found, axis, backward_strength(weights, scores.q, common=common > 0))
+
+
+def _following(found: Signal, g: Signal, s: Signal, sizes: Signal, axes: tuple[int, int], strength: float) -> Signal:
+    """Let rows follow what the gradient followed, and what the scores did, each by its share of how rows vary.
+
+    Args:
+        found: g times sizes, which follows what g does.
+        g: the gradient.
+        s: the scores.
+        sizes: what the weights do to the gradient, without the softmax axis.
+        axes: the axis of g, and of sizes.
+        strength: of what the scores follow, in the sizes.
+    """
+    (a, b), (p, q) = ((x.averaged(()), x.averaged([i])) for x, i in zip((g, sizes), axes, strict=True))
+    total = a * p - b * q
+    if total <= 0:
+        return found
+    return multiplied(found, s, axes[0], (a - b) * q / total, max(b * (p - q), 0.0) * strength / total)
 
 
 def _softmax(call: Call) -> Sequence[Signal]:
