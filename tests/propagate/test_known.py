@@ -59,7 +59,7 @@ def prepared() -> tuple[Decoder, Trace, Known]:
     torch.manual_seed(0)
     model = Decoder()
     trace = record(model, batch())
-    return model, trace, known_values(model, trace, batch())
+    return model, trace, known_values(trace)
 
 
 def test_a_rule_finds_the_mask_that_was_added_to_its_input() -> None:
@@ -236,7 +236,7 @@ def test_every_constant_of_a_transformers_model_is_known(name: str) -> None:
     if name == "t5":
         given["decoder_input_ids"] = tokens
     trace = record(model, given)
-    values = known_values(model, trace, given)
+    values = known_values(trace)
     brought = [v.id for v in trace.values if v.kind in ("constant", "buffer") and trace.consumers(v.id)]
     whole = [v.id for v in trace.values if v.kind == "op" and not v.is_floating]
     assert whole and all(value in values for value in [*brought, *whole])
@@ -246,3 +246,13 @@ def test_every_constant_of_a_transformers_model_is_known(name: str) -> None:
     # Nothing but what reads weights or floating inputs is left.
     left = [op.name for op in trace.forward_ops if not values.made(op) and not moving & {*op.inputs}]
     assert not [n for n in left if n.rpartition(".")[0] not in {*VIEWS, *COPIES}]
+
+
+def test_reading_a_known_number_needs_no_rule_and_numbers_are_not_kept() -> None:
+    class Reads(Decoder):
+        def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+            return super().forward(tokens, mask) if bool((mask.sum(1) > 0).all()) else mask
+
+    found = iw.predict(Reads(), batch())
+    assert any(op.packet == "aten._local_scalar_dense" for op in found.trace.ops)
+    assert found.unsupported == {} and not found.trace.folded.tensors

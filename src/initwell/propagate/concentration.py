@@ -142,7 +142,7 @@ def _moments(variance: float, count: int, width: float, powers: Sequence[Powers]
     return np.array(found)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _transforms(variance: float, count: int, width: float) -> Sequence[Array]:
     """Return x^p E[e^(ps) e^(−x e^s)] for each power p, over equal steps of log x."""
     z = _points(variance)

@@ -52,6 +52,12 @@ def measured(tensor: Tensor, *, sample: int | None = None) -> Signal:
     Args:
         tensor: floating or integer, with values.
         sample: the dimension that counts samples, if any.
+
+    Returns:
+        Its Signal: the mean and ``pair_averages``, one atom for each dimension longer than 1.
+
+    >>> measured(torch.tensor([[1.0, 2.0, 3.0]])).moments.round(4).tolist()
+    [4.6667, 3.6667]
     """
     moments = pair_averages(tensor)
     dims = tuple((Atom(n, i == sample),) if n > 1 else () for i, n in enumerate(tensor.shape))
@@ -83,9 +89,15 @@ def measured_weight(tensor: Tensor) -> Signal:
     """Measure a weight; moments between different entries that chance explains are taken as 0.
 
     Independent zero-mean entries of variance σ² give an average over P pairs a standard error of about σ²√(2/P). What
-    lies within four of them says nothing about the next draw; rows that sum to zero, or a mean, lie far outside.
+    lies within four of them says nothing about the next draw; rows that sum to zero, or a mean, lie far outside. Equal
+    entries, such as a temperature or a gate of one number each, were not drawn at all, however few they are.
+
+    >>> measured_weight(torch.ones(4)).mean
+    1.0
     """
     signal = measured(tensor)
+    if float(tensor.detach().min()) == float(tensor.detach().max()):
+        return signal
     moments = signal.moments.copy()
     sizes = [a.size for a in signal.atoms]
     total = math.prod(sizes)
@@ -98,4 +110,4 @@ def measured_weight(tensor: Tensor) -> Signal:
             moments[place] = 0.0
     squares = tensor.detach().double().square()
     scatter = float(squares.square().mean() / squares.mean() ** 2) - 1.0
-    return replace(signal.changed(moments, 0.0), scatter=scatter)
+    return replace(signal.changed(moments, 0.0), scatter=(scatter, 0.0))

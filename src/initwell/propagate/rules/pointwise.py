@@ -107,7 +107,14 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
 
 
 def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) -> Signal:
-    """Return g·slope(u), for a gradient g that is independent of u but for masks that it may have met."""
+    """Return g·slope(u), for a gradient g that is independent of u but for masks that it may have met.
+
+    Args:
+        slope: φ′, or a product of several.
+        u: Gaussian, or of known law.
+        g: the gradient, with the atoms of u.
+        origin: u as later values remember it; None where no later mask can contain it.
+    """
     image = Image(slope, u, g)
     if g.segmented or u.segmented:
         return evaluated(image)

@@ -1,37 +1,29 @@
 """Softmax: p_t = e^(s_t)/Σ e^s over an axis of length T, and its backward.
 
 What all entries share cancels, so only v = q − moments[differ along T] matters; the moments of weights of independent
-scores, of one row or of two whose centred scores correlate by ρ, are those of ``concentration``. The mean is 1/T, and
-since p sums to 1 over T, E[p_t p'_u] for t ≠ u is (1/T − E[p_t p'_t])/(T−1).
+scores, of one row or of two whose centred scores correlate by ρ, are those of ``rows``. The mean is 1/T, and since p
+sums to 1 over T, E[p_t p'_u] for t ≠ u is (1/T − E[p_t p'_t])/(T−1).
 
 Weights and values come from the same rows, and so do weights and the gradients that arrive at them. How strongly they
 follow those rows, of which a contraction asks (see ``gram``), are derivatives by Stein's lemma.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
-from initwell.propagate.atoms import centred, joined, plain, together
+from initwell.propagate.atoms import centred, joined, plain, refined, together
 from initwell.propagate.concentration import Weights, between
-from initwell.propagate.gram import differs, multiplied, rescaled, strength
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, merged_fidelity, over_pairs
-from initwell.propagate.table import Call, Rule, UnknownSignalError
-from initwell.records import Record
+from initwell.propagate.gram import multiplied, rescaled, strength
+from initwell.propagate.mask import Mask
+from initwell.propagate.rows import SMALL, Moment, Open, all_open, stepped
+from initwell.propagate.segments import common
+from initwell.propagate.signal import Signal, merged_fidelity, replace
+from initwell.propagate.table import Call, Rule
 
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"
-_SMALL = 1e-3
-
-
-def _known(v: float) -> float:
-    # Beyond this exp(variance) is no number: a mask that was added to the scores, which are then no Gaussian.
-    if v > 300:
-        raise UnknownSignalError("a softmax of scores with a mask added to them")
-    return max(v, 0.0)
 
 
 def _one_axis(s: Signal, dim: int, *, segments: bool) -> tuple[Signal, int]:
@@ -40,66 +32,6 @@ def _one_axis(s: Signal, dim: int, *, segments: bool) -> tuple[Signal, int]:
         s = joined(s, s.axes([dim])[0])
     s = s if segments else plain(s, dim)
     return s, s.axes([dim])[0]
-
-
-@dataclass(frozen=True)
-class _Rows(Record):
-    """A second moment of two rows' weights that are alike.
-
-    Attributes:
-        alone: variance of a score → the moment of a row with itself.
-        pair: variance, correlation of two rows' scores → their moment, of Gaussian rows of one variance.
-    """
-
-    alone: Callable[[float], float]
-    pair: Callable[[float, float], float]
-
-    def growth(self, v: float, correlation: float) -> float:
-        """Return how far the moment has come at a correlation, from 0 for independent rows to 1 for equal ones."""
-        if v < _SMALL:
-            return correlation
-        apart = self.pair(v, 0.0)
-        return (self.pair(v, correlation) - apart) / (self.pair(v, 1.0) - apart)
-
-    def over(self, s: Signal) -> Array:
-        """Return the moment by pattern of signals of centred scores.
-
-        The correlation of two rows is itself random where they share their keys: G of the queries fluctuates.
-        """
-        v = s.diagonal
-        kinds, which = np.unique(v.round(12), return_inverse=True)
-        ends = np.array([[self.alone(_known(x)), self.pair(_known(x), 0.0)] for x in kinds])[which.reshape(v.shape)]
-        same, apart = (over_pairs(s.atoms, np.sqrt(np.maximum(ends[..., i], 0.0))) for i in range(2))
-        size = over_pairs(s.atoms, np.sqrt(np.maximum(v, 0.0)))
-        correlation = np.clip(np.where(size > 0, s.moments / np.where(size > 0, size, 1.0), 1.0), -1.0, 1.0)
-        wide = np.where(_fluctuates(s), math.sqrt(3 * s.spread) * (1 - correlation**2), 0.0)
-        rows = np.stack(np.broadcast_arrays(size, correlation, wide), -1).round(9).reshape(-1, 3)
-        cases, places = np.unique(rows, axis=0, return_inverse=True)
-        shapes = np.array([self._averaged(*case) for case in cases])[places].reshape(s.moments.shape)
-        return np.asarray(apart + shapes * (same - apart))
-
-    def slope(self, s: Signal, axis: int) -> float:
-        """Say how strongly the moment of rows that differ along an axis goes with their correlation, over its range."""
-        v, other = s.q, s.averaged([axis])
-        if v < _SMALL or other >= v * (1 - 1e-6):
-            return 1.0
-        c, step = other / v, 0.01 * (1 - other / v)
-        derivative = (self.growth(v, c + step) - self.growth(v, c - step)) / (2 * step)
-        return derivative * (1 - c) / (1 - self.growth(v, c))
-
-    def _averaged(self, v: float, correlation: float, wide: float) -> float:
-        if wide == 0:
-            return self.growth(v, correlation)
-        either = [self.growth(v, float(np.clip(correlation + x, -1.0, 1.0))) for x in (-wide, wide)]
-        return 2 / 3 * self.growth(v, correlation) + sum(either) / 6
-
-
-def _fluctuates(s: Signal) -> NDArray[np.bool_]:
-    """Say by pattern whether two rows differ, and only along axes that follow something."""
-    found = fixed = np.zeros((1,) * len(s.atoms), dtype=bool)
-    for i, atom in enumerate(s.atoms):
-        found, fixed = (found | differs(s, i), fixed) if atom.follows else (found, fixed | differs(s, i))
-    return np.asarray(found & ~fixed)
 
 
 def _without(s: Signal, axis: int) -> Signal:
@@ -116,26 +48,73 @@ def _weights(s: Signal, axis: int) -> Weights:
     """
     atom = s.atoms[axis]
     curved = sum(source.level * source.strength**2 for source in atom.follows)
-    return Weights(atom.size, 2 * s.spread, 1 / curved if curved > 0 else math.inf)
+    return Weights(atom.size, stepped(2 * s.spread), stepped(1 / curved) if curved > 0 else math.inf)
+
+
+def _open(mask: Mask | None, s: Signal, axis: int) -> Open:
+    """Return what is open of scores whose rows have the mask's segments, where they can."""
+    count = s.atoms[axis].size
+    if mask is None:
+        return all_open(count)
+    at = _row_axis(mask, s)
+    even = mask.even if at is not None else plain(mask.even, *range(len(mask.even.dims)))
+    agree = np.asarray(together(even, s, s.shape)[0].moments.take(0, axis))
+    typical = max(round(sum(n * share for n, share in mask.sizes)), 1)
+    if at is None:
+        return Open(agree, lambda _: mask.sizes, count, typical)
+    ends, k = [0, *accumulate(s.atoms[at].patterns.parts)], at - (at > axis)
+    return Open(agree, lambda place: mask.sizes_of(ends[place[k]], ends[place[k] + 1]), count, typical)
+
+
+def _row_axis(mask: Mask, s: Signal) -> int | None:
+    """Return the atom of the rows, if the mask's segments are among its own."""
+    axes = s.axes([len(s.dims) - 2]) if len(s.dims) > 1 else ()
+    if not mask.parts or len(axes) != 1:
+        return None
+    own = s.atoms[axes[0]].patterns.parts
+    return axes[0] if common(own, mask.parts) == own else None
+
+
+def _by_rows(s: Signal, mask: Mask | None) -> Signal:
+    """Give scores the segments of their mask's rows."""
+    axes = s.axes([len(s.dims) - 2]) if len(s.dims) > 1 else ()
+    if mask is None or not mask.parts or len(axes) != 1:
+        return s
+    own = s.atoms[axes[0]].patterns.parts
+    if common(own, mask.parts) != mask.parts:
+        # Segments of the rows that are none of the mask's: its own count here.
+        s = plain(s, len(s.dims) - 2)
+    return refined(s, axes[0], mask.parts)
+
+
+def _pair(count: int, v: float, correlation: float) -> float:
+    return float(between(v, count, correlation, [((1,), (1,))])[0])
+
+
+_SQUARE = Moment(lambda weights, v: float(weights.moments(v, [(2,)])[0]), _pair)
 
 
 def softmaxed(s: Signal, dim: int) -> Signal:
     """Apply softmax along a dimension."""
     if not s.dims[dim]:
         return s.changed(np.ones_like(s.moments), 1.0)
-    s, axis = _one_axis(s, dim, segments=False)
-    count, weights, scores = s.atoms[axis].size, _weights(s, axis), _without(s, axis)
-    rows = _Rows(
-        lambda v: float(weights.moments(v, [(2,)])[0]), lambda v, c: float(between(v, count, c, [((1,), (1,))])[0])
-    )
-    agree = rows.over(scores)
-    differ = (1 / count - agree) / (count - 1)
-    found = s.changed(np.stack([agree, differ], axis), 1 / count).approximate(_WHY)
-    found = rescaled(found, axis, forward_strength(weights, scores.q), _apart(found, scores, axis, weights))
+    mask = s.mask if dim == len(s.dims) - 1 else None
+    s, axis = _one_axis(_by_rows(s, mask), dim, segments=False)
+    left, scores = _open(mask, s, axis), _without(s, axis)
+    weights = replace(_weights(s, axis), count=left.typical)
+    agree = _SQUARE.over(scores, weights, left)
+    differ = (1 / left.count - agree) / (left.count - 1)
+    found = s.changed(np.stack([agree, differ], axis), 1 / left.count).approximate(_WHY)
+    v = stepped(scores.q)
+    found = rescaled(found, axis, forward_strength(weights, v), _apart(found, scores, axis, weights))
     for i in range(len(s.atoms)):
         if i != axis:
-            found = rescaled(found, i, rows.slope(scores, i - (i > axis)))
+            found = rescaled(found, i, _SQUARE.slope(left.typical, v, _correlation(scores, i - (i > axis))))
     return found
+
+
+def _correlation(s: Signal, axis: int) -> float:
+    return s.averaged([axis]) / s.q if s.q > 0 else 1.0
 
 
 def _apart(p: Signal, s: Signal, axis: int, weights: Weights) -> float:
@@ -144,10 +123,10 @@ def _apart(p: Signal, s: Signal, axis: int, weights: Weights) -> float:
     E[p_j p'_l] goes with G_jl by ρ·v·E[∂p_j/∂s_j]² at a small ρ, and as E[p_j p_l] at ρ = 1.
     """
     rows = [i for i, atom in enumerate(p.atoms) if atom.follows and i != axis]
-    v, size = s.q, p.averaged(rows) - p.averaged([*rows, axis])
-    if v < _SMALL or not rows or size <= 0 or weights.count < 2:
+    v, size = stepped(s.q), p.averaged(rows) - p.averaged([*rows, axis])
+    if v < SMALL or not rows or size <= 0 or weights.count < 2:
         return 1.0
-    c = s.averaged([i - (i > axis) for i in rows]) / v
+    c = s.averaged([i - (i > axis) for i in rows]) / s.q
     square, pair = weights.moments(v, [(2,), (1, 1)])
     same = weights.coupled(v, (1, 1))
     there = c * ((1 - c) * v * (1 / weights.count - square) ** 2 + c * same)
@@ -156,7 +135,7 @@ def _apart(p: Signal, s: Signal, axis: int, weights: Weights) -> float:
 
 def forward_strength(weights: Weights, v: float) -> float:
     """Say how strongly E[p_j p_l] goes with the correlation of scores j and l, over E[p²] − E[p_j p_l]."""
-    if v < _SMALL or weights.count < 2:
+    if v < SMALL or weights.count < 2:
         return 1.0
     square, pair = weights.moments(v, [(2,), (1, 1)])
     return float(weights.coupled(v, (1, 1)) / (square - pair))
@@ -175,7 +154,7 @@ def gradient_size(weights: Weights, v: float, common: float, level: float = 0.0)
     others = weights.count - 1
     # x_j(p_j − p_j²) and, for each other l, −x_l p_j p_l.
     alone = float(two - 2 * three + four + others * pair)
-    if v < _SMALL or weights.count < 3 or common == 0:
+    if v < SMALL or weights.count < 3 or common == 0:
         return alone
     products = 2 * weights.coupled(v, (3, 1)) - 2 * weights.coupled(v, (2, 1))
     products += (others - 1) * weights.coupled(v, (1, 1, 2))
@@ -192,7 +171,7 @@ def backward_strength(weights: Weights, v: float, *, common: bool) -> float:
         v: variance of a score.
         common: whether scores and x come from the same rows, so that the weights go with those products too.
     """
-    if v < _SMALL or weights.count < 3:
+    if v < SMALL or weights.count < 3:
         return 1.0
     pair, three, four = weights.moments(v, [(1, 1), (2, 1), (2, 2)])
     found = float(pair - 2 * three + 2 * four)
@@ -203,8 +182,10 @@ def backward_strength(weights: Weights, v: float, *, common: bool) -> float:
     return found / gradient_size(weights, v, 0.0) * (1 - 1 / weights.count)
 
 
-def _gradient_pair(v: float, count: int, correlation: float) -> float:
+def _gradient_pair(count: int, v: float, correlation: float) -> float:
     """Return E[d_j d'_j] of the same x of variance 1 in two rows of Gaussian scores."""
+    if count == 1:
+        return 0.0
     powers: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((1,), (1,)), ((2,), (1,)), ((2,), (2,)), ((1, 1), (1, 1))]
     one, mixed, both, others = between(v, count, correlation, powers)
     return float(one - 2 * mixed + both + (count - 1) * others)
@@ -217,22 +198,25 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     """
     if not s.dims[dim]:
         return s.changed(np.zeros_like(s.moments), 0.0)
-    s, _ = _one_axis(s, dim, segments=False)
+    mask = s.mask if dim == len(s.dims) - 1 else None
+    s, _ = _one_axis(_by_rows(s, mask), dim, segments=False)
     g, s = together(g, s, s.shape)
     g, axis = _one_axis(g, dim, segments=True)
     s, _ = _one_axis(s, dim, segments=False)
-    count, weights, scores = s.atoms[axis].size, _weights(s, axis), _without(s, axis)
-    common = strength(g, axis, s, axis)
+    left, scores, shared = _open(mask, s, axis), _without(s, axis), strength(g, axis, s, axis)
+    weights, v = replace(_weights(s, axis), count=left.typical), stepped(scores.q)
     level = max((source.level for source in s.atoms[axis].follows), default=0.0)
-    rows = _Rows(lambda v: gradient_size(weights, v, common, level), lambda v, c: _gradient_pair(v, count, c))
-    sizes = rows.over(scores) / (1 - 1 / count)
+    moment = Moment(lambda w, v: gradient_size(w, v, shared, level), _gradient_pair)
+    sizes = moment.over(scores, weights, left) / (1 - 1 / left.count)
     inner = g.changed(centred(g, [axis]), 0.0)
     found = merged_fidelity(inner.changed(inner.moments * np.expand_dims(sizes, axis), 0.0), s).approximate(_WHY)
     for i in range(len(g.atoms)):
         if i != axis:
             k = i - (i > axis)
-            found = _following(found, inner, s, scores.changed(sizes, 0.0), (i, k), rows.slope(scores, k))
-    return rescaled(found, axis, backward_strength(weights, scores.q, common=common > 0))
+            slope = moment.slope(left.typical, v, _correlation(scores, k))
+            found = _following(found, inner, s, scores.changed(sizes, 0.0), (i, k), slope)
+    found = rescaled(found, axis, backward_strength(weights, v, common=shared > 0))
+    return found if mask is None else replace(found, closed=mask)
 
 
 def _following(found: Signal, g: Signal, s: Signal, sizes: Signal, axes: tuple[int, int], strength: float) -> Signal:

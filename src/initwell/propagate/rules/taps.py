@@ -271,7 +271,21 @@ def _convolution(call: Call) -> Sequence[Signal]:
         y = added(*together(y, bias, call.shape()), gaussian=True)
     y = _image(call, "input", y, x)
     weight = call.signal("weight")
-    return [y if call["transposed"] else scattered(y, x, weight, *fan_of(weight.shape))]
+    return [y if call["transposed"] else scattered(y, x, weight, *_read(x, weight.shape, conv.axes))]
+
+
+def _read(x: Signal, weight: Sequence[int], axes: Sequence[Axis]) -> tuple[float, float]:
+    """Return (taps, fan-in) of what is there to be read: taps that fall on padding, or on small entries, count less.
+
+    Of taps that read the sizes s_k, as many count as have (Σ s_k)²/Σ s_k².
+    """
+    taps, fan = fan_of(weight)
+    there = 1.0
+    for i, axis in enumerate(axes):
+        size = x.profile[i] if x.profile else np.ones(axis.sizes[1])
+        squares = np.maximum(axis.read(size**2), 1e-300)
+        there *= float((axis.read(size) ** 2 / squares).mean()) / axis.sizes[2]
+    return taps * there, fan * there
 
 
 def _convolution_backward(call: Call) -> Sequence[Signal | None]:
@@ -283,7 +297,7 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     if wanted[0]:
         roles = conv.roles["y"] + "k" + conv.roles["x"]
         dx = tapped(grouped, conv.weight, conv.axes, roles, over=[(2, 1)], batch=[(1, 0)])
-        dx = profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"])
+        dx = scaled(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]), g.undone)
         found.append(_image(call, "grad_output", dx, g))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
