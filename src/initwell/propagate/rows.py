@@ -46,26 +46,43 @@ def known_variance(v: float) -> float:
     return stepped(max(v, 0.0))
 
 
+Sizes = tuple[tuple[int, float], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Open:
     """What a mask leaves open of rows of scores.
 
     Attributes:
         even: by pattern of the rows' axes, E[p p'] of the same place at equal scores, over all T places.
-        sizes: place in the rows' segments → (open entries, share of its rows).
         count: T.
-        typical: open entries of a row, on average.
+        rows: (open entries, share of the rows).
+        sizes: place in the rows' segments → (open entries, share of its rows).
     """
 
     even: Array
-    sizes: Callable[[tuple[int, ...]], tuple[tuple[int, float], ...]]
     count: int
-    typical: int
+    rows: Sizes
+    sizes: Callable[[tuple[int, ...]], Sizes]
+
+    @property
+    def typical(self) -> int:
+        """Open entries of a row, on average."""
+        return max(round(sum(n * share for n, share in self.rows)), 1)
+
+    def entries(self, value: Callable[[int], float], sizes: Sizes) -> float:
+        """Average over all entries of rows of these sizes what those that are open have, by how many these are."""
+        return float(sum(share * n / self.count * value(n) for n, share in sizes))
+
+    def pairs(self, value: Callable[[int], float]) -> float:
+        """Average over all pairs of different entries of a row what those have of which both are open."""
+        total = self.count * (self.count - 1)
+        return float(sum(share * n * (n - 1) / total * value(n) for n, share in self.rows if n > 1))
 
 
 def all_open(count: int) -> Open:
     """Return that nothing is shut."""
-    return Open(np.asarray(1 / count**2), lambda _: ((count, 1.0),), count, count)
+    return Open(np.asarray(1 / count**2), count, ((count, 1.0),), lambda _: ((count, 1.0),))
 
 
 @dataclass(frozen=True)
@@ -87,13 +104,25 @@ class Moment(Record):
         apart, same = self.pair(count, v, 0.0), self.pair(count, v, 1.0)
         return (self.pair(count, v, correlation) - apart) / (same - apart)
 
-    def slope(self, count: int, v: float, correlation: float) -> float:
-        """Say how strongly it goes with the correlation, over how far it has yet to go: 1 for a straight line."""
-        if v < SMALL or count < 2 or correlation > 1 - 1e-6:
-            return 1.0
-        step = 0.01 * (1 - correlation)
-        ends = [self.growth(count, v, correlation + x) for x in (-step, step)]
-        return (ends[1] - ends[0]) / (2 * step) * (1 - correlation) / (1 - self.growth(count, v, correlation))
+    def rate(self, s: Signal, weights: Weights, left: Open, axis: int) -> float:
+        """Say how strongly it goes with the correlation of rows that differ along an axis, times how far that can go.
+
+        Args:
+            s: centred scores, at one place of a row.
+            weights: of a row whose entries are all open.
+            left: what is open.
+            axis: of the scores' moments.
+        """
+        v, count = known_variance(s.q), left.typical
+        c = s.averaged([axis]) / s.q if s.q > 0 else 1.0
+        if v == 0 or count < 2 or c > 1 - 1e-6:
+            return 0.0
+        step = 0.01 * (1 - c)
+        ends = [self.growth(count, v, c + x) for x in (-step, step)]
+        even = s.changed(np.broadcast_to(left.even, s.moments.shape), 0.0)
+        overlap = even.averaged([axis]) / even.averaged(())
+        whole, apart = self._ends(v, weights, left, left.rows)
+        return overlap * (whole - apart) * (ends[1] - ends[0]) / (2 * step) * (1 - c)
 
     def over(self, s: Signal, weights: Weights, left: Open) -> Array:
         """Return it by pattern of the rows' axes.
@@ -106,16 +135,18 @@ class Moment(Record):
         v = s.diagonal
         whole, apart = np.empty(v.shape), np.empty(v.shape)
         for place in np.ndindex(v.shape):
-            here, sizes = known_variance(float(v[place])), left.sizes(place)
-            whole[place] = sum(
-                share * n / left.count * self.alone(replace(weights, count=n), here) for n, share in sizes
-            )
-            apart[place] = sum(share * n / left.count * self.pair(n, here, 0.0) for n, share in sizes)
+            ends = self._ends(known_variance(float(v[place])), weights, left, left.sizes(place))
+            whole[place], apart[place] = ends
         even = np.broadcast_to(left.even, s.moments.shape)
         level = even[tuple(slice(n) for n in v.shape)]
         overlap = even / over_pairs(s.atoms, np.sqrt(np.where(level > 0, level, 1.0)))
-        ends = [over_pairs(s.atoms, np.sqrt(np.maximum(x, 0.0))) for x in (apart, whole)]
-        return np.asarray(overlap * (ends[0] + self._shapes(s, left.typical) * (ends[1] - ends[0])))
+        high, low = (over_pairs(s.atoms, np.sqrt(np.maximum(x, 0.0))) for x in (whole, apart))
+        return np.asarray(overlap * (low + self._shapes(s, left.typical) * (high - low)))
+
+    def _ends(self, v: float, weights: Weights, left: Open, sizes: Sizes) -> tuple[float, float]:
+        """Return it of rows with themselves, and of rows without correlation."""
+        whole = left.entries(lambda n: self.alone(replace(weights, count=n), v), sizes)
+        return whole, left.entries(lambda n: self.pair(n, v, 0.0), sizes)
 
     def _shapes(self, s: Signal, count: int) -> Array:
         size = over_pairs(s.atoms, np.sqrt(np.maximum(s.diagonal, 0.0)))

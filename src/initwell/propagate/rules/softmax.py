@@ -18,7 +18,7 @@ from initwell.propagate.atoms import centred, joined, plain, refined, together
 from initwell.propagate.concentration import Weights, between
 from initwell.propagate.gram import multiplied, rescaled, strength
 from initwell.propagate.mask import Mask
-from initwell.propagate.rows import SMALL, Moment, Open, all_open, stepped
+from initwell.propagate.rows import SMALL, Moment, Open, all_open, known_variance, stepped
 from initwell.propagate.segments import common
 from initwell.propagate.signal import Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
@@ -59,11 +59,10 @@ def _open(mask: Mask | None, s: Signal, axis: int) -> Open:
     at = _row_axis(mask, s)
     even = mask.even if at is not None else plain(mask.even, *range(len(mask.even.dims)))
     agree = np.asarray(together(even, s, s.shape)[0].moments.take(0, axis))
-    typical = max(round(sum(n * share for n, share in mask.sizes)), 1)
     if at is None:
-        return Open(agree, lambda _: mask.sizes, count, typical)
+        return Open(agree, count, mask.sizes, lambda _: mask.sizes)
     ends, k = [0, *accumulate(s.atoms[at].patterns.parts)], at - (at > axis)
-    return Open(agree, lambda place: mask.sizes_of(ends[place[k]], ends[place[k] + 1]), count, typical)
+    return Open(agree, count, mask.sizes, lambda place: mask.sizes_of(ends[place[k]], ends[place[k] + 1]))
 
 
 def _row_axis(mask: Mask, s: Signal) -> int | None:
@@ -100,45 +99,37 @@ def softmaxed(s: Signal, dim: int) -> Signal:
         return s.changed(np.ones_like(s.moments), 1.0)
     mask = s.mask if dim == len(s.dims) - 1 else None
     s, axis = _one_axis(_by_rows(s, mask), dim, segments=False)
-    left, scores = _open(mask, s, axis), _without(s, axis)
-    weights = replace(_weights(s, axis), count=left.typical)
+    left, scores, weights = _open(mask, s, axis), _without(s, axis), _weights(s, axis)
     agree = _SQUARE.over(scores, weights, left)
     differ = (1 / left.count - agree) / (left.count - 1)
     found = s.changed(np.stack([agree, differ], axis), 1 / left.count).approximate(_WHY)
-    v = stepped(scores.q)
-    found = rescaled(found, axis, forward_strength(weights, v), _apart(found, scores, axis, weights))
-    for i in range(len(s.atoms)):
-        if i != axis:
-            found = rescaled(found, i, _SQUARE.slope(left.typical, v, _correlation(scores, i - (i > axis))))
+    rates = {i: _SQUARE.rate(scores, weights, left, i - (i > axis)) for i in range(len(s.atoms)) if i != axis}
+    rates[axis] = left.pairs(lambda n: replace(weights, count=n).coupled(known_variance(scores.q), (1, 1)))
+    apart = _apart(found, scores, axis, weights, left)
+    for i, rate in rates.items():
+        varies = found.averaged(()) - found.averaged([i])
+        factor = rate / varies if varies > 0 else 0.0
+        found = rescaled(found, i, factor, apart / rate if i == axis and rate > 0 else 1.0)
     return found
 
 
-def _correlation(s: Signal, axis: int) -> float:
-    return s.averaged([axis]) / s.q if s.q > 0 else 1.0
+def _apart(p: Signal, s: Signal, axis: int, weights: Weights, left: Open) -> float:
+    """Say how strongly E[p_j p'_l] of rows that differ goes with G_jl, as it would be at E[p_j p_l]'s own range.
 
-
-def _apart(p: Signal, s: Signal, axis: int, weights: Weights) -> float:
-    """Say how much of ``forward_strength`` is left between rows that differ, as their scores correlate by ρ.
-
-    E[p_j p'_l] goes with G_jl by ρ·v·E[∂p_j/∂s_j]² at a small ρ, and as E[p_j p_l] at ρ = 1.
+    It does by ρ·v·E[∂p_j/∂s_j]² at a small correlation ρ of their scores, and as E[p_j p_l] at ρ = 1.
     """
     rows = [i for i, atom in enumerate(p.atoms) if atom.follows and i != axis]
-    v, size = stepped(s.q), p.averaged(rows) - p.averaged([*rows, axis])
-    if v < SMALL or not rows or size <= 0 or weights.count < 2:
-        return 1.0
-    c = s.averaged([i - (i > axis) for i in rows]) / s.q
-    square, pair = weights.moments(v, [(2,), (1, 1)])
-    same = weights.coupled(v, (1, 1))
-    there = c * ((1 - c) * v * (1 / weights.count - square) ** 2 + c * same)
-    return float(there / size * (square - pair) / same)
+    size = p.averaged(rows) - p.averaged([*rows, axis])
+    if not rows or size <= 0 or s.q <= 0:
+        return 0.0
+    v, c = known_variance(s.q), s.averaged([i - (i > axis) for i in rows]) / s.q
 
+    def strength(n: int) -> float:
+        row = replace(weights, count=n)
+        (square,) = row.moments(v, [(2,)])
+        return float(c * ((1 - c) * v * (1 / n - square) ** 2 + c * row.coupled(v, (1, 1))))
 
-def forward_strength(weights: Weights, v: float) -> float:
-    """Say how strongly E[p_j p_l] goes with the correlation of scores j and l, over E[p²] − E[p_j p_l]."""
-    if v < SMALL or weights.count < 2:
-        return 1.0
-    square, pair = weights.moments(v, [(2,), (1, 1)])
-    return float(weights.coupled(v, (1, 1)) / (square - pair))
+    return left.pairs(strength) * (p.averaged(()) - p.averaged([axis])) / size
 
 
 def gradient_size(weights: Weights, v: float, common: float, level: float = 0.0) -> float:
@@ -163,23 +154,21 @@ def gradient_size(weights: Weights, v: float, common: float, level: float = 0.0)
     return alone + common * (others * products + squares)
 
 
-def backward_strength(weights: Weights, v: float, *, common: bool) -> float:
-    """Say how strongly E[d_j d_l], of the same d_j, goes with the average product of x_j and x_l; 1 at equal weights.
+def gradient_coupling(weights: Weights, v: float, *, common: bool) -> float:
+    """Say how strongly E[d_j d_l], of the same d_j, goes with the average product of x_j and x_l.
 
     Args:
         weights: of the rows.
         v: variance of a score.
         common: whether scores and x come from the same rows, so that the weights go with those products too.
     """
-    if v < SMALL or weights.count < 3:
-        return 1.0
     pair, three, four = weights.moments(v, [(1, 1), (2, 1), (2, 2)])
     found = float(pair - 2 * three + 2 * four)
-    if common:
-        # E[d_j d_l] at independent x: p_j p_l (Σ p² − p_j − p_l).
-        others = (weights.count - 2) * weights.coupled(v, (1, 1, 2))
-        found += 2 * weights.coupled(v, (3, 1)) + others - 2 * weights.coupled(v, (2, 1))
-    return found / gradient_size(weights, v, 0.0) * (1 - 1 / weights.count)
+    if not common or weights.count < 3:
+        return found
+    # E[d_j d_l] at independent x: p_j p_l (Σ p² − p_j − p_l).
+    others = (weights.count - 2) * weights.coupled(v, (1, 1, 2))
+    return found + 2 * weights.coupled(v, (3, 1)) + others - 2 * weights.coupled(v, (2, 1))
 
 
 def _gradient_pair(count: int, v: float, correlation: float) -> float:
@@ -204,37 +193,39 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     g, axis = _one_axis(g, dim, segments=True)
     s, _ = _one_axis(s, dim, segments=False)
     left, scores, shared = _open(mask, s, axis), _without(s, axis), strength(g, axis, s, axis)
-    weights, v = replace(_weights(s, axis), count=left.typical), stepped(scores.q)
+    weights, v = _weights(s, axis), known_variance(scores.q)
     level = max((source.level for source in s.atoms[axis].follows), default=0.0)
     moment = Moment(lambda w, v: gradient_size(w, v, shared, level), _gradient_pair)
     sizes = moment.over(scores, weights, left) / (1 - 1 / left.count)
     inner = g.changed(centred(g, [axis]), 0.0)
     found = merged_fidelity(inner.changed(inner.moments * np.expand_dims(sizes, axis), 0.0), s).approximate(_WHY)
+    whole = scores.changed(sizes, 0.0)
     for i in range(len(g.atoms)):
         if i != axis:
             k = i - (i > axis)
-            slope = moment.slope(left.typical, v, _correlation(scores, k))
-            found = _following(found, inner, s, scores.changed(sizes, 0.0), (i, k), slope)
-    found = rescaled(found, axis, backward_strength(weights, v, common=shared > 0))
+            rate = moment.rate(scores, weights, left, k) / (1 - 1 / left.count)
+            found = _following(found, inner, s, i, whole.averaged([k]), rate)
+    coupled = left.pairs(lambda n: gradient_coupling(replace(weights, count=n), v, common=shared > 0))
+    found = rescaled(found, axis, coupled / whole.q * (1 - 1 / left.count) if whole.q > 0 else 0.0)
     return found if mask is None else replace(found, closed=mask)
 
 
-def _following(found: Signal, g: Signal, s: Signal, sizes: Signal, axes: tuple[int, int], strength: float) -> Signal:
+def _following(found: Signal, g: Signal, s: Signal, axis: int, apart: float, rate: float) -> Signal:
     """Let rows follow what the gradient followed, and what the scores did, each by its share of how rows vary.
 
     Args:
-        found: g times sizes, which follows what g does.
+        found: the product of g and of what the weights do to it, which follows what g does.
         g: the gradient.
         s: the scores.
-        sizes: what the weights do to the gradient, without the softmax axis.
-        axes: the axis of g, and of sizes.
-        strength: of what the scores follow, in the sizes.
+        axis: of the rows.
+        apart: what the weights do, of rows that differ.
+        rate: how it goes with what the scores follow.
     """
-    (a, b), (p, q) = ((x.averaged(()), x.averaged([i])) for x, i in zip((g, sizes), axes, strict=True))
-    total = a * p - b * q
-    if total <= 0:
+    varies = found.averaged(()) - found.averaged([axis])
+    one, two = g.averaged(()), g.averaged([axis])
+    if varies <= 0:
         return found
-    return multiplied(found, s, axes[0], (a - b) * q / total, max(b * (p - q), 0.0) * strength / total)
+    return multiplied(found, s, axis, (one - two) * apart / varies, max(two, 0.0) * rate / varies)
 
 
 def _softmax(call: Call) -> Sequence[Signal]:
