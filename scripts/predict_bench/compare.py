@@ -56,6 +56,8 @@ class Value:
         """|predicted/measured − 1|; infinite where nothing was measured of what was predicted; nan if unknown."""
         if self.predicted is None:
             return math.nan
+        if self.predicted == self.measured:
+            return 0.0  # scores with −∞ filled in among them
         if self.measured == 0:
             return 0.0 if self.predicted == 0 else math.inf
         return abs(self.predicted / self.measured - 1)

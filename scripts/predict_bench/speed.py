@@ -58,7 +58,7 @@ def walks_again(model: nn.Module, batch: Any, trace: Trace) -> Callable[[], obje
     from initwell.propagate.known import known_values
 
     table = default_table()
-    values = known_values(model, trace, batch)
+    values = known_values(trace)
     parts = [
         start.input_signals(model, trace, batch),
         start.parameter_signals(model, trace, None, []),

@@ -59,7 +59,7 @@ def prepared() -> tuple[Decoder, Trace, Known]:
     torch.manual_seed(0)
     model = Decoder()
     trace = record(model, batch())
-    return model, trace, known_values(model, trace, batch())
+    return model, trace, known_values(trace)
 
 
 def test_a_rule_finds_the_mask_that_was_added_to_its_input() -> None:
@@ -236,7 +236,7 @@ def test_every_constant_of_a_transformers_model_is_known(name: str) -> None:
     if name == "t5":
         given["decoder_input_ids"] = tokens
     trace = record(model, given)
-    values = known_values(model, trace, given)
+    values = known_values(trace)
     brought = [v.id for v in trace.values if v.kind in ("constant", "buffer") and trace.consumers(v.id)]
     whole = [v.id for v in trace.values if v.kind == "op" and not v.is_floating]
     assert whole and all(value in values for value in [*brought, *whole])

@@ -64,7 +64,7 @@ def walked(how: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...] = SHA
     start = {trace.parameters["table"]: signal_of(shape)} | {
         value: signal_of(s.shape) for value, s in starting_gradients(trace).items()
     }
-    found = walk(trace, default_table(), start, known_values(model, trace, x))
+    found = walk(trace, default_table(), start, known_values(trace))
     out = next(iter(trace.outputs.values()))
     return found.signals[out], found.signals[trace.gradients[trace.parameters["table"]]], found
 

@@ -127,6 +127,12 @@ OPS: dict[str, tuple[Map, tuple[int, ...]]] = {
     "channel shuffle": (lambda x: F.channel_shuffle(x, 3), (2, 6, 2, 2)),
     "repeat": (lambda x: x.repeat(1, 2, 3, 1), (2, 3, 4, 2)),
     "roll": (lambda x: torch.roll(x, (1, -2), (2, 3)), IMAGE),
+    "as_strided, a stride that leads nowhere": (
+        lambda x: x.mean((2, 3), keepdim=True).as_strided_((len(x), 3, 1, 1), (3, 1, 3, 3)),
+        IMAGE,
+    ),
+    "a slice of nothing, joined with the rest": (lambda x: torch.cat([x[:, :0] * 2, x], 1), (2, 4, 3)),
+    "a split with an empty part": (lambda x: torch.cat(torch.split(x, [0, 4], 1)[::-1], 1), (2, 4, 3)),
 }
 
 

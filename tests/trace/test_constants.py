@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from initwell.trace import mode
+from initwell.trace import fold
 from initwell.trace.recorder import record
 from initwell.trace.trace import Trace
 
@@ -23,16 +23,20 @@ class Brings(nn.Module):
         return x * self.weight * self.hidden[0]
 
 
+def constants(trace: Trace) -> dict[int, Tensor]:
+    known = trace.folded.tensors
+    return {v.id: known[v.id] for v in trace.values if v.kind == "constant" and v.id in known}
+
+
 def numbers(trace: Trace) -> list[object]:
-    return [tensor.tolist() for _, tensor in sorted(trace.constants.items())]
+    return [tensor.tolist() for tensor in constants(trace).values()]
 
 
 @pytest.mark.parametrize("device", ["meta", "real"])
 def test_constants_keep_their_numbers_and_parameters_do_not(device: str) -> None:
     trace = record(Brings(), torch.zeros(1, 2), device="meta" if device == "meta" else "real")
     assert numbers(trace) == [[2.0, 3.0], 4.0, [5, 6], [7.0, 8.0]]
-    assert all(trace.values[value].kind == "constant" for value in trace.constants)
-    assert all(t.dtype == getattr(torch, trace.values[v].dtype) for v, t in trace.constants.items())
+    assert all(t.dtype == getattr(torch, trace.values[v].dtype) for v, t in constants(trace).items())
 
 
 def test_the_numbers_are_those_before_a_write_and_the_model_keeps_its_own() -> None:
@@ -51,7 +55,7 @@ def test_the_numbers_are_those_before_a_write_and_the_model_keeps_its_own() -> N
 
 
 def test_what_is_large_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mode, "MOST_KEPT", 1)
+    monkeypatch.setattr(fold, "MOST", 1)
     assert numbers(record(Brings(), torch.zeros(1, 2))) == [4.0]
 
 
@@ -70,9 +74,9 @@ def test_no_gradient_of_a_real_backward_is_kept() -> None:
             out: Tensor = Twice.apply(x)  # type: ignore[no-untyped-call]
             return out
 
-    assert not record(Model(), torch.ones(1, 2), device="real").constants
+    assert not constants(record(Model(), torch.ones(1, 2), device="real"))
 
 
 def test_json_leaves_them_out() -> None:
     data = json.loads(record(Brings(), torch.zeros(1, 2)).to_json())
-    assert "constants" not in data and data["device"] == "meta"
+    assert "folded" not in data and data["device"] == "meta"

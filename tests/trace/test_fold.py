@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from initwell.trace import fold as fold_module
-from initwell.trace.fold import Folded, fold
 from initwell.trace.recorder import record
-from initwell.trace.trace import Op, Trace, Value
+from initwell.trace.trace import Folded, Op, Trace, Value
 
 
 class Calls(nn.Module):
@@ -28,10 +27,8 @@ class Calls(nn.Module):
 
 
 def folded(how: Callable[..., object], *, device: str = "meta") -> tuple[Folded, Trace]:
-    model, x = Calls(how), torch.zeros(2, 6)
-    trace = record(model, x, device="real" if device == "real" else "meta")
-    buffers = {v.id: model.index for v in trace.values if v.kind == "buffer"}
-    return fold(trace, {**trace.constants, **buffers}), trace
+    trace = record(Calls(how), torch.zeros(2, 6), device="real" if device == "real" else "meta")
+    return trace.folded, trace
 
 
 def outputs(how: Callable[..., object]) -> list[Tensor | None]:
@@ -124,8 +121,7 @@ def test_every_version_keeps_its_own_numbers(name: str) -> None:
     keeping = Keeping()
     model = Calls(KNOWN[name])
     trace = record(model, torch.zeros(2, 6), device="real", observer=keeping)
-    buffers = {v.id: model.index for v in trace.values if v.kind == "buffer"}
-    found = fold(trace, {**trace.constants, **buffers})
+    found = trace.folded
     # Memory that nobody wrote to yet has any numbers.
     unwritten = {o for op in trace.ops if op.functional == "aten.empty_like" for o in op.outputs}
     unwritten |= {
@@ -144,7 +140,7 @@ def test_what_is_random_floating_or_learned_is_never_folded() -> None:
     model = Calls(forward)
     state = torch.get_rng_state()
     trace = record(model, torch.zeros(2, 6))
-    found = fold(trace, trace.constants)
+    found = trace.folded
     assert torch.equal(state, torch.get_rng_state())
     assert not set(trace.outputs.values()) & set(found.tensors)
     assert [value in found.drawn for value in trace.outputs.values()] == [False, False, True, True, True]
@@ -238,6 +234,6 @@ def test_a_buffer_that_is_read_is_not_written_to() -> None:
     model = Calls(forward)
     trace = record(model, torch.zeros(2, 6))
     before = model.index.clone()
-    found = fold(trace, {v.id: model.index for v in trace.values if v.kind == "buffer"})
+    found = trace.folded
     (out,) = trace.outputs.values()
     assert torch.equal(found.tensors[out], (before + 1) * 2) and torch.equal(model.index, before)

@@ -60,7 +60,7 @@ def measure(
     check_batch(batch, values=True)
     weights = {n: tensor_stats(p) for n, p in model.named_parameters() if not p.is_meta}
     statistics = _Statistics()
-    trace = record(model, batch, loss=loss, device="real", observer=statistics, seed=seed)
+    trace = record(model, batch, loss=loss, device="real", observer=statistics, seed=seed, fold=False)
     return _measurement(trace, statistics, weights, learning_rate)
 
 

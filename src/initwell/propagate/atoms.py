@@ -15,12 +15,18 @@ UNLIKE = "parts of unlike size along one axis, taken as alike"
 
 
 def refined(signal: Signal, axis: int, parts: tuple[int, ...]) -> Signal:
-    """Split the segments of an atom further; nothing changes but the bookkeeping."""
+    """Split the segments of an atom further; nothing changes but the bookkeeping.
+
+    Args:
+        signal: any signal.
+        axis: which of its atoms.
+        parts: lengths of the new segments; every old border is among theirs.
+    """
     atom = signal.atoms[axis]
     if (atom.parts or (atom.size,)) == parts:
         return signal
     places, old = refinement(atom.patterns.parts, parts)
-    dims = _replaced(signal.dims, axis, 1, (Atom(atom.size, atom.sample, parts),))
+    dims = _replaced(signal.dims, axis, 1, (replace(atom, parts=parts),))
     return replace(signal, dims=dims, moments=signal.moments.take(places, axis), means=signal.means.take(old, axis))
 
 
@@ -31,6 +37,9 @@ def merged(signal: Signal, axis: int, groups: Sequence[int]) -> Signal:
         signal: any signal.
         axis: which of its atoms.
         groups: for each segment, the number of its new one: 0, 0, 1, …
+
+    Returns:
+        The signal with averages over what was merged; without what it remembered, unless nothing was merged.
     """
     if groups[-1] == len(groups) - 1:
         return signal
@@ -42,7 +51,7 @@ def _merged(signal: Signal, axis: int, groups: Sequence[int]) -> tuple[Signal, b
     atom = signal.atoms[axis]
     whole, single, parts = merging(atom.patterns.parts, groups)
     moments, means = along(signal.moments, whole, axis), along(signal.means, single, axis)
-    new = Atom(atom.size, atom.sample, parts if len(parts) > 1 else ())
+    new = replace(atom, parts=parts if len(parts) > 1 else ())
     dims = _replaced(signal.dims, axis, 1, (new,))
     found = replace(signal, dims=dims, moments=moments, means=means, image=None, law=None, gates=())
     places, old = refinement(parts, atom.patterns.parts)
@@ -54,14 +63,27 @@ def _merged(signal: Signal, axis: int, groups: Sequence[int]) -> tuple[Signal, b
 
 
 def plain(signal: Signal, *dims: int) -> Signal:
-    """Take all segments along these dimensions as alike."""
+    """Take all segments along these dimensions as alike; marked approximate unless they are.
+
+    >>> from initwell.propagate.signal import independent
+    >>> plain(refined(independent((4,), 1.0), 0, (1, 3)), 0).fidelity
+    'exact'
+    """
     for axis in signal.axes(dims) if signal.segmented else ():
         signal = merged(signal, axis, (0,) * signal.means.shape[axis])
     return signal
 
 
 def settled(signal: Signal, axis: int) -> Signal:
-    """Merge neighbouring segments that are alike, and, beyond ``segments.MOST``, those that differ least."""
+    """Merge neighbouring segments that are alike, and, beyond ``segments.MOST``, those that differ least.
+
+    Args:
+        signal: any signal.
+        axis: which of its atoms.
+
+    Returns:
+        The signal with at most ``MOST`` segments there; marked approximate where unlike ones were merged.
+    """
     place = 0
     while place < signal.means.shape[axis] - 1:
         found, lossless = signal, False
@@ -91,6 +113,10 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
 
     Returns:
         The same signal with one atom more.
+
+    >>> from initwell.propagate.signal import independent
+    >>> cut(independent((12,), 1.0), 0, 4).moments.tolist()
+    [[1.0, 0.0], [0.0, 0.0]]
     """
     atom = signal.atoms[axis]
     if any(n % inner for n in atom.parts):
@@ -98,13 +124,13 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
         groups = np.concatenate([[0], np.cumsum(ends[:-1] % inner == 0)])
         signal = merged(signal, axis, [int(i) for i in groups])
         atom = signal.atoms[axis]
-    outer = Atom(atom.size // inner, atom.sample, tuple(n // inner for n in atom.parts))
+    outer = replace(atom, size=atom.size // inner, parts=tuple(n // inner for n in atom.parts))
     s = len(outer.patterns.parts)
     other = np.arange(s + s * s)
     other[:s] = s + np.arange(s) * (s + 1)
     moments = np.stack([signal.moments, signal.moments.take(other, axis)], axis + 1)
     means = np.expand_dims(signal.means, axis + 1)
-    dims = _replaced(signal.dims, axis, 1, (outer, Atom(inner, atom.sample)))
+    dims = _replaced(signal.dims, axis, 1, (outer, Atom(inner, atom.sample, follows=atom.follows)))
     return replace(signal, dims=dims, moments=moments, means=means)
 
 
@@ -117,6 +143,10 @@ def joined(signal: Signal, axis: int) -> Signal:
 
     Returns:
         The signal with one atom less, marked approximate unless nothing was lost.
+
+    >>> from initwell.propagate.signal import independent
+    >>> joined(cut(independent((12,), 1.0, 0.5), 0, 4), 0).moments.tolist()
+    [1.0, 0.25]
     """
     for place in (axis, axis + 1):
         signal = merged(signal, place, (0,) * signal.means.shape[place])
@@ -125,7 +155,8 @@ def joined(signal: Signal, axis: int) -> Signal:
     one, two = outer.size - 1, inner.size - 1
     differ = (m[1, 0] * one + m[0, 1] * two + m[1, 1] * one * two) / (one + two + one * two)
     lossless = np.allclose(m[1, 0], m[1, 1]) and np.allclose(m[0, 1], m[1, 1])
-    atom = Atom(outer.size * inner.size, outer.sample or inner.sample)
+    follows = outer.follows if outer.follows == inner.follows else ()
+    atom = Atom(outer.size * inner.size, outer.sample or inner.sample, follows=follows)
     dims = _replaced(signal.dims, axis, 2, (atom,))
     means = np.asarray(signal.means.take(0, axis + 1))
     found = replace(signal, dims=dims, moments=np.stack([m[0, 0], differ], axis), means=means)
@@ -154,6 +185,10 @@ def viewed(signal: Signal, shape: Sequence[int]) -> Signal:
 
     Raises:
         ShapeError: the number of entries is another.
+
+    >>> from initwell.propagate.signal import independent
+    >>> [len(dim) for dim in viewed(independent((8, 16, 64), 1.0), (128, 4, 16)).dims]
+    [2, 1, 1]
     """
     total = math.prod(signal.shape)
     lengths = [n if n >= 0 else total // -math.prod(shape) for n in shape]
@@ -202,6 +237,13 @@ def expanded(signal: Signal, shape: Sequence[int]) -> Signal:
     Args:
         signal: any signal.
         shape: the whole new shape; -1 keeps a length.
+
+    Returns:
+        The signal with one atom for each dimension that is new.
+
+    >>> from initwell.propagate.signal import independent
+    >>> expanded(independent((4,), 1.0), (3, 4)).moments.tolist()
+    [[1.0, 0.0], [1.0, 0.0]]
     """
     extra = len(shape) - len(signal.dims)
     dims: list[tuple[Atom, ...]] = []
@@ -223,6 +265,12 @@ def matched(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[Sig
         a: one signal.
         b: another.
         pairs: (dimension of a, dimension of b).
+
+    Returns:
+        Both, atoms and segments of paired dimensions alike; joined instead where their cuts do not nest.
+
+    Raises:
+        ShapeError: paired dimensions of unequal lengths.
     """
     for da, db in pairs:
         if a.shape[da] != b.shape[db]:
@@ -257,7 +305,16 @@ def _recut(signal: Signal, dim: int, cuts: Sequence[int]) -> Signal:
 
 
 def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal]:
-    """Broadcast two signals to one shape with the same atoms."""
+    """Broadcast two signals to one shape with the same atoms; an atom of either that counts samples does so in both.
+
+    Args:
+        a: one signal.
+        b: another.
+        shape: that both can be broadcast to.
+
+    Raises:
+        ShapeError: their lengths do not fit each other.
+    """
     if a.dims == b.dims and a.shape == tuple(shape) and [x.sample for x in a.atoms] == [x.sample for x in b.atoms]:
         return a, b
     a, b = matched(expanded(a, shape), expanded(b, shape), [(d, d) for d in range(len(shape))])
@@ -269,7 +326,13 @@ def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal
 
 
 def over_all(signal: Signal, moments: Array, axes: Sequence[int]) -> Array:
-    """Average ``moments`` over all pairs along several atoms, keeping their axes with length 1."""
+    """Average over all pairs along several atoms, keeping their axes with length 1: agree/n + differ·(1 − 1/n) each.
+
+    Args:
+        signal: whose atoms they are.
+        moments: its own, or others by the same patterns.
+        axes: the atoms.
+    """
     for axis in axes:
         atom = signal.atoms[axis]
         if atom.parts:
@@ -284,6 +347,10 @@ def centred(signal: Signal, axes: Sequence[int]) -> Array:
     """Return the moments of x − x̄, x̄ the average over these atoms.
 
     E[(x − x̄)(x' − x̄')] = moments − E[x x̄'] − E[x̄ x'] + E[x̄ x̄']; where no atom has segments the last three are equal.
+
+    Args:
+        signal: x.
+        axes: the atoms.
 
     >>> from initwell.propagate.signal import independent
     >>> centred(independent((4,), 1.0), [0]).tolist()

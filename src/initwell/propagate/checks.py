@@ -28,6 +28,12 @@ _MIXED = frozenset({"bfloat16", "float16"})
 def check_arguments(model: nn.Module, batch: Any, plan: Any, learning_rate: float | None) -> None:
     """Refuse arguments that are not what they should be, before anything is run.
 
+    Args:
+        model: a module.
+        batch: what should hold its arguments.
+        plan: what should be a Plan, or None.
+        learning_rate: what should be a positive number, or None.
+
     Raises:
         ArgumentError: naming the argument, what it was, and what to do.
     """

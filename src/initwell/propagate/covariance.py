@@ -27,7 +27,7 @@ from initwell.propagate.atoms import together
 from initwell.propagate.gaussian import Series, hermite, series_moments
 from initwell.propagate.known import Known
 from initwell.propagate.pairs import Pair, Stretch, picked, raw, total
-from initwell.propagate.reuse import CUTS, PRODUCTS, SLOPES, Reuse, argument
+from initwell.propagate.reuse import CUTS, NORMS, PRODUCTS, SLOPES, Reuse, argument
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.parts import concatenated
 from initwell.propagate.rules.pointwise import phi_of
@@ -48,6 +48,15 @@ _SUMS: Mapping[str, tuple[str, str]] = {
     "aten.sub": ("self", "other"),
     "aten.rsub": ("other", "self"),
 }
+
+
+# In this order: what is a sum is best taken apart first.
+_TAKEN_APART = (
+    _SUMS.keys() | {"aten.neg"},
+    frozenset({"aten.mul", "aten.div"}),
+    SLOPES.keys() | NORMS.keys(),
+    ACTIVATIONS.keys(),
+)
 
 
 class Covariances:
@@ -129,7 +138,7 @@ class Covariances:
 
     def _unlike(self, v: int, p: Op | None, w: int, q: Op | None) -> Pair | None:
         """Take apart the one of the two values that can be, into what it is linear in."""
-        for kinds in (_SUMS.keys() | {"aten.neg"}, {"aten.mul", "aten.div"}, SLOPES.keys(), ACTIVATIONS.keys()):
+        for kinds in _TAKEN_APART:
             if p is not None and p.functional in kinds:
                 return total(*((factor, self.of(part, w)) for factor, part in self._parts(p)))
             if q is not None and q.functional in kinds:
@@ -147,6 +156,8 @@ class Covariances:
         if name in SLOPES:
             forward, gradient = self._forward(op), _gradient(op)
             return [] if forward is None or gradient is None else [(self._slope(forward), gradient)]
+        if name in NORMS:
+            return self._normalized(op)
         source, other = argument(op, "self"), argument(op, "other")
         if name in ACTIVATIONS:
             return [] if source is None else [(self._slope(op), source)]
@@ -156,6 +167,17 @@ class Covariances:
             plain = value is not None and isinstance(number, (int, float))
             return [(1.0 / number if name == "aten.div" else float(number), value)] if plain and value is not None else []
         return [(self._mean(other), source), (self._mean(source), other)] if name == "aten.mul" else []
+
+    def _normalized(self, op: Op) -> list[tuple[float, int]]:
+        """Return what a norm divides its input, or the gradient of its output, by, and that."""
+        moved, source = argument(op, NORMS[op.functional]), argument(op, "input")
+        signal = None if source is None else self._known.get(source)
+        if signal is None or moved is None:
+            return []
+        weight = argument(op, "weight")
+        scale = 1.0 if weight is None else self._mean(weight)
+        variance = signal.q - signal.mean**2
+        return [(scale / sqrt(variance), moved)] if variance > 0 else []
 
     def _mean(self, value: int) -> float:
         signal = self._known.get(value)
@@ -211,7 +233,7 @@ class Covariances:
     def _product(self, v: int, p: Op, w: int, q: Op) -> Pair | None:
         names = PRODUCTS[p.functional]
         (a, b), (c, d) = ([argument(op, n) for n in names] for op in (p, q))
-        found = None if None in (a, b, c, d) else self._contracted((a or 0, b or 0), (c or 0, d or 0))
+        found = None if None in (a, b, c, d) else self._contracted(p.functional, (a or 0, b or 0), (c or 0, d or 0))
         scale = float(p.arguments.get("alpha") or 1.0) * float(q.arguments.get("alpha") or 1.0)
         found = None if found is None else found.times(scale)
         if p.functional != "aten.addmm":
@@ -223,13 +245,15 @@ class Covariances:
         own = Pair(whole.dims, pairs.of(bias).moments)
         return own if found is None else own.plus(found)
 
-    def _contracted(self, one: tuple[int, int], two: tuple[int, int]) -> Pair | None:
+    def _contracted(self, name: str, one: tuple[int, int], two: tuple[int, int]) -> Pair | None:
         """Contract x W with x' W; or, of a weight's gradients, two products of what are no weights."""
         (a, b), (c, d) = one, two
         signals = [self._known.get(value) for value in (a, b, c, d)]
         x, y, z, u = signals
         if x is None or y is None or z is None or u is None or x.shape != z.shape or y.shape != u.shape:
             return None
+        if name == "aten.bmm":
+            return self._batched((a, c, x, z), (b, d, y, u))
         weights = [self.reuse.weight(value) for value in (a, b, c, d)]
         if any(weights):
             if weights[0] != weights[2] or weights[1] != weights[3]:
@@ -239,6 +263,14 @@ class Covariances:
             return self._linear(("right", weights[1]), lambda g: contract(g, y, [(1, 0)]), raw(self.of(a, c), x, z))
         found = contract(raw(self.of(a, c), x, z).signal(), raw(self.of(b, d), y, u).signal(), [(1, 0)])
         means = contract(x, y, [(1, 0)]).mean * contract(z, u, [(1, 0)]).mean
+        return Pair(found.dims, found.moments - means)
+
+    def _batched(self, one: tuple[int, int, Signal, Signal], two: tuple[int, int, Signal, Signal]) -> Pair:
+        """Contract two batches of matrices, neither of them weights: attention's."""
+        (a, c, x, z), (b, d, y, u) = one, two
+        left, right = raw(self.of(a, c), x, z), raw(self.of(b, d), y, u)
+        found = contract(left.signal(), right.signal(), [(2, 1)], [(0, 0)])
+        means = contract(x, y, [(2, 1)], [(0, 0)]).mean * contract(z, u, [(2, 1)], [(0, 0)]).mean
         return Pair(found.dims, found.moments - means)
 
     def _linear(self, key: object, work: Callable[[Signal], Signal], pair: Pair) -> Pair:

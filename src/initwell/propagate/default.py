@@ -6,6 +6,7 @@ from initwell.propagate.rules import (
     arithmetic,
     contraction,
     embedding,
+    gates,
     lookup,
     loss,
     norm,
@@ -17,6 +18,7 @@ from initwell.propagate.rules import (
     shape,
     softmax,
     taps,
+    vector_norm,
     weight_norm,
     windows,
 )
@@ -27,6 +29,7 @@ _FAMILIES = (
     contraction,
     embedding,
     lookup,
+    gates,
     loss,
     norm,
     parts,
@@ -37,6 +40,7 @@ _FAMILIES = (
     shape,
     softmax,
     taps,
+    vector_norm,
     weight_norm,
     windows,
 )

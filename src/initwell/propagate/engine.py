@@ -58,7 +58,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     shared = values.once("shared", lambda: shared_operands(trace, values))
     joint = Joint(trace, known, values, table)
     for op in trace.ops:
-        if values.made(op):
+        if values.made(op) or _makes_nothing(trace, op):
             continue
         rule = table.rules.get(op.packet) or table.rules.get(op.functional)
         if rule is None:
@@ -85,6 +85,12 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
             ) from error
         _keep(trace, op, found, known)
     return Walk(known, dict(sorted(unsupported.items())), dict(sorted(unknown.items())))
+
+
+def _makes_nothing(trace: Trace, op: Op) -> bool:
+    """Whether all that an op makes or writes has no entries: a slice of length 0."""
+    new = (*op.outputs, *(value for _, value in op.mutates))
+    return bool(new) and all(0 in trace.values[value].shape for value in new)
 
 
 def _forget(op: Op, known: MutableMapping[int, Signal]) -> None:

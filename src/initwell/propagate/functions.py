@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from initwell.propagate.averages import gamma_moments, is_average_of_squares
 from initwell.propagate.gaussian import covariance, signal_moments, variances
 from initwell.propagate.laws import distribution
 from initwell.propagate.segments import Array
@@ -35,7 +36,7 @@ class Function:
 
 
 def line(slope: float, offset: float = 0.0) -> Function:
-    """Return u ↦ slope·u + offset.
+    """Return u ↦ slope·u + offset, a Function that knows that it is a straight line.
 
     >>> line(2.0, 1.0).fn(np.array([3.0])).tolist()
     [7.0]
@@ -54,7 +55,12 @@ def as_image(x: Signal) -> Image:
 
 
 def composed(outer: Pointwise, inner: Image) -> Pointwise:
-    """Return outer ∘ inner, its kinks those of inner and wherever inner meets one of outer's."""
+    """Return outer ∘ inner, its kinks those of inner and wherever inner meets one of outer's.
+
+    Args:
+        outer: a function.
+        inner: what it is applied to; of its Gaussian, ten standard deviations are searched for kinks.
+    """
     if isinstance(inner.phi, Function) and inner.phi.line == (1.0, 0.0):
         return outer
     if isinstance(outer, Function) and outer.line and isinstance(inner.phi, Function) and inner.phi.line:
@@ -84,7 +90,7 @@ def _meetings(f: Callable[[Array], Array], levels: Sequence[float], u: Signal) -
 
 
 def combined(one: Pointwise, two: Pointwise, how: Callable[[Array, Array], Array]) -> Function:
-    """Return u ↦ how(one(u), two(u)).
+    """Return u ↦ how(one(u), two(u)), which bends where either does.
 
     >>> combined(line(1.0), line(1.0), np.multiply).fn(np.array([3.0])).tolist()
     [9.0]
@@ -94,12 +100,22 @@ def combined(one: Pointwise, two: Pointwise, how: Callable[[Array, Array], Array
 
 
 def function_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
-    """Return E[f(u)] and E[f(u)f(v)]; of a known law, its own mean and second moment and a Gaussian's correlations."""
+    """Compute E[f(u)] by segment and E[f(u)f(v)] by pattern.
+
+    Of a straight line they are those of u, moved. Of a known law the mean and the second moment are its own; between
+    different entries it has no joint law, and the correlation is that which f makes of a Gaussian u.
+
+    Args:
+        f: any function.
+        u: Gaussian, or of known law.
+    """
     if isinstance(f, Function) and f.line is not None:
         slope, offset = f.line
         means = np.asarray(slope * u.means + offset)
         if offset == 0:
             return means, np.asarray(slope**2 * u.moments)
+    if is_average_of_squares(u):
+        return gamma_moments(f, u)
     mean, moments = signal_moments(f.fn, f.kinks, u)
     if u.law is None or u.segmented or u.q == u.mean**2:
         return mean, moments

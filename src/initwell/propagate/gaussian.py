@@ -37,7 +37,13 @@ def covariance(signal: Signal) -> tuple[float, Array]:
 
 
 def nodes(kinks: tuple[float, ...], mean: float, variance: float) -> tuple[Array, Array]:
-    """Return nodes z and weights of N(0, 1), split where a function of mean + √variance·z is not smooth."""
+    """Return nodes z and weights of N(0, 1), split where a function of mean + √variance·z is not smooth.
+
+    Args:
+        kinks: where the function is not smooth.
+        mean: of its argument.
+        variance: of its argument.
+    """
     return _rule(_breaks(kinks, mean, variance))[:2]
 
 
@@ -86,6 +92,12 @@ def hermite(f: Function, kinks: tuple[float, ...], mean: float, variance: float)
         kinks: where it is not smooth.
         mean: of the Gaussian.
         variance: of it; 0 for a constant.
+
+    Returns:
+        The Series.
+
+    >>> (hermite(lambda u: u * u, (), 0.0, 1.0).coefficients[:4] ** 2).round(6).tolist()  # z² = h_0 + √2·h_2
+    [1.0, 0.0, 2.0, 0.0]
     """
     coefficients = np.zeros(_TERMS)
     if variance == 0:
@@ -135,7 +147,16 @@ def series_moments(one: Series, two: Series, correlations: Array) -> Array:
 
 
 def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Array, Array]:
-    """Compute E[f(u)] by segment and E[f(u) f(u')] by pattern of a Gaussian signal."""
+    """Compute E[f(u)] by segment and E[f(u) f(u')] by pattern of a Gaussian signal.
+
+    Args:
+        f: any function of float64 arrays.
+        kinks: where it is not smooth.
+        u: the signal; segments of unlike mean or variance have each a series of their own, Σ a_k b_k c^k between two.
+
+    Returns:
+        Means of the shape of ``u.means``, and moments of the shape of ``u.moments``.
+    """
     _, correlations = covariance(u)
     if not u.segmented:
         mean, moments = pair_moments(f, kinks, u.mean, float(variances(u).flat[0]), correlations)
@@ -145,11 +166,13 @@ def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Ar
     series = [hermite(f, kinks, float(m), float(v)) for m, v in kinds]
     labels = np.asarray(which.reshape(u.means.shape), np.int64)
     sides = (np.broadcast_to(by_pattern(u.atoms, labels, second=side), u.moments.shape) for side in (False, True))
-    first, second = sides
-    moments = np.empty(u.moments.shape)
-    for i, j in {*zip(first.ravel().tolist(), second.ravel().tolist(), strict=True)}:
-        here = (first == i) & (second == j)
-        moments[here] = series_moments(series[i], series[j], correlations[here])
+    first, second = (side.ravel() for side in sides)
+    terms, rest = np.array([s.coefficients for s in series]), np.sqrt(np.array([s.rest for s in series]))
+    c = correlations.ravel()
+    found = np.einsum("ik,ik,ik->i", terms[first], terms[second], np.vander(c, _TERMS, increasing=True))
+    if rest.any():
+        found = found + rest[first] * rest[second] * _tail(c)
+    moments = found.reshape(u.moments.shape)
     means = np.array([s.coefficients[0] for s in series])[which]
     return means.reshape(u.means.shape), moments
 

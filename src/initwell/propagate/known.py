@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from initwell.propagate.agreement import Array, agreement
 from initwell.propagate.measured import measured
 from initwell.propagate.signal import Signal, constant
-from initwell.trace.batch import as_arguments, tensors, uncompiled
-from initwell.trace.fold import Folded, fold
-from initwell.trace.trace import Op, Trace
+from initwell.trace.trace import Folded, Op, Trace
 
 T = TypeVar("T")
 
@@ -146,34 +144,19 @@ class Signals(MutableMapping[int, Signal]):
         return len(self._found)
 
 
-def known_values(model: nn.Module, trace: Trace, batch: Any) -> Known:
-    """Compute what follows from the integers of the batch, from buffers and from constants of the model.
+def known_values(trace: Trace) -> Known:
+    """Return what a trace knows of its numbers.
 
     Args:
-        model: owner of the buffers.
-        trace: of the model.
-        batch: that the trace was recorded with.
+        trace: from ``record``.
 
     Returns:
         The Known, for as many walks over the trace as one likes.
     """
-    args, kwargs = as_arguments(uncompiled(model), batch)
-    given = dict([*tensors(args, "input"), *tensors(kwargs, "input")])
-    start = dict(trace.constants)
-    for name, value in trace.inputs.items():
-        if not (given[name].is_meta or given[name].is_floating_point() or given[name].is_complex()):
-            # As the walk itself does: a copy, which does not hold on to a whole data set.
-            start[value] = given[name].detach().cpu().clone()
-    buffers = dict(uncompiled(model).named_buffers())
-    for held in (v for v in trace.values if v.kind == "buffer" and v.name in buffers):
-        tensor = buffers[held.name]
-        if not (tensor.is_meta or tensor.requires_grad):
-            start[held.id] = tensor.detach().cpu()
-    folded = fold(trace, start)
-    return Known(folded, _batched(trace, folded))
+    return Known(trace.folded, _batched(trace))
 
 
-def _batched(trace: Trace, folded: Folded) -> frozenset[int]:
+def _batched(trace: Trace) -> frozenset[int]:
     """Find the known values that have the batch's length and were made from it, or in its shape."""
     shapes = [trace.values[value].shape for value in trace.inputs.values()]
     length = next((shape[0] for shape in shapes if shape), 0)
@@ -181,4 +164,4 @@ def _batched(trace: Trace, folded: Folded) -> frozenset[int]:
     for op in trace.ops:
         if any(value in made for value in op.inputs):
             made.update(op.outputs, (new for _, new in op.mutates))
-    return frozenset(v for v in made & folded.tensors.keys() if trace.values[v].shape[:1] == (length,))
+    return frozenset(v for v in made & trace.folded.tensors.keys() if trace.values[v].shape[:1] == (length,))

@@ -52,6 +52,12 @@ def measured(tensor: Tensor, *, sample: int | None = None) -> Signal:
     Args:
         tensor: floating or integer, with values.
         sample: the dimension that counts samples, if any.
+
+    Returns:
+        Its Signal: the mean and ``pair_averages``, one atom for each dimension longer than 1.
+
+    >>> measured(torch.tensor([[1.0, 2.0, 3.0]])).moments.round(4).tolist()
+    [4.6667, 3.6667]
     """
     moments = pair_averages(tensor)
     dims = tuple((Atom(n, i == sample),) if n > 1 else () for i, n in enumerate(tensor.shape))
@@ -98,4 +104,4 @@ def measured_weight(tensor: Tensor) -> Signal:
             moments[place] = 0.0
     squares = tensor.detach().double().square()
     scatter = float(squares.square().mean() / squares.mean() ** 2) - 1.0
-    return replace(signal.changed(moments, 0.0), scatter=scatter)
+    return replace(signal.changed(moments, 0.0), scatter=(scatter, 0.0))

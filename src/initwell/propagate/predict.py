@@ -76,7 +76,7 @@ def predict(
     table = default_table().with_rules(rules)
     inner, notes = uncompiled(model), [*getattr(plan, "notes", ())]
     trace = traced(model, batch, loss, notes)
-    values = known_values(model, trace, batch)
+    values = known_values(trace)
     check_indices(trace, values)
     moving = without_complex(trace, notes)
     start = as_mapping(

@@ -83,7 +83,14 @@ class Prediction(TableRecord):
 
 
 def prediction(trace: Trace, walk: Walk, notes: Sequence[str], learning_rate: float | None = None) -> Prediction:
-    """Put together what a walk found."""
+    """Put together what a walk found.
+
+    Args:
+        trace: that was walked.
+        walk: over it.
+        notes: of what came before the walk.
+        learning_rate: for the update-to-weight ratios, or None.
+    """
     moving = trace.dependents(v.id for v in trace.values if v.kind in ("input", "parameter", "buffer"))
     rows = [
         _row(trace, walk, value, op) for op in trace.forward_ops if (value := _shown(trace, op, moving)) is not None

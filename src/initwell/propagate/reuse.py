@@ -15,7 +15,13 @@ from initwell.trace.trace import Op, Trace, ValueRef
 
 IDENTITIES = frozenset({"aten.detach", "aten.alias", "aten.clone", "aten.contiguous", "aten._to_copy"})
 CUTS = frozenset({"aten.select", "aten.slice", "aten.split", "aten.split_with_sizes", "aten.unbind"})
-PRODUCTS: Mapping[str, tuple[str, str]] = {"aten.mm": ("self", "mat2"), "aten.addmm": ("mat1", "mat2")}
+PRODUCTS: Mapping[str, tuple[str, str]] = {
+    "aten.mm": ("self", "mat2"),
+    "aten.addmm": ("mat1", "mat2"),
+    "aten.bmm": ("self", "mat2"),
+}
+NORMS = {"aten.native_layer_norm": "input", "aten.native_layer_norm_backward": "grad_out"}
+"""Norms of each entry's own channels → the argument that, when these are many, they only divide by its size."""
 SLOPES: Mapping[str, str] = {
     ("aten.threshold_backward" if name == "aten.relu" else f"{name}_backward"): name for name in ACTIVATIONS
 }
@@ -99,6 +105,8 @@ class Reuse:
             names: tuple[str, ...] = ("self",) if op.functional == "aten.addmm" else ()
         elif op.functional in SLOPES:
             names = ("grad_output", "grad_out")
+        elif op.functional in NORMS:
+            names = (NORMS[op.functional],)
         else:
             return [self.root(i) for i in op.inputs]
         return [self.root(i) for i in (argument(op, name) for name in names) if i is not None]

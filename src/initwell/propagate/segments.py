@@ -91,7 +91,7 @@ def refinement(parts: Sequence[int], finer: Sequence[int]) -> tuple[Indices, Ind
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:
-    """Return the coarsest segments that both can be split into.
+    """Return the coarsest segments that both can be split into, of two axes of one length.
 
     >>> common((1, 3), (2, 2))
     (1, 1, 2)

@@ -33,6 +33,7 @@ _CONTRACTIONS: Mapping[str, tuple[str, str]] = {
 _PAIRS = frozenset({"aten.add", "aten.sub", "aten.mul", "aten.div"})
 _CUTS = frozenset({"aten.slice", "aten.select", "aten.split", "aten.split_with_sizes", "aten.unbind"})
 _FILLS = frozenset({"aten.slice_backward", "aten.select_backward"})
+_MOST = 500
 _REASON = "operands that have a value in common, or a layer applied to what it made, taken as independent"
 
 
@@ -67,7 +68,7 @@ def shared_operands(trace: Trace, values: Known) -> dict[int, str]:
             found[op.index] = _REASON
         for place, value in enumerate(op.outputs):
             if trace.values[value].is_floating:
-                origins[value] = _origins(op, place, origins, fresh, len(trace.values[value].shape))
+                origins[value] = _few(_origins(op, place, origins, fresh, len(trace.values[value].shape)))
         for _, new in op.mutates:
             if op.outputs:
                 origins.setdefault(new, origins.get(op.outputs[0], frozenset()))
@@ -145,6 +146,11 @@ def _origins(op: Op, place: int, origins: Mapping[int, Origins], fresh: set[int]
         # Two parts of one whole, zero elsewhere, have no entry in common.
         return _cut(found, str(op.arguments.get("input_sizes")), op.arguments.get("dim"), where)
     return found
+
+
+def _few(found: Origins) -> Origins:
+    """Forget the cuts of what was cut in very many ways: its parts then count as overlapping, the safe side."""
+    return frozenset(_kind(o) for o in found) if sum(map(len, found)) > _MOST else found
 
 
 def _cut(found: Origins, whole: object, dim: object, where: object) -> Origins:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,26 @@ from initwell.records import Record
 Fidelity = Literal["exact", "approximate"]
 
 
+if TYPE_CHECKING:
+    from initwell.propagate.mask import Mask
+
+
 T = TypeVar("T", np.float64, np.int64)
+
+
+@dataclass(frozen=True)
+class Source(Record):
+    """A value whose rows some others are linear images of; see ``gram``.
+
+    Attributes:
+        value: its id.
+        strength: square root of the relative variance of the average product of two of its rows.
+        level: 1 where all its rows are of one length, as a layer norm's; 0 where their lengths vary as Gaussians' do.
+    """
+
+    value: int
+    strength: float
+    level: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,11 +65,13 @@ class Atom(Record):
         size: its length, at least 2.
         sample: whether it counts samples, so that differing in it means another sample; no matter in comparing atoms.
         parts: lengths of its segments, where they are unlike; empty when all indices are alike.
+        follows: the values whose rows those along it are linear images of.
     """
 
     size: int
     sample: bool = field(default=False, compare=False)
     parts: tuple[int, ...] = ()
+    follows: tuple[Source, ...] = field(default=(), compare=False)
 
     @cached_property
     def patterns(self) -> Patterns:
@@ -155,10 +176,13 @@ class Signal:
         square_of: what it is the square of, where it is one.
         centred_of: the mean that was taken off, where one was.
         atoms: all atoms, in the order of ``moments``.
-        scatter: of a weight, the relative variance of its squared entries; of what few weights made, that of the size
-            of its channels.
+        scatter: of a weight, the relative variance of its squared entries, and 0; of what few weights made, that of the
+            size of its channels, by the sizes of their weights and by how alike what they read is: see rules/scatter.
+        undone: of a gradient, the factor by which going back through the weights before it is made smaller or larger.
         joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
+        mask: of scores, which of them are open to the softmax; all, if none.
+        spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
     """
 
     dims: Dims
@@ -177,7 +201,10 @@ class Signal:
     square_of: "Signal | None" = None
     centred_of: Average | None = None
     joint: bool = False
-    scatter: float = 0.0
+    scatter: tuple[float, float] = (0.0, 0.0)
+    undone: float = 1.0
+    spread: float = 0.0
+    mask: "Mask | None" = None
     atoms: tuple[Atom, ...] = field(init=False, repr=False)
     _has_parts: bool = field(init=False, repr=False)
 
@@ -239,7 +266,14 @@ class Signal:
     @property
     def rms(self) -> float:
         """The root mean square, √E[x²]."""
-        return math.sqrt(max(self.q, 0.0))
+        q = max(self.q, 0.0)
+        return math.sqrt(q) if self.mask is None else math.hypot(*self._masked(math.sqrt(q)))
+
+    def _masked(self, open_rms: float) -> tuple[float, float]:
+        # What a mask puts in its place counts too, as in the tensor itself.
+        shut = self.mask.shut if self.mask is not None else 0.0
+        level = self.mask.level if self.mask is not None and shut else 0.0
+        return math.sqrt(1 - shut) * open_rms, math.sqrt(shut) * level
 
     @property
     def overlap(self) -> float | None:
@@ -257,7 +291,8 @@ class Signal:
     ) -> "Signal":
         """Return a signal of other numbers that keeps the fidelity and forgets where it came from."""
         dims = self.dims if dims is None else dims
-        return Signal(dims, moments, np.asarray(means, float), self.fidelity, self.reasons, gaussian=gaussian)
+        means = np.asarray(means, float)
+        return Signal(dims, moments, means, self.fidelity, self.reasons, gaussian=gaussian, spread=self.spread)
 
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
@@ -279,8 +314,8 @@ def replace(record: R, **changes: Any) -> R:
 
     A walk makes thousands of them; what was worked out of the old fields is forgotten.
 
-    >>> replace(Atom(4), size=6)
-    Atom(size=6, sample=False, parts=())
+    >>> replace(Atom(4, parts=(1, 3)), size=5, parts=(1, 4)).patterns.counts.tolist()
+    [1.0, 4.0, 0.0, 4.0, 4.0, 12.0]
     """
     found, before = object.__new__(type(record)), vars(record)
     names = type(record).__dataclass_fields__  # type: ignore[attr-defined]

@@ -41,6 +41,11 @@ class Planned(Protocol):
 def input_signals(model: nn.Module, trace: Trace, batch: Any) -> dict[int, Signal]:
     """Measure the floating tensors of the batch.
 
+    Args:
+        model: that was traced.
+        trace: of the model on this batch.
+        batch: what it was called with; what shares the length of its first tensor has samples along dimension 0.
+
     Returns:
         Their signals, by value id.
 
@@ -66,6 +71,10 @@ def check_indices(trace: Trace, values: Known) -> None:
     """Refuse tokens or positions that an embedding has no row for.
 
     On meta a look-up has no numbers to complain of; the model itself would, and so must its prediction.
+
+    Args:
+        trace: of the model.
+        values: its known numbers, the indices among them.
 
     Raises:
         ArgumentError: naming the input that the indices were made from, the embedding and its rows.
@@ -114,6 +123,12 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
         trace: of the model.
         plan: a Plan, or None.
         notes: gets a line for what could not be known.
+
+    Returns:
+        Their signals, by value id.
+
+    Raises:
+        ArgumentError: the plan has rows for parameters that the model has not.
     """
     planned = dict(_planned(plan)) if plan is not None else {}
     unknown = set(planned) - set(trace.parameters)
@@ -130,8 +145,9 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
         if name in planned:
             distribution = planned[name]
             mean, std = float(distribution.mean), float(distribution.std)
-            spread = _SCATTER.get(distribution.kind, 2.0)
-            found[value] = replace(independent(tensor.shape, mean**2 + std**2, mean), scatter=spread)
+            # What a constructor would draw is known by its mean and std alone.
+            spread = _SCATTER.get(getattr(distribution, "kind", ""), 2.0)
+            found[value] = replace(independent(tensor.shape, mean**2 + std**2, mean), scatter=(spread, 0.0))
         elif value in found:
             continue
         elif not tensor.is_meta:
@@ -175,7 +191,7 @@ def _default(model: nn.Module, name: str, tensor: Tensor) -> Signal | None:
     module = model.get_submodule(path)
     if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
         fan = math.prod(module.weight.shape[1:])
-        return replace(independent(tensor.shape, 1 / (3 * fan)), scatter=0.8)
+        return replace(independent(tensor.shape, 1 / (3 * fan)), scatter=(0.8, 0.0))
     if isinstance(module, nn.Embedding):
         return independent(tensor.shape, 1.0)
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -191,6 +207,9 @@ def buffer_signals(model: nn.Module, trace: Trace, notes: list[str]) -> dict[int
         model: owner of the buffers.
         trace: of the model.
         notes: gets a line for the others that have no numbers.
+
+    Returns:
+        The signals of running statistics without numbers, by value id.
     """
     buffers = dict(model.named_buffers())
     found: dict[int, Signal] = {}

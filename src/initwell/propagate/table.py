@@ -47,7 +47,11 @@ class Call:
         return self.of(self.op.arguments.get(name))
 
     def of(self, ref: Any) -> Signal:
-        """Return the signal that a reference stands for."""
+        """Return the signal that a reference stands for.
+
+        Raises:
+            UnknownSignalError: it is no reference to a tensor, or not known.
+        """
         if not isinstance(ref, ValueRef) or ref.id not in self.known:
             raise UnknownSignalError(str(ref))
         return self.known[ref.id]
@@ -105,6 +109,9 @@ class RuleTable(Record):
             parts: rules by packet; no packet twice.
             ignored: reasons by packet.
 
+        Returns:
+            The RuleTable.
+
         Raises:
             ArgumentError: a packet twice, a name that is no packet, a rule that cannot be called, an empty reason.
         """
@@ -126,6 +133,9 @@ class RuleTable(Record):
         Args:
             rules: packet, such as "aten.relu" or "mylib.myop" → function of a ``Call`` that returns one signal, or
                 None for unknown, for each output.
+
+        Returns:
+            The copy; without rules, the table itself.
 
         Raises:
             ArgumentError: no mapping, a name that is no packet, or a rule that cannot be called.

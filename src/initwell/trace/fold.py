@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from initwell.trace.ops import FROM_SHAPE
-from initwell.trace.trace import Op, Trace, Value, ValueRef
+from initwell.trace.trace import Folded, Op, Value, ValueRef, functional
 
 MOST = 2**24
 """Entries of one tensor."""
@@ -30,102 +30,143 @@ _TEXT = ("str", "Optional[str]")
 # Arguments that say where a result is to lie: here, on the CPU.
 _ELSEWHERE: Mapping[str, Any] = {"device": torch.device("cpu"), "pin_memory": None}
 
-
-@dataclass(frozen=True, eq=False)
-class Folded:
-    """What could be computed.
-
-    Attributes:
-        tensors: value id → its numbers, on the CPU; memory that nobody wrote to yet counts as zeros.
-        first: value id → the first value that was computed in the same way, and so has the same numbers.
-        drawn: values that are random, but not by weights or floating inputs: masks and shuffles.
-        notes: what was left because of its size, or failed.
-    """
-
-    tensors: Mapping[int, Tensor]
-    first: Mapping[int, int]
-    drawn: frozenset[int]
-    notes: tuple[str, ...]
-
-
-def fold(trace: Trace, start: Mapping[int, Tensor]) -> Folded:
-    """Compute every value of a trace that follows from ``start`` and from nothing else.
-
-    Args:
-        trace: from ``record``.
-        start: numbers of inputs, buffers and constants by value id; neither written to nor copied.
-
-    Returns:
-        The Folded. No random number is drawn.
-
-    >>> from initwell.trace.recorder import record
-    >>> class Mask(torch.nn.Module):
-    ...     def forward(self, x: Tensor) -> Tensor:
-    ...         return x + torch.ones(2, 2, device=x.device).tril()
-    >>> trace = record(Mask(), torch.zeros(2, 2))
-    >>> list(fold(trace, {}).tensors.values())[-1].tolist()
-    [[1.0, 0.0], [1.0, 1.0]]
-    """
-    folder = _Folder(trace.values, start)
-    with torch.no_grad():
-        for op in trace.ops:
-            folder.feed(op)
-    return Folded(folder.tensors, folder.first, frozenset(folder.drawn), folder.notes())
+# (old id, new id) of values that a write replaced.
+Pairs = Sequence[tuple[int, int]]
 
 
 class _UnfitError(Exception):
     """An op that cannot be run from what a trace keeps of its arguments, or gave something else than it did there."""
 
 
-class _Folder:
-    """The state of one call of ``fold``."""
+@dataclass(frozen=True)
+class _Kind:
+    """What decides whether an op can be computed."""
 
-    def __init__(self, values: Sequence[Value], start: Mapping[int, Tensor]) -> None:
+    random: bool
+    shape_only: bool
+    empty: bool
+
+
+class Folder:
+    """Computes beside a walk what follows from given numbers and from nothing else, op by op as they pass.
+
+    >>> from initwell.trace.recorder import record
+    >>> class Mask(torch.nn.Module):
+    ...     def forward(self, x: Tensor) -> Tensor:
+    ...         return x + torch.ones(2, 2, device=x.device).tril()
+    >>> trace = record(Mask(), torch.zeros(2, 2))
+    >>> list(trace.folded.tensors.values())[-1].tolist()
+    [[1.0, 0.0], [1.0, 1.0]]
+    """
+
+    def __init__(self, values: Sequence[Value]) -> None:
+        """Know nothing; ``values`` are the walk's, by id, and grow while it goes on."""
         self.values = values
-        self.tensors: dict[int, Tensor] = {}
-        self.first: dict[int, int] = {}
-        self.drawn: set[int] = set()
+        self._tensors: dict[int, Tensor] = {}
+        self._first: dict[int, int] = {}
+        self._drawn: set[int] = set()
+        self._unwritten: dict[int, tuple[Any, Mapping[str, Any]]] = {}
+        self._same: dict[object, int] = {}
         self._made: dict[object, tuple[int, ...]] = {}
         self._memory: dict[int, int] = {}
+        self._kinds: dict[Any, _Kind | None] = {}
         self._bytes = 0
         self._large: Counter[str] = Counter()
         self._failed: dict[str, str] = {}
-        same: dict[object, int] = {}
-        for value, tensor in start.items():
-            self._keep(value, tensor)
-            self.first[value] = same.setdefault((values[value].kind, _content(tensor, value)), value)
 
-    def feed(self, op: Op) -> None:
-        """Compute one op, if that is possible."""
-        func = _overload(op.name)
-        new = (*op.outputs, *(new for _, new in op.mutates))
-        self._place(op)
-        if func is None or not new:
+    def give(self, value: int, tensor: Tensor, *, copy: bool = True) -> None:
+        """Say what the numbers of an input, a buffer or a constant are.
+
+        Args:
+            value: its id.
+            tensor: its numbers, on any device; never written to.
+            copy: whether somebody else may write to them.
+        """
+        kind = self.values[value].kind
+        if copy and not self._reserved([value]):
+            self._too_large(kind, value)
             return
-        needed = () if op.functional in FROM_SHAPE and not op.mutates else op.inputs
-        random = torch.Tag.nondeterministic_seeded in func.tags
-        if random or not all(value in self.tensors for value in needed):
-            if all(value in self.tensors or value in self.drawn for value in needed):
-                self.drawn.update(new)
+        found = tensor.detach().to("cpu", copy=copy)
+        self._keep(value, found)
+        self._first[value] = self._same.setdefault((kind, _content(found, value)), value)
+
+    def feed(self, func: Any, op: Op, replaced: Pairs) -> None:
+        """Compute one op, if that is possible.
+
+        Args:
+            func: the overload that ran.
+            op: what was written down of it.
+            replaced: the values that it replaced by writing.
+        """
+        kind = self._kind(func)
+        self._place(op, replaced)
+        new = (*op.outputs, *(new for _, new in replaced))
+        if kind is None or not new:
             return
-        key = self._key(op)
-        if not op.mutates and key in self._made:
+        needed = () if kind.shape_only and not replaced else op.inputs
+        unknown = [value for value in needed if value not in self._tensors and value not in self._unwritten]
+        if kind.random or unknown:
+            if self._drawn.issuperset(unknown):
+                self._drawn.update(new)
+            return
+        if kind.empty:
+            # Most of it is never read: dropout masks begin like this.
+            self._unwritten[op.outputs[0]] = func, op.arguments
+            self._first[op.outputs[0]] = op.outputs[0]
+            return
+        key = self._key(op, kind.shape_only)
+        if not replaced and key in self._made:
             for value, same in zip(op.outputs, self._made[key], strict=True):
-                self.tensors[value], self.first[value] = self.tensors[same], self.first[same]
-        elif self._fits(op):
-            self._compute(op, func)
-            if all(value in self.tensors for value in op.outputs):
+                self._tensors[value], self._first[value] = self._tensors[same], self._first[same]
+        elif all(map(self._ready, needed)) and self._fits(op, kind.shape_only):
+            self._compute(func, op, replaced)
+            if all(value in self._tensors for value in op.outputs):
                 self._made[key] = op.outputs
 
-    def _place(self, op: Op) -> None:
-        """Note which memory each new value shows: that of its base, or of the value that it replaces."""
-        for value in op.outputs:
-            base = self.values[value].base
-            self._memory[value] = value if base is None else self._memory.get(base, base)
-        for old, new in op.mutates:
-            self._memory[new] = self._memory.get(old, old)
+    def replaced(self, old: int, new: int) -> None:
+        """Learn of a view that is read again after its memory was written, and so is a new value."""
+        self._memory[new] = self._memory.get(old, old)
+        whole = self.values[new].base
+        if whole in self._drawn:
+            self._drawn.add(new)
+        elif whole in self._tensors and old in self._tensors:
+            self._keep(new, _placed(self._tensors[old], self._tensors[whole].untyped_storage()))
 
-    def notes(self) -> tuple[str, ...]:
+    def number(self, value: int) -> Tensor | None:
+        """Return the numbers of a value, on the CPU, not to be written to; None where they are not known.
+
+        Memory that nobody wrote to yet counts as zeros.
+        """
+        return self._tensors[value] if self._ready(value) else None
+
+    def answer(self, func: Any, arguments: Mapping[str, Any], inputs: Sequence[int]) -> Any:
+        """Run an op that has no result without numbers, such as ``item`` or ``nonzero``, on those there are.
+
+        Args:
+            func: the overload.
+            arguments: as an Op has them.
+            inputs: ids of the values among them.
+
+        Returns:
+            What it returns, on the CPU; None where not all numbers are known, or the op fails.
+        """
+        kind = self._kind(func)
+        if kind is None or kind.random or func._schema.is_mutable or not all(map(self._ready, inputs)):
+            return None
+        try:
+            return self._run(func, arguments, self._argument)
+        except Exception:
+            return None
+
+    def folded(self) -> Folded:
+        """Return what could be computed."""
+        tensors = dict(self._tensors)
+        for value in self._unwritten:
+            shape, dtype = self.values[value].shape, getattr(torch, self.values[value].dtype)
+            tensors[value] = torch.zeros((), dtype=dtype, device="cpu").expand(shape)
+        return Folded(tensors, self._first, frozenset(self._drawn), self._notes())
+
+    def _notes(self) -> tuple[str, ...]:
         """Say what was left out."""
         found = []
         if self._large:
@@ -134,14 +175,33 @@ class _Folder:
         found += [f"{name} could not be computed as real numbers: {why}." for name, why in self._failed.items()]
         return tuple(found)
 
-    def _key(self, op: Op) -> object:
+    def _kind(self, func: Any) -> _Kind | None:
+        """Return what is known of an overload; None for what is not PyTorch's own, which may do more than compute."""
+        if func not in self._kinds:
+            kind = None
+            if isinstance(func, torch._ops.OpOverload) and func.namespace == "aten":
+                name = functional(str(func))
+                random = torch.Tag.nondeterministic_seeded in func.tags
+                kind = _Kind(random, name in FROM_SHAPE, name in _EMPTY)
+            self._kinds[func] = kind
+        return self._kinds[func]
+
+    def _place(self, op: Op, replaced: Pairs) -> None:
+        """Note which memory each new value shows: that of its base, or of the value that it replaces."""
+        for value in op.outputs:
+            base = self.values[value].base
+            if base is not None:
+                self._memory[value] = self._memory.get(base, base)
+        for old, new in replaced:
+            self._memory[new] = self._memory.get(old, old)
+
+    def _key(self, op: Op, shape_only: bool) -> object:
         """Return what decides an op's result: layers that each build the same mask share one."""
-        shape_only = op.functional in FROM_SHAPE
         made = tuple((self.values[v].shape, self.values[v].dtype) for v in op.outputs)
 
         def canonical(argument: Any) -> object:
             if isinstance(argument, ValueRef):
-                return made if shape_only else ("%", self.first[argument.id])
+                return made if shape_only else ("%", self._first[argument.id])
             if isinstance(argument, tuple):
                 return tuple(canonical(a) for a in argument)
             # 1, 1.0 and True are equal, and so are 0.0 and -0.0, but their results are not.
@@ -149,31 +209,35 @@ class _Folder:
 
         return op.name, made, tuple((name, canonical(a)) for name, a in op.arguments.items())
 
-    def _fits(self, op: Op) -> bool:
+    def _fits(self, op: Op, shape_only: bool) -> bool:
         fresh = [v for v in op.outputs if self.values[v].base is None]
-        sizes = [math.prod(self.values[v].shape) for v in fresh]
-        needed = sum(n * _itemsize(self.values[v].dtype) for v, n in zip(fresh, sizes, strict=True))
-        if max(sizes, default=0) > MOST or self._bytes + needed > MOST_BYTES:
-            if op.functional not in FROM_SHAPE | _EMPTY:
-                shape = "×".join(map(str, self.values[op.outputs[0]].shape))
-                self._large[f"{op.packet} of shape {shape}"] += 1
-            return False
-        self._bytes += needed
-        return True
+        if self._reserved(fresh):
+            return True
+        if not shape_only:
+            self._too_large(op.packet, op.outputs[0])
+        return False
 
-    def _compute(self, op: Op, func: Any) -> None:
+    def _too_large(self, name: str, value: int) -> None:
+        shape = "×".join(map(str, self.values[value].shape))
+        self._large[f"{name} of shape {shape}"] += 1
+
+    def _reserved(self, values: Sequence[int]) -> bool:
+        """Take the memory of some values from what is left, if that is enough."""
+        sizes = [math.prod(self.values[v].shape) for v in values]
+        needed = sum(n * _itemsize(self.values[v].dtype) for v, n in zip(values, sizes, strict=True))
+        fits = max(sizes, default=0) <= MOST and self._bytes + needed <= MOST_BYTES
+        self._bytes += needed if fits else 0
+        return fits
+
+    def _compute(self, func: Any, op: Op, replaced: Pairs) -> None:
         copies: dict[int, torch.UntypedStorage] = {}
         try:
-            args, kwargs = _arguments(func, op, self._argument, partial(self._fresh, copies))
-            out = func(*args, **kwargs)
-            found = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-            if op.functional in _EMPTY:
-                found[0].zero_()
-            results = dict(zip(op.outputs, found, strict=False))
-            for old, new in op.mutates:
+            out = self._run(func, op.arguments, partial(self._fresh, copies))
+            results = dict(zip(op.outputs, (t for t in tree_leaves(out) if isinstance(t, Tensor)), strict=False))
+            for old, new in replaced:
                 storage = copies.get(self._memory[new])
-                if old in self.tensors and storage is not None:
-                    results[new] = _placed(self.tensors[old], storage)
+                if storage is not None and old in self._tensors:
+                    results[new] = _placed(self._tensors[old], storage)
             for value, tensor in results.items():
                 self._check(value, tensor)
         except Exception as error:
@@ -184,24 +248,37 @@ class _Folder:
         for value, tensor in results.items():
             self._keep(value, tensor)
 
+    def _run(self, func: Any, arguments: Mapping[str, Any], fresh: Callable[[ValueRef], Tensor]) -> Any:
+        args, kwargs = _arguments(func, arguments, self._argument, fresh)
+        with torch.no_grad():
+            return func(*args, **kwargs)
+
     def _keep(self, value: int, tensor: Tensor) -> None:
-        self.tensors[value] = tensor
-        self.first.setdefault(value, value)
+        self._tensors[value] = tensor
+        self._first.setdefault(value, value)
 
     def _check(self, value: int, tensor: Tensor) -> None:
         expected = self.values[value]
         if tuple(tensor.shape) != expected.shape or str(tensor.dtype) != f"torch.{expected.dtype}":
             raise _UnfitError(f"{tuple(tensor.shape)} {tensor.dtype} in place of {expected.shape} {expected.dtype}")
 
+    def _ready(self, value: int) -> bool:
+        """Whether a value has numbers; those of memory that nobody wrote to are made now."""
+        if value in self._unwritten:
+            func, arguments = self._unwritten.pop(value)
+            if self._reserved([value]):
+                self._tensors[value] = self._run(func, arguments, self._argument).zero_()
+        return value in self._tensors
+
     def _argument(self, ref: ValueRef) -> Tensor:
-        if ref.id in self.tensors:
-            return self.tensors[ref.id]
+        if ref.id in self._tensors:
+            return self._tensors[ref.id]
         value = self.values[ref.id]
         return torch.empty((), dtype=getattr(torch, value.dtype), device="cpu").expand(value.shape)
 
     def _fresh(self, copies: dict[int, torch.UntypedStorage], ref: ValueRef) -> Tensor:
         """Return a tensor that is to be written, in a copy of its memory: the same copy for all views of it."""
-        tensor, memory = self.tensors[ref.id], self._memory.get(ref.id, ref.id)
+        tensor, memory = self._tensors[ref.id], self._memory.get(ref.id, ref.id)
         if memory not in copies:
             copies[memory] = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
             self._bytes += copies[memory].nbytes()
@@ -214,16 +291,8 @@ def _placed(tensor: Tensor, storage: torch.UntypedStorage) -> Tensor:
     return empty.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
-def _overload(name: str) -> Any:
-    """Return one of PyTorch's own ops by its full name; None for others, which may do more than compute."""
-    parts = name.split(".")
-    if len(parts) != 3 or parts[0] != "aten":
-        return None
-    return getattr(getattr(torch.ops.aten, parts[1], None), parts[2], None)
-
-
 def _arguments(
-    func: Any, op: Op, real: Callable[[ValueRef], Tensor], fresh: Callable[[ValueRef], Tensor]
+    func: Any, given: Mapping[str, Any], real: Callable[[ValueRef], Tensor], fresh: Callable[[ValueRef], Tensor]
 ) -> tuple[list[Any], dict[str, Any]]:
     """Turn an op's arguments back into what the op takes."""
     args: list[Any] = []
@@ -233,7 +302,7 @@ def _arguments(
         if argument.name in _ELSEWHERE:
             value = _ELSEWHERE[argument.name]
         else:
-            value = _resolved(op.arguments.get(argument.name), fresh if written else real, str(argument.type) in _TEXT)
+            value = _resolved(given.get(argument.name), fresh if written else real, str(argument.type) in _TEXT)
         if argument.kwarg_only:
             kwargs[argument.name] = value
         else:

@@ -21,14 +21,14 @@ class Memory:
         version: how often it has been written.
         writer: index of the op that wrote it last.
         kind: the kind of the first value that lived there.
-        unknown: whether its numbers are, after a write on a meta tensor that stands for it.
+        stale: whether a meta tensor that stands for a real one was written, so that the real one's numbers are not it.
     """
 
     root: int
     kind: Kind
     version: int = 0
     writer: int | None = None
-    unknown: bool = False
+    stale: bool = False
 
 
 @dataclass
@@ -55,9 +55,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 class Ledger:
     """Gives every tensor that passes by a value id; tensors are held weakly, so nothing is kept alive."""
 
-    def __init__(self, on_replace: Callable[[int, int], None] | None = None) -> None:
-        """Start with no values; ``on_replace`` is told (old id, new id) whenever a write makes a new version."""
-        self._on_replace = on_replace
+    def __init__(self, *told: Callable[[int, int], None]) -> None:
+        """Start with no values; each of ``told`` gets (old id, new id) whenever a write makes a new version."""
+        self.told = list(told)
         self.values: list[Value] = []
         self.replaced: dict[int, list[tuple[int, int]]] = {}
         # By the id of the tensor object, as a tensor's == compares entries; its weak reference takes it out again.
@@ -117,8 +117,8 @@ class Ledger:
     def _note(self, writer: int | None, old: int, new: int) -> None:
         if writer is not None:
             self.replaced.setdefault(writer, []).append((old, new))
-            if self._on_replace is not None:
-                self._on_replace(old, new)
+            for tell in self.told:
+                tell(old, new)
 
     def write(self, tensor: Tensor, op: int) -> int:
         """Record that an op wrote into a tensor; return the id of the tensor's new value."""

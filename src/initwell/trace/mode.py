@@ -11,14 +11,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from initwell.trace.fold import Folder
 from initwell.trace.ledger import Ledger
 from initwell.trace.schema import Signature, signature
 from initwell.trace.scope import Place, Scope
 from initwell.trace.standins import Standins, tensors_in
 from initwell.trace.trace import Op, Phase, Value, ValueRef
-
-# Entries of a tensor brought from elsewhere, up to which its numbers are kept.
-MOST_KEPT = 2**20
 
 
 class Observer(Protocol):
@@ -61,15 +59,27 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # at the first op. Compiled models are unwrapped before the walk, so there is nothing to guard against.
         return False
 
-    def __init__(self, ledger: Ledger, scope: Scope, *, meta: bool, observer: Observer | None = None) -> None:
-        """Record into ``ledger``; ``meta`` says that real tensors met on the way are to be replaced by meta ones."""
+    def __init__(
+        self, ledger: Ledger, scope: Scope, *, meta: bool, fold: bool = True, observer: Observer | None = None
+    ) -> None:
+        """Record into ``ledger``.
+
+        Args:
+            ledger: gives ids to tensors.
+            scope: knows which module runs.
+            meta: whether real tensors met on the way are to be replaced by meta ones.
+            fold: whether to compute what depends on nothing random; always done where ``meta`` is.
+            observer: sees the tensors.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger, self.scope, self.observer = ledger, scope, observer
-        self.standins = Standins(ledger, self.bring) if meta else None
+        self.folder = Folder(ledger.values) if meta or fold else None
+        self.standins = Standins(ledger, self.folder, self.bring) if meta and self.folder is not None else None
+        if self.folder is not None:
+            ledger.told.append(self.folder.replaced)
         self.ops: list[Op] = []
         self.gradients: dict[int, int] = {}
         self.written: list[tuple[Tensor, Tensor]] = []
-        self.constants: dict[int, Tensor] = {}
         self._numbers: Any = WeakTensorKeyDictionary()
         self.phase: Phase = "forward"
         self._paused = False
@@ -94,10 +104,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if self._pending:
             self.flush()
-        call = (args, kwargs) if self.standins is None else self.standins.prepared(func, args, kwargs)
-        if call is None:
-            return args[0]
-        given, (args, kwargs) = args, call
+        if self.standins is not None:
+            moved = self.standins.moved(func, args, kwargs)
+            if moved is not None:
+                return moved
+            args, kwargs = self.standins.prepared(func, args, kwargs)
         if func not in self._signatures:
             self._signatures[func] = str(func), signature(func)
         name, known = self._signatures[func]
@@ -107,27 +118,24 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         targets = [t for name in known.written for t in tensors_in(bound.get(name))]
         for target in targets:
             self._save(target)
-        out = func(*args, **kwargs) if self.standins is None else self.standins.run(func, given, args, kwargs)
-        self._write_down(name, tuple(inputs), arguments, known, bound, targets, out)
+        run = self.standins
+        out = func(*args, **kwargs) if run is None else run.run(func, args, kwargs, arguments, tuple(inputs))
+        op = self._write_down(name, tuple(inputs), arguments, known, bound, targets, out)
+        if self.folder is not None:
+            self.folder.feed(func, op, self.ledger.replaced.get(op.index, ()))
         return out
 
-    def stands_for(self, twin: Tensor, tensor: Tensor) -> None:
-        """Remember the numbers that a meta tensor would have, if it turns out to be a constant of the model's."""
-        if self.phase == "forward" and tensor.numel() <= MOST_KEPT and not tensor.requires_grad:
-            self._numbers[twin] = tensor.detach().to("cpu", copy=True)
-
     def written_as(self, twin: Tensor, data: Any) -> None:
-        """Remember the plain numbers that a meta tensor was made from."""
+        """Remember the plain numbers that a meta tensor was made from, for when it is used."""
         with self.unrecorded():
-            self.stands_for(twin, torch.tensor(data, dtype=twin.dtype, device="cpu"))
+            self._numbers[twin] = torch.tensor(data, dtype=twin.dtype, device="cpu")
 
     def bring(self, tensor: Tensor) -> int:
         """Give a tensor that came from elsewhere a value, and keep its numbers if it has some."""
         value = self.ledger.add(tensor, "constant")
-        if not tensor.is_meta:
-            self.stands_for(tensor, tensor)
-        if tensor in self._numbers:
-            self.constants[value] = self._numbers[tensor]
+        known = self._numbers.get(tensor) if tensor.is_meta else tensor
+        if self.folder is not None and self.phase == "forward" and known is not None and not tensor.requires_grad:
+            self.folder.give(value, known)
         return value
 
     def _described(self, argument: Any, inputs: dict[int, None]) -> Any:
@@ -150,7 +158,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if owned and not tensor.is_meta:
             self.written.append((tensor, tensor.detach().clone()))
         if memory is not None and tensor.is_meta:
-            memory.unknown = True
+            memory.stale = True
 
     def _write_down(
         self,
@@ -161,7 +169,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         bound: Mapping[str, Any],
         targets: list[Tensor],
         out: Any,
-    ) -> None:
+    ) -> Op:
         index = len(self.ops)
         outputs: dict[int, None] = {}
         made: list[tuple[Tensor, int]] = [(t, self.ledger.write(t, index)) for t in targets]
@@ -183,6 +191,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._first_node.append(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
             self._pending = [(t, v, index) for t, v in made]
             self._observe(op, made)
+        return op
 
     def _add_output(self, tensor: Tensor, index: int, source: Any) -> int:
         shown = source if isinstance(source, Tensor) else next(iter(tensors_in(source)), None)

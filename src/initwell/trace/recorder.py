@@ -17,7 +17,7 @@ from initwell.trace.mode import Observer, Recorder
 from initwell.trace.route import same_route, shapes_completed
 from initwell.trace.scope import Scope
 from initwell.trace.start import on_meta, unit_gradient
-from initwell.trace.trace import Trace
+from initwell.trace.trace import Folded, Trace
 
 Loss = Callable[[Any], Tensor]
 
@@ -31,6 +31,7 @@ def record(
     observer: Observer | None = None,
     backward: bool = True,
     seed: int = 0,
+    fold: bool = True,
 ) -> Trace:
     """Run a model's own forward and backward once, and return every op of both.
 
@@ -41,18 +42,20 @@ def record(
         batch: a tensor, a tuple of positional arguments, a dict of keyword arguments, or the one argument.
         loss: output → scalar tensor; without it the backward starts from an independent gradient of unit variance on
             every floating output.
-        device: "meta" computes shapes only and allocates no weights, but integers and booleans of the batch keep their
-            numbers; "real" runs on the caller's tensors.
+        device: "meta" computes shapes only and allocates no weights, but knows the numbers that depend on nothing
+            random; "real" runs on the caller's tensors.
         observer: sees the tensors as they pass by.
         backward: False stops after the forward.
         seed: of dropout masks and of the starting gradient.
+        fold: whether a walk on "real" tensors, too, is to tell apart the numbers that depend on nothing random.
 
     Returns:
-        The Trace.
+        The Trace; ``folded`` has these numbers.
 
     Raises:
         ModelError: the model's forward or backward failed; names the module path, from the original error.
-            Its subclass NeedsValuesError: the forward looks at numbers, which meta tensors do not have.
+            Its subclass NeedsValuesError: the forward looks at numbers that depend on weights, on floating
+            inputs or on chance, which meta tensors do not have.
         ArgumentError: an empty batch, an unknown device, a loss that is no differentiable scalar.
 
     >>> trace = record(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.zeros(4, 3))
@@ -63,7 +66,7 @@ def record(
         raise ArgumentError("device", repr(device), "Use 'meta' or 'real'.")
     _check_model(model, real=device == "real")
     check_batch(batch, values=False)
-    walk = _Walk(model, meta=device == "meta", observer=observer, seed=seed)
+    walk = _Walk(model, meta=device == "meta", fold=fold, observer=observer, seed=seed)
     try:
         return _walked(walk, batch, loss, backward=backward)
     except ModelError as error:
@@ -72,7 +75,7 @@ def record(
     # A model that turns its input's gradient on or off by itself cannot do so where the input has one already.
     if observer is not None:
         observer.restarted()
-    walk = _Walk(model, meta=walk.meta, observer=observer, seed=seed, input_gradients=False)
+    walk = _Walk(model, meta=walk.meta, fold=fold, observer=observer, seed=seed, input_gradients=False)
     return _walked(walk, batch, loss, backward=backward)
 
 
@@ -107,17 +110,28 @@ def _normal(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
+def _has_moments(tensor: Tensor) -> bool:
+    """Whether a tensor of the batch is data, of which only moments count, and not lengths, positions, a mask."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 class _Walk:
     """The state of one call of ``record``."""
 
     def __init__(
-        self, model: nn.Module, *, meta: bool, observer: Observer | None, seed: int, input_gradients: bool = True
+        self,
+        model: nn.Module,
+        *,
+        meta: bool,
+        fold: bool,
+        observer: Observer | None,
+        seed: int,
+        input_gradients: bool = True,
     ) -> None:
         self.model, self.meta, self.seed, self.input_gradients = model, meta, seed, input_gradients
         self.scope = Scope(model)
-        self.recorder = Recorder(
-            Ledger(None if observer is None else observer.replaced), self.scope, meta=meta, observer=observer
-        )
+        ledger = Ledger() if observer is None else Ledger(observer.replaced)
+        self.recorder = Recorder(ledger, self.scope, meta=meta, fold=fold, observer=observer)
         self.inputs: dict[str, int] = {}
         self.outputs: dict[str, int] = {}
         self.parameters: dict[str, int] = {}
@@ -135,13 +149,30 @@ class _Walk:
             self.parameters[name] = ledger.add(p, "parameter", name=name) if known is None else known
         for name, b in self.model.named_buffers():
             ledger.add(b, "buffer", name=name)
+        self._give_buffers()
+
+    def _give_buffers(self) -> None:
+        folder, standins = self.recorder.folder, self.recorder.standins
+        if folder is None:
+            return
+        twins = {b: b for b in self.model.buffers()} if standins is None else standins.twins
+        for real, held in twins.items():
+            value = self.recorder.ledger.find(held)
+            given = value is not None and self.recorder.ledger.values[value].kind == "buffer"
+            if value is not None and given and not (real.is_meta or real.requires_grad):
+                # On meta the model's own buffers are not written to.
+                folder.give(value, real, copy=not self.meta)
 
     def _own(self, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the model's arguments as copies: a model may write into its input, and its gradient is wanted."""
-        args, kwargs = as_arguments(uncompiled(self.model), batch)
-        args, kwargs = map_tensors(args, self._copy), map_tensors(kwargs, self._copy)
-        for name, tensor in [*tensors(args, "input"), *tensors(kwargs, "input")]:
+        given = as_arguments(uncompiled(self.model), batch)
+        args, kwargs = map_tensors(given[0], self._copy), map_tensors(given[1], self._copy)
+        originals = [t for part in given for _, t in tensors(part, "input")]
+        named = [*tensors(args, "input"), *tensors(kwargs, "input")]
+        for (name, tensor), original in zip(named, originals, strict=True):
             self.inputs[name] = value = self.recorder.ledger.add(tensor, "input", name=name)
+            if self.recorder.folder is not None and not (original.is_meta or _has_moments(original)):
+                self.recorder.folder.give(value, original)
             if self.recorder.observer is not None:
                 self.recorder.observer.given(self.recorder.ledger.values[value], tensor)
             if tensor.requires_grad:
@@ -149,9 +180,7 @@ class _Walk:
         return args, kwargs
 
     def _copy(self, tensor: Tensor) -> Tensor:
-        # Whole numbers keep what they are: lengths, positions and masks are small, and models do look at them.
-        shape_only = self.meta and (tensor.is_floating_point() or tensor.is_complex())
-        leaf = torch.empty_like(tensor, device="meta") if shape_only else _normal(tensor.detach())
+        leaf = torch.empty_like(tensor, device="meta") if self.meta else _normal(tensor.detach())
         if leaf.is_floating_point() and self.input_gradients:
             leaf.requires_grad_()
             self.leaves.append(leaf)
@@ -253,5 +282,5 @@ class _Walk:
             device="meta" if self.meta else "real",
             loss=self.loss,
             notes=tuple(self.notes),
-            constants=self.recorder.constants,
+            folded=Folded() if self.recorder.folder is None else self.recorder.folder.folded(),
         )

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -33,6 +34,7 @@ def same_route() -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         stack.enter_context(_replaced(torch._VF, replacements()))
+        stack.enter_context(_replaced(F, {"one_hot": _one_hot}))
         if "torch.utils.checkpoint" in sys.modules:
             function = sys.modules["torch.utils.checkpoint"].CheckpointFunction
             stack.enter_context(_replaced(function, {"apply": staticmethod(_called)}))
@@ -41,6 +43,15 @@ def same_route() -> Iterator[None]:
         for context in (sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False), torch.enable_grad()):
             stack.enter_context(context)
         yield
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    # PyTorch compares on some devices, and scatters on others.
+    if not tensor.is_meta:
+        with torch._C._DisableTorchDispatch():
+            torch._C._nn.one_hot(tensor, num_classes)  # it refuses what is none of the classes
+    count = int(tensor.max()) + 1 if num_classes == -1 else num_classes
+    return (tensor.unsqueeze(-1) == torch.arange(count, device=tensor.device)).long()
 
 
 def _called(function: Callable[..., Any], preserve_rng: bool, *args: Any) -> Any:

@@ -1,11 +1,10 @@
-"""A walk without numbers: meta tensors stand in for real ones, and what is whole stays real.
+"""A walk without numbers: meta tensors stand in for real ones, and numbers that are known lie beside them.
 
-Floating tensors are shapes only. Integers and booleans, which are lengths, positions and masks, stay what they are:
-they are small, and models look at them. Where a real tensor meets a meta one, a meta twin takes its place.
+Where a real tensor meets a meta one, a meta twin takes its place. What models read of tensors, such as lengths,
+positions and masks, is answered from the ``Folder``, which knows what depends on nothing random.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,54 +13,61 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from initwell.trace.batch import map_tensors
 from initwell.trace.failure import NeedsValuesError
+from initwell.trace.fold import Folder
 from initwell.trace.ledger import Ledger
 from initwell.trace.shapes import shapers
 
 aten = torch.ops.aten
-_COUNTS = (aten.arange.default, aten.arange.start, aten.arange.start_step)
-_FILLED = (aten.zeros.default, aten.full.default, aten.scalar_tensor.default, aten.eye.default)
-_MAKES_OR_MOVES = frozenset((aten._to_copy.default, aten.ones.default, *_COUNTS, *_FILLED))
-# So many entries a mask of floating ones may have.
-_MASK = 2**16
-# Lengths are read on the CPU, whatever they are the lengths of.
-_PACKS = "aten::_pack_padded_sequence"
+_PACKS = aten._pack_padded_sequence.default
 
 
 class Standins:
     """Turns the calls of a model into calls that need no numbers."""
 
-    def __init__(self, ledger: Ledger, bring: Callable[[Tensor], object]) -> None:
+    def __init__(self, ledger: Ledger, folder: Folder, bring: Callable[[Tensor], int]) -> None:
         """Start without twins.
 
         Args:
             ledger: learns of each twin that it stands for the same value as its original.
+            folder: what is known.
             bring: gives a tensor that nobody has seen before a value.
         """
         self.twins: Any = WeakTensorKeyDictionary()
-        self._ledger, self._bring = ledger, bring
+        self._ledger, self._folder, self._bring = ledger, folder, bring
         self._shapers = shapers()
 
-    def prepared(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]] | None:
-        """Return an op's arguments with twins where they are needed; None where it would only move its first away."""
-        if func in _MAKES_OR_MOVES and _stays_real(func, args, kwargs):
-            kwargs = {name: value for name, value in kwargs.items() if name != "device"}
-            if func is aten._to_copy.default and kwargs.get("dtype") in (None, args[0].dtype):
-                return None
+    def moved(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
+        """Return what a mere move from or to the meta device gives, which makes no new value; None for other ops."""
+        if func is not aten._to_copy.default:
+            return None
+        tensor, device = args[0], kwargs.get("device")
+        if device is None or kwargs.get("dtype") not in (None, tensor.dtype) or tensor.requires_grad:
+            return None
+        if torch.device(device).type == "meta":
+            return None if tensor.is_meta else self._twin(tensor)
+        return self._real(tensor) if tensor.is_meta else None
+
+    def prepared(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """Return an op's arguments with twins where they are needed."""
+        if func is _PACKS:
+            # Lengths are read on the CPU, whatever they are the lengths of.
+            lengths = self._real(args[1]) if args[1].is_meta else args[1]
+            return (self._twin(args[0]), args[1] if lengths is None else lengths, *args[2:]), kwargs
         found = tensors_in((args, kwargs))
         on_meta = sum(t.is_meta for t in found)
-        if on_meta in (0, len(found)) and not any(self._unknown(t) for t in found):
+        if on_meta in (0, len(found)) and not any(self._stale(t) for t in found):
             return args, kwargs
-        change = self._floating_twin if func.name().startswith(_PACKS) else self._twin
-        return map_tensors(args, change), map_tensors(kwargs, change)
+        return map_tensors(args, self._twin), map_tensors(kwargs, self._twin)
 
-    def run(self, func: Any, given: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    def run(self, func: Any, args: Any, kwargs: Mapping[str, Any], arguments: Mapping[str, Any], inputs: Any) -> Any:
         """Run an op.
 
         Args:
             func: the op.
-            given: its positional arguments before they were prepared.
-            args: after.
+            args: prepared.
             kwargs: prepared.
+            arguments: the same as an Op has them.
+            inputs: ids of the values among them.
 
         Raises:
             NeedsValuesError: its result depends on numbers that are not there.
@@ -69,7 +75,7 @@ class Standins:
         if not any(t.is_meta for t in tensors_in((args, kwargs))):
             return func(*args, **kwargs)
         if func is aten.index.Tensor:
-            args = args[0], self._picked(given[1], args[1])
+            args = args[0], self._picked(args[1])
         shaper = self._shapers.get(func)
         plain = None if shaper is None or kwargs.get("dtype") is not None else shaper(*args)
         if plain is not None:
@@ -78,34 +84,45 @@ class Standins:
             return func(*args, **kwargs)
         except (NotImplementedError, RuntimeError) as error:
             # Ops whose result depends on the numbers have no meta kernel, or say that they cannot be called on one.
-            if isinstance(error, NotImplementedError) or "meta tensor" in str(error):
+            if not isinstance(error, NotImplementedError) and "meta tensor" not in str(error):
+                raise
+            answer = self._folder.answer(func, arguments, inputs)
+            if answer is None:
                 raise NeedsValuesError(f"{func} has no result on meta tensors") from error
-            raise
+            return answer if func is aten._to_copy.default else map_tensors(answer, _on_meta)
 
-    def _picked(self, given: Any, twins: Any) -> list[Tensor | None]:
+    def _picked(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return indices in which known masks are written as the places of their ones, of which there are so many."""
         places: list[Tensor | None] = []
-        for mask, twin in zip(given, twins, strict=True):
-            known = mask is not None and not mask.is_meta and not self._unknown(mask)
-            if known and mask.dtype is torch.bool:
-                places += mask.nonzero().to("meta").unbind(1)
-            else:
-                places.append(twin)
+        for mask in indices:
+            known = self._known(mask) if mask is not None and mask.dtype is torch.bool else None
+            places += [mask] if known is None else known.nonzero().to("meta").unbind(1)
         return places
 
-    def _unknown(self, tensor: Tensor) -> bool:
-        memory = None if tensor.is_meta else self._ledger.memory(tensor)
-        return memory is not None and memory.unknown
+    def _known(self, tensor: Tensor) -> Tensor | None:
+        value = self._ledger.find(tensor)
+        return self._folder.number(self._bring(tensor) if value is None else value)
 
-    def _floating_twin(self, tensor: Tensor) -> Tensor:
-        return self._twin(tensor) if tensor.is_floating_point() else tensor
+    def _real(self, tensor: Tensor) -> Tensor | None:
+        """Return a real tensor of the same value as a meta one; None where its numbers are not known."""
+        known = self._known(tensor)
+        if known is None:
+            return None
+        real = known.clone()
+        self._ledger.same(real, tensor)
+        self.twins[real] = tensor
+        return real
+
+    def _stale(self, tensor: Tensor) -> bool:
+        memory = None if tensor.is_meta else self._ledger.memory(tensor)
+        return memory is not None and memory.stale
 
     def _twin(self, tensor: Tensor) -> Tensor:
         if tensor.is_meta:
             return tensor
         twin: Tensor | None = self.twins.get(tensor)
         if twin is None:
-            twin = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+            twin = _on_meta(tensor)
             self.twins[tensor] = twin
             if self._ledger.find(tensor) is None:
                 self._bring(tensor)
@@ -113,19 +130,8 @@ class Standins:
         return twin
 
 
-def _stays_real(func: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
-    """Whether what is put on the meta device is a mask or whole numbers, and could as well stay where it is."""
-    device, dtype = kwargs.get("device"), kwargs.get("dtype")
-    if device is None or torch.device(device).type != "meta":
-        return False
-    if func is aten._to_copy.default:
-        real: bool = not args[0].is_meta
-        return real and not (dtype or args[0].dtype).is_floating_point
-    if func is aten.ones.default:
-        return len(args[0]) > 1 and math.prod(args[0]) <= _MASK
-    if dtype is None:
-        return func in _COUNTS and all(isinstance(a, int) for a in args)
-    return not dtype.is_floating_point
+def _on_meta(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def tensors_in(structure: Any) -> list[Tensor]:

@@ -13,14 +13,14 @@ from initwell.sampling.fill import fill
 
 @contextmanager
 def on_meta(model: nn.Module, twins: MutableMapping[Tensor, Tensor]) -> Iterator[None]:
-    """Put meta twins in the place of a model's parameters and floating buffers while inside; nothing is allocated.
+    """Put meta twins in the place of a model's parameters and buffers while inside; nothing is allocated.
 
     Args:
         model: any module.
         twins: is filled with tensor → its twin, so that a reference kept elsewhere is met by the same twin.
     """
     stores: list[dict[str, Any]] = [s for m in model.modules() for s in (m._parameters, m._buffers)]
-    saved = [(store, n, t) for store in stores for n, t in store.items() if t is not None and _has_twin(t)]
+    saved = [(store, n, t) for store in stores for n, t in store.items() if t is not None]
     try:
         for store, name, tensor in saved:
             if tensor not in twins:
@@ -30,11 +30,6 @@ def on_meta(model: nn.Module, twins: MutableMapping[Tensor, Tensor]) -> Iterator
     finally:
         for store, name, tensor in saved:
             store[name] = tensor
-
-
-def _has_twin(tensor: Tensor) -> bool:
-    # Whole numbers, such as positions, keep what they are: models look at them.
-    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _twin(tensor: Tensor) -> Tensor:

@@ -122,6 +122,24 @@ def functional(name: str) -> str:
     return short[:-1] if short.endswith("_") and not short.endswith("__") else short
 
 
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """Numbers of a walk that depend on nothing random, as far as they could be computed.
+
+    Attributes:
+        tensors: value id → its numbers, on the CPU, not to be written to; memory that nobody wrote to yet counts as
+            zeros. Those of buffers are the model's own memory.
+        first: value id → the first value that was computed in the same way, and so has the same numbers.
+        drawn: values that are random, but not by weights or floating inputs: masks and shuffles.
+        notes: what was left because of its size, or failed.
+    """
+
+    tensors: Mapping[int, Tensor] = field(default_factory=dict)
+    first: Mapping[int, int] = field(default_factory=dict)
+    drawn: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Trace(TableRecord):
     """One walk over a model, forward and backward.
@@ -139,7 +157,7 @@ class Trace(TableRecord):
         device: "meta" or "real".
         loss: id of the loss, when one was given.
         notes: what was skipped or could not be known.
-        constants: value id → numbers of a tensor that the model brought from elsewhere, where it has some and is small.
+        folded: the numbers that follow from the batch's integers, from buffers and from constants.
     """
 
     ops: tuple[Op, ...]
@@ -154,11 +172,11 @@ class Trace(TableRecord):
     device: str
     loss: int | None = None
     notes: tuple[str, ...] = field(default=())
-    constants: Mapping[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    folded: Folded = field(default_factory=Folded, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data; the numbers of constants are left out."""
-        names = (f.name for f in fields(self) if f.name != "constants")
+        """Return the fields as plain data; those numbers are left out."""
+        names = (f.name for f in fields(self) if f.name != "folded")
         return {name: plain(getattr(self, name)) for name in names}
 
     @cached_property

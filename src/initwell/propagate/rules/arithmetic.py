@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from initwell.propagate.atoms import together
 from initwell.propagate.functions import as_image
+from initwell.propagate.mask import both
 from initwell.propagate.rules.branch import (
     added,
     fixed,
@@ -16,6 +17,7 @@ from initwell.propagate.rules.branch import (
     summed_jointly,
 )
 from initwell.propagate.rules.byhand import centred_by_hand, normalized_by_hand
+from initwell.propagate.rules.masks import masked_sum
 from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule
 from initwell.trace.trace import ValueRef
@@ -36,9 +38,14 @@ def _is_gradient(call: Call, name: str) -> bool:
 def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
     def rule(call: Call) -> Sequence[Signal]:
         beta = sign * float(call["alpha"] if call["alpha"] is not None else 1.0)
+        if (masked := masked_sum(call, first, second, beta)) is not None:
+            return [masked]
         if call[first] == call[second] and isinstance(call[first], ValueRef):
             return [scaled(call.signal(first), 1.0 + beta)]
         a, b = operand(call, first), operand(call, second)
+        if a.mask is not None or b.mask is not None:
+            whole = added(*together(a, b, call.shape()), 1.0, beta)
+            return [replace(whole, mask=both(a.mask, b.mask))]
         if (found := summed_jointly(a, b, 1.0, beta) or centred_by_hand(a, b, beta)) is not None:
             return [found]
         if fixed(b) and not b.segmented and a.shape == call.shape():

@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 
 from initwell.propagate.atoms import together
+from initwell.propagate.averages import is_average_of_squares, spanned
 from initwell.propagate.functions import (
     Function,
     as_image,
     combined,
     composed,
     evaluated,
+    function_moments,
     is_line,
     line,
     shared_images,
     unscaled,
 )
 from initwell.propagate.gaussian import variances
+from initwell.propagate.gram import mixed
 from initwell.propagate.laws import sum_law
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.segments import Array
@@ -33,11 +36,14 @@ from initwell.propagate.signal import (
     by_pattern,
     constant,
     merged_fidelity,
+    over_pairs,
     product_of_means,
     replace,
 )
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
+
+_TAIL = "the tail towards 0 of what is divided by, cut at a twentieth of its size"
 
 
 def scaled(signal: Signal, factor: float) -> Signal:
@@ -54,15 +60,39 @@ def scaled(signal: Signal, factor: float) -> Signal:
 
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
-    """Add alpha·a + beta·b of the same atoms, independent of each other."""
-    moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * product_of_means(a, b)
+    """Add alpha·a + beta·b of the same atoms, independent of each other.
+
+    Args:
+        a: one summand.
+        b: the other.
+        alpha: factor of a.
+        beta: factor of b.
+        gaussian: whether the sum is; None for where both are.
+
+    >>> from initwell.propagate.signal import independent
+    >>> added(independent((4,), 1.0), independent((4,), 2.0, 1.0), 1.0, 3.0).moments.tolist()
+    [19.0, 9.0]
+    """
+    moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * _crossed(a, b)
     normal = (a.gaussian and b.gaussian) if gaussian is None else gaussian
     found = a.changed(moments, alpha * a.means + beta * b.means, gaussian=normal)
     roots = [(tag, c * alpha) for tag, c in a.roots] + [(tag, c * beta) for tag, c in b.roots]
     gates = scaled(a, alpha).gates + scaled(b, beta).gates
     law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
     profile = _mixed(a, b, alpha**2 * a.q, beta**2 * b.q)
-    return merged_fidelity(replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile), b)
+    found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile, spread=mixed(a, b, alpha, beta))
+    return merged_fidelity(found, b)
+
+
+def _crossed(a: Signal, b: Signal) -> Array:
+    """Return E[a b'] for every pattern: of g·x and g·y, x and y independent, E[g g']·E[x]E[y]; else E[a]E[b]."""
+    one, two = a.image, b.image
+    if one is None or two is None or one.base is None or one.base is not two.base or a.dims != one.base.dims:
+        return product_of_means(a, b)
+    first, second = (np.asarray(function_moments(i.phi, i.pre)[0]) for i in (one, two))
+    atoms = a.atoms
+    both = over_pairs(atoms, first, second) + over_pairs(atoms, second, first)
+    return np.asarray(one.base.moments * both / 2)
 
 
 def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:
@@ -80,7 +110,11 @@ def multiplied(a: Signal, b: Signal) -> Signal:
 
 
 def operand(call: Call, name: str) -> Signal:
-    """Return a tensor argument, or the signal of a plain number."""
+    """Return a tensor argument, or the signal of a plain number.
+
+    Raises:
+        UnknownSignalError: it is neither, or not known.
+    """
     value: Any = call[name]
     if isinstance(value, ValueRef):
         return call.signal(name)
@@ -109,8 +143,19 @@ def shifted(signal: Signal, offset: float) -> Signal:
 
 
 def summed_jointly(a: Signal, b: Signal, alpha: float, beta: float) -> Signal | None:
-    """Add alpha·a + beta·b where both are functions of one Gaussian with the same base; else None."""
+    """Add alpha·a + beta·b where both are functions of one Gaussian with the same base; else None.
+
+    h·f(u) and h·g(u) add up to h·(αf + βg)(u), exactly, though neither is independent of the other.
+
+    Args:
+        a: one summand.
+        b: the other.
+        alpha: factor of a.
+        beta: factor of b.
+    """
     images = shared_images(a, b) or _based(a, b)
+    if images is not None and (images[0].base is None) != (images[1].base is None):
+        return _half_based(images, (alpha, beta), a, b)
     if images is None or images[0].base is not images[1].base:
         return None
     one, two = images
@@ -121,6 +166,19 @@ def summed_jointly(a: Signal, b: Signal, alpha: float, beta: float) -> Signal | 
     else:
         phi = combined(first, second, np.add)
     return replace(merged_fidelity(_of_image(Image(phi, one.pre, one.base)), a, b), joint=True)
+
+
+def _half_based(images: tuple[Image, Image], factors: tuple[float, float], a: Signal, b: Signal) -> Signal | None:
+    """Add f(u) and h·g(u), h independent of u: E[f f'] + (E[f g'] + E[g f'])·E[h] + E[g g']·E[h h']."""
+    (one, alpha), (two, beta) = sorted(zip(images, factors, strict=True), key=lambda pair: pair[0].base is not None)
+    u, h = one.pre, two.base
+    if h is None or h.dims != u.dims or u.segmented or h.segmented:
+        return None
+    f, g = composed(line(alpha), one), composed(line(beta), two)
+    (mean_f, own_f), (mean_g, own_g) = function_moments(f, u), function_moments(g, u)
+    cross = function_moments(combined(f, g, np.add), u)[1] - own_f - own_g
+    found = u.changed(own_f + cross * h.mean + own_g * h.moments, mean_f + mean_g * h.mean)
+    return replace(merged_fidelity(found, a, b), joint=True)
 
 
 def _of_image(image: Image) -> Signal:
@@ -153,11 +211,22 @@ def multiplied_jointly(a: Signal, b: Signal) -> Signal | None:
 
 
 def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
-    """Multiply two independent signals; the result remembers which function of what the factor is."""
-    image = as_image(factor)
+    """Multiply two independent signals; the result remembers which function of what the factor is.
+
+    Args:
+        base: in the backward, the gradient.
+        factor: an image f(u), such as a gate; else its own.
+        shape: that both are broadcast to.
+    """
     if base.dims != factor.dims or base.shape != tuple(shape):
         one, two = together(base, factor, shape)
-        return multiplied(one, two)
+        if two.dims != factor.dims:
+            # What keeps its shape is what later sums may meet again; the other is repeated.
+            one, two, factor = two, one, base
+        if two.dims != factor.dims or (factor.image is not None and factor.image.base is not None):
+            return multiplied(one, two)
+        base = one
+    image = as_image(factor)
     if image.base is not None or image.pre.dims != factor.dims:
         image = Image(line(1.0), factor)
     whole, times = unscaled(base)
@@ -171,13 +240,39 @@ def inverted(x: Signal) -> Signal:
     Raises:
         UnknownSignalError: it does not, so that 1/x has no second moment.
     """
+    return decreasing(Function(lambda u: 1 / u), x, "a division by what may be 0")
+
+
+def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
+    """Apply 1/x, 1/√x or log x, which have no moments where x may be 0.
+
+    An average of squares is positive, and taken under its gamma law. Of any other x that stays two standard deviations
+    away from 0 the tail is cut at a twentieth of its mean, and that is said.
+
+    Args:
+        phi: the function.
+        x: what it is applied to.
+        why: what to say where x may be 0.
+
+    Raises:
+        UnknownSignalError: x may be 0.
+    """
     image = as_image(x)
-    if image.base is not None:
+    if image.base is not None or image.pre.dims != x.dims:
         image = Image(line(1.0), x)
-    phi = composed(Function(lambda u: 1 / u), image)
-    spread = np.sqrt(variances(image.pre).max(initial=0.0))
-    values = image.phi.fn(image.pre.mean + spread * np.linspace(-6.0, 6.0, 241))
-    size = np.abs(values)
-    if size.min() < 1e-3 * size.max() and size.max() > 0 and (values.min() <= 0 <= values.max() or spread == 0):
-        raise UnknownSignalError("a division by what may be 0")
-    return merged_fidelity(evaluated(Image(phi, image.pre)), x)
+    if is_average_of_squares(image.pre) and (image.phi.fn(spanned(image.pre)) > 0).all():
+        return merged_fidelity(evaluated(Image(composed(phi, image), image.pre)), x)
+    spread, centre = np.sqrt(variances(image.pre)).reshape(-1, 1), image.pre.means.reshape(-1, 1)
+    near, far, all_of_it = (image.phi.fn(centre + spread * np.linspace(-r, r, 241)) for r in (2.0, 5.0, 10.0))
+    sign = 1.0 if near.mean() > 0 else -1.0
+    # By segment, the least of them: where one is small throughout, so is what stands there.
+    level = float(np.median(sign * near, axis=1).min())
+    if (sign * near).min() <= 0.05 * level or level <= 0:
+        raise UnknownSignalError(why)
+    if (sign * all_of_it).min() > 0.05 * level:
+        return merged_fidelity(evaluated(Image(composed(phi, image), image.pre)), x)
+    floor = 0.05 * level
+    cut = composed(Function(lambda u: sign * np.maximum(sign * u, floor)), image)
+    found = evaluated(Image(composed(phi, Image(cut, image.pre)), image.pre))
+    found = merged_fidelity(found, x)
+    return found if (sign * far).min() > 0.05 * level else found.approximate(_TAIL)

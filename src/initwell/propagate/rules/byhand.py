@@ -2,7 +2,11 @@
 
 Taken op by op, x and its own mean would count as independent. Where a value is known to be the average of x or of its
 squares over some dimensions, what is made of both is the normalization rule itself. The scale is any function k of the
-average that goes as 1/√(v + ε) there; ε and the constant in front are read off k and its slope.
+average that goes as 1/√(v + ε) there; ε and the constant in front are read off k and its slope: of k = c/√(v + ε),
+
+    d log k / d log v = −v / (2(v + ε))        so        ε = v·(−1/(2·slope) − 1)        c = k·√(v + ε)
+
+A slope between −1/2 and 0 is one of such a scale; any other is not, and the product is no norm.
 """
 
 import math
@@ -17,7 +21,13 @@ from initwell.propagate.signal import Average, Signal, merged_fidelity, replace
 
 
 def centred_by_hand(x: Signal, mean: Signal, beta: float) -> Signal | None:
-    """Return x + beta·mean where that is x less its own mean over some dimensions; else None."""
+    """Return x + beta·mean where that is x less its own mean over some dimensions; else None.
+
+    Args:
+        x: any signal.
+        mean: what is added, an ``average`` of x or not.
+        beta: its factor: -1 where it is taken off.
+    """
     average = mean.average
     if beta != -1.0 or average is None or average.kind != "mean" or average.of is not x:
         return None
@@ -26,7 +36,13 @@ def centred_by_hand(x: Signal, mean: Signal, beta: float) -> Signal | None:
 
 
 def normalized_by_hand(x: Signal, scale: Signal, tag: int) -> Signal | None:
-    """Return x·scale where scale is 1/√(the average square of x, or its variance, + ε); else None."""
+    """Return x·scale where scale is 1/√(the average square of x, or its variance, + ε); else None.
+
+    Args:
+        x: any signal; either of the two may be the scale.
+        scale: a function of an ``average`` of x or not.
+        tag: under which later sums remember the normalized value.
+    """
     one, two = _normalized(x, scale, tag), _normalized(scale, x, tag)
     return one if one is not None else two
 

@@ -7,16 +7,28 @@ K of them agree and K(K−1) differ, and on each a contributes its own moment an
 
 Free axes stay as they are (⊗), batched axes are shared by all three, and a contracted dimension of several atoms is
 this rule once for each. Assumption: a and b are independent; the sum is Gaussian when K is not small.
+
+Where both are linear images, by different weights, of the rows k of one value, the averages of a and b over those
+weights go together, and each pair that differs has more, with f the relative variance of the product of two such rows:
+
+    f · (a[k agrees] − a[k differs]) ⊗ (b[k agrees] − b[k differs])
+
+Keys and score gradients are such images, and their sum is the gradient of the queries; see ``gram``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from initwell.propagate.atoms import matched, permuted, together
+from initwell.propagate.gram import fluctuation, following, forgotten, in_common, varied, varying
 from initwell.propagate.rules.branch import added
-from initwell.propagate.signal import Signal, merged_fidelity
+from initwell.propagate.signal import Signal, Source, merged_fidelity
 from initwell.propagate.table import Call, Rule
+from initwell.trace.ops import COPIES, VIEWS
+from initwell.trace.trace import Trace
 
 
 def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]] = ()) -> Signal:
@@ -46,15 +58,75 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
     free_a = [d for d in range(len(a.dims)) if d not in summed_a and d not in shared]
     free_b = [d for d in range(len(b.dims)) if d not in summed_b and d not in [d for _, d in batch]]
     out = [names_a[i] for i in (*a.axes(shared), *a.axes(free_a))] + [names_b[i] for i in b.axes(free_b)]
-    operands: list[object] = [a.moments, names_a, b.moments, names_b]
-    means: list[object] = [a.means, names_a, b.means, names_b]
+    counted: list[object] = []
+    lengths: list[object] = []
     for i in a.axes(summed_a):
         counts = a.atoms[i].patterns
-        operands += [counts.counts, [names_a[i]]]
-        means += [np.array(counts.parts, float), [names_a[i]]]
-    dims = tuple(a.dims[d] for d in (*shared, *free_a)) + tuple(b.dims[d] for d in free_b)
-    found = a.changed(_einsum(operands, out), _einsum(means, out), dims=dims, gaussian=True)
-    return merged_fidelity(found, b)
+        counted += [counts.counts, [names_a[i]]]
+        lengths += [np.array(counts.parts, float), [names_a[i]]]
+    moments = _einsum([a.moments, names_a, b.moments, names_b, *counted], out)
+    pairs = list(zip(a.axes(summed_a), b.axes(summed_b), strict=True))
+    rows, strength = in_common(a, b, pairs)
+    if rows:
+        one, two = varied(a, [pairs[r][0] for r in rows]), varied(b, [pairs[r][1] for r in rows])
+        moments = moments + strength * _einsum([one, names_a, two, names_b, *counted], out)
+    means = _einsum([a.means, names_a, b.means, names_b, *lengths], out)
+    dims = tuple(forgotten(a.dims[d]) for d in shared) + tuple(a.dims[d] for d in free_a)
+    found = a.changed(moments, means, dims=dims + tuple(b.dims[d] for d in free_b), gaussian=True)
+    spread = min(fluctuation(a, summed_a), fluctuation(b, summed_b))
+    return merged_fidelity(replace(found, spread=spread), b)
+
+
+def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: bool = False) -> Signal:
+    """Contract two operands, minding what they have in common.
+
+    Args:
+        call: of the op.
+        one: the first operand's name.
+        two: the second's.
+        over: the dimension of each to sum over.
+        batched: whether they share dimension 0.
+    """
+    a, b = call.signal(one), call.signal(two)
+    first, second = (base(call.trace, call[name].id) for name in (one, two))
+    kept = len(a.dims) - 1
+    for weight, x, value, features, rows in (
+        (second, a, first, over[0], range(kept)),
+        (first, b, second, over[1], range(kept, kept + len(b.dims) - 1)),
+    ):
+        if call.trace.values[weight].kind == "parameter" and not batched:
+            spread = fluctuation(x, [features])
+            source = Source(value, math.sqrt(spread), _level(call.trace, x, features))
+            return replace(following(contract(a, b, [over]), rows, source), spread=spread)
+    a, b = _itself(a, first, b, over), _itself(b, second, a, over[::-1])
+    return contract(a, b, [over], [(0, 0)] if batched else [])
+
+
+def _itself(a: Signal, value: int, b: Signal, over: tuple[int, int]) -> Signal:
+    """Let a value that the other operand follows follow itself."""
+    if not any(s.value == value for atom in b.dims[over[1]] for s in atom.follows):
+        return a
+    features = [d for d in range(len(a.dims)) if d != over[0]]
+    return following(a, [over[0]], Source(value, math.sqrt(fluctuation(a, features))))
+
+
+def _level(trace: Trace, x: Signal, features: int) -> float:
+    """Say how much of one length rows are about what they have in common: 1 for normalized ones without anything."""
+    if len(x.roots) != 1 or abs(x.roots[0][1] ** 2 - x.q) > 0.01 * x.q:
+        return 0.0
+    op = trace.producer(x.roots[0][0])
+    if op is None or op.functional.endswith(("batch_norm", "group_norm")):
+        return 0.0
+    return varying(x, [features]) ** 2
+
+
+def base(trace: Trace, value: int) -> int:
+    """Return the value that a view shows."""
+    op = trace.producer(value)
+    while op is not None and op.inputs and (op.functional in VIEWS or op.functional in COPIES):
+        value = op.inputs[0]
+        op = trace.producer(value)
+    return value
 
 
 def _einsum(operands: Sequence[object], out: Sequence[int]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
@@ -67,41 +139,38 @@ def _einsum(operands: Sequence[object], out: Sequence[int]) -> "np.ndarray[tuple
 
 
 def _mm(call: Call) -> Sequence[Signal]:
-    return [contract(call.signal("self"), call.signal("mat2"), [(1, 0)])]
+    return [product(call, "self", "mat2", (1, 0))]
 
 
 def _bmm(call: Call) -> Sequence[Signal]:
-    return [contract(call.signal("self"), call.signal("mat2"), [(2, 1)], [(0, 0)])]
+    return [product(call, "self", "mat2", (2, 1), batched=True)]
 
 
 def _addmm(call: Call) -> Sequence[Signal]:
-    product = contract(call.signal("mat1"), call.signal("mat2"), [(1, 0)])
-    return [_plus(product, call)]
+    return [_plus(product(call, "mat1", "mat2", (1, 0)), call)]
 
 
 def _baddbmm(call: Call) -> Sequence[Signal]:
-    product = contract(call.signal("batch1"), call.signal("batch2"), [(2, 1)], [(0, 0)])
-    return [_plus(product, call)]
+    return [_plus(product(call, "batch1", "batch2", (2, 1), batched=True), call)]
 
 
-def _plus(product: Signal, call: Call) -> Signal:
+def _plus(found: Signal, call: Call) -> Signal:
     alpha, beta = float(call["alpha"]), float(call["beta"])
     if beta == 0:
-        return added(product, product, alpha, 0.0)
-    one, two = together(product, call.signal("self"), call.shape())
+        return added(found, found, alpha, 0.0)
+    one, two = together(found, call.signal("self"), call.shape())
     return added(one, two, alpha, beta, gaussian=True)
 
 
 def _linear(call: Call) -> Sequence[Signal]:
-    x, w = call.signal("input"), call.signal("weight")
-    y = contract(x, w, [(len(x.dims) - 1, 1)])
+    y = product(call, "input", "weight", (len(call.signal("input").dims) - 1, 1))
     if call["bias"] is None:
         return [y]
     return [added(*together(y, call.signal("bias"), call.shape()), gaussian=True)]
 
 
 def _mv(call: Call) -> Sequence[Signal]:
-    return [contract(call.signal("self"), call.signal("vec"), [(1, 0)])]
+    return [product(call, "self", "vec", (1, 0))]
 
 
 def transposed(signal: Signal) -> Signal:

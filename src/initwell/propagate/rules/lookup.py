@@ -66,6 +66,12 @@ def lookup(table: Sequence[Sequence[Atom]], given: Mapping[int, Tensor], sample:
         table: the atoms of what is looked up, dimension by dimension.
         given: indexed dimension → known integers, of shapes that broadcast.
         sample: the dimension of the places that counts samples, where that is known.
+
+    Returns:
+        The Lookup.
+
+    >>> lookup([(Atom(5),)], {0: torch.tensor([3, 3, 1])}).shares.round(3).tolist()
+    [[1.0, 0.333], [0.0, 0.667]]
     """
     dims = tuple(sorted(given))
     whole = torch.broadcast_tensors(*(given[d] for d in dims))  # type: ignore[no-untyped-call]
@@ -88,7 +94,17 @@ def lookup(table: Sequence[Sequence[Atom]], given: Mapping[int, Tensor], sample:
 
 
 def looked_up(table: Signal, found: Lookup) -> Signal:
-    """Show rows of a table: the places' dimensions come instead of the indexed ones."""
+    """Show rows of a table: the places' dimensions come instead of the indexed ones.
+
+    Args:
+        table: what is looked up.
+        found: which of its rows.
+
+    >>> from initwell.propagate.signal import independent
+    >>> table = independent((5, 2), 1.0)
+    >>> looked_up(table, lookup(table.dims, {0: torch.tensor([3, 3, 1])})).moments.round(3).tolist()
+    [[1.0, 0.0], [0.333, 0.0]]
+    """
     table = plain(table, *found.dims)
     count, axes = len(found.sizes), table.axes(found.dims)
     moments = np.tensordot(found.shares, np.moveaxis(table.moments, axes, range(count)), (range(count),) * 2)
@@ -107,6 +123,9 @@ def put_back(g: Signal, found: Lookup, shape: Sequence[int]) -> Signal:
         g: of what was looked up.
         found: which rows those were, each dimension of the table being one atom.
         shape: of the table.
+
+    Returns:
+        The gradient at the table.
     """
     count, last = len(found.sizes), found.first + len(found.places)
     g = plain(g, *range(found.first, last))
@@ -130,6 +149,11 @@ def put_back(g: Signal, found: Lookup, shape: Sequence[int]) -> Signal:
 def picked(x: Signal, dim: int, found: Lookup) -> Signal:
     """Pick along one dimension, at each place of the others by its own index: moments(y)[p, o] = Σ_A P[A | p, o] ·
     moments(x)[A, o], the other dimensions o being common to both.
+
+    Args:
+        x: what is picked from.
+        dim: the dimension of x along which.
+        found: the index, of as many dimensions as x.
     """
     x, shares = _same_places(plain(x, dim), found, {d: d for d in range(len(x.dims)) if d != dim})
     count, axes = len(found.sizes), x.axes([dim])
@@ -143,7 +167,14 @@ def picked(x: Signal, dim: int, found: Lookup) -> Signal:
 
 
 def put_down(g: Signal, found: Lookup, dim: int, length: int) -> Signal:
-    """Add gradients along one dimension into the entries that were picked, ``length`` of them."""
+    """Add gradients along one dimension into the entries that were picked.
+
+    Args:
+        g: of what was picked.
+        found: the index, of g's shape.
+        dim: the dimension along which.
+        length: of that dimension in what was picked from.
+    """
     g, shares = _same_places(plain(g, dim), found, {d: d for d in range(len(g.dims))})
     count, axes = len(found.sizes), g.axes([dim])
     many = _pairs([g.atoms[i].size for i in axes])
@@ -175,7 +206,13 @@ def _pairs(sizes: Sequence[int]) -> Array:
 
 
 def shuffled(x: Signal, dim: int, length: int) -> Signal:
-    """Keep ``length`` entries along a dimension, picked at random."""
+    """Keep entries along a dimension that are picked at random: exchangeable ones stay what they are.
+
+    Args:
+        x: any signal.
+        dim: the dimension.
+        length: how many are kept.
+    """
     x = _one_atom(x, dim)
     dims, axis = (*x.dims[:dim], places((length,))[0], *x.dims[dim + 1 :]), sum(len(d) for d in x.dims[:dim])
     moments, means = x.moments, x.means
@@ -187,7 +224,18 @@ def shuffled(x: Signal, dim: int, length: int) -> Signal:
 
 
 def scattered(g: Signal, dim: int, length: int) -> Signal:
-    """Put entries along a dimension at ``length`` places picked at random, each its own, with zeros elsewhere."""
+    """Put entries along a dimension at places picked at random, each its own, with zeros elsewhere.
+
+    Two places that differ both hold one with probability n(n − 1)/(length(length − 1)) for n entries.
+
+    Args:
+        g: the entries.
+        dim: the dimension.
+        length: how many places there are.
+
+    Raises:
+        UnknownSignalError: there are fewer places than entries.
+    """
     g = _one_atom(g, dim)
     part, axis = g.shape[dim], sum(len(d) for d in g.dims[:dim])
     if part > length or length == 1:

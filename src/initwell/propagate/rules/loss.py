@@ -1,45 +1,283 @@
-"""Losses: cross-entropy's gradient, p − y over the number of targets."""
+"""Losses and their gradients: cross-entropy, squared and absolute errors, binary cross-entropy.
 
-from collections.abc import Mapping, Sequence
+**Log-softmax**, y = s − L with L = log Σ e^s. What all classes share cancels; let the rest be independent Gaussians t
+of variance v, with covariance r between two samples. By Stein's lemma and since ∂L/∂t = p,
 
-from initwell.propagate.atoms import together
+    E[t L'] = r/C       d Cov(L, L')/dr = Σ E[p_c p'_c]       E[L] = log C + ½ ∫₀^v (1 − C·E[p²](w)) dw
+
+E[p_c p'_c] is 1/C² at r = 0, where its slope is Σ_k E[∂p_c/∂t_k]², and E[p²] at r = v: between them it is taken to go
+as e^(λr). The gradient g − p·Σg, for g independent of p, has moments
+
+    G_cd − 2R/C + P_cd·C·R,      R = Σ_d G_cd
+
+of which cross-entropy's p − y is the case g = −y. Assumption: targets are drawn at random, all classes as often, and
+whatever they are, they are independent of the model's outputs at the start.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from initwell.propagate.atoms import plain, together, viewed
+from initwell.propagate.concentration import Weights
+from initwell.propagate.functions import Function, function_moments
+from initwell.propagate.gram import forgotten, rescaled
+from initwell.propagate.rules.branch import added, multiplied, scaled
+from initwell.propagate.rules.parts import one_atom
+from initwell.propagate.rules.pointwise import gated
+from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.softmax import softmaxed
-from initwell.propagate.signal import Signal, independent
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Signal, independent, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
+
+_TARGETS = "targets of a loss as drawn at random, independent of the model's output"
+_GAUSSIAN = "log-softmax: scores as Gaussian"
+_MEAN = 1
+
+
+def _one_axis(s: Signal, dim: int) -> tuple[Signal, int]:
+    s = plain(one_atom(s, dim), dim)
+    return s, s.axes([dim])[0]
+
+
+def log_sum(scores: Array, weights: Weights) -> tuple[float, Array]:
+    """Return E[L] and Cov(L, L'), L the log of the sum of e^t over independent Gaussians.
+
+    Args:
+        scores: covariances of t with t' by pattern; the first is the variance.
+        weights: of as many scores.
+
+    Raises:
+        UnknownSignalError: the variance is that of a mask and not of scores.
+
+    >>> mean, spread = log_sum(np.array([1e-6, 0.0]), Weights(10))
+    >>> round(mean - math.log(10), 9), round(float(spread[0]) * 1e6, 4)
+    (4.5e-07, 0.1)
+    """
+    v, count = float(scores.flat[0]), weights.count
+    if v > 300:
+        raise UnknownSignalError("a log-softmax of scores with a mask added to them")
+    x, w = np.polynomial.legendre.leggauss(12)
+    drop = [1 - count * float(weights.moments(max(v, 0.0) * (u + 1) / 2, [(2,)])[0]) for u in x]
+    mean = math.log(count) + float(w @ np.array(drop)) * max(v, 0.0) / 4
+    if v <= 0:
+        return mean, scores / count
+    square = float(weights.moments(v, [(2,)])[0])
+    slope = (1 / count - square) ** 2 * count / max(count - 1, 1)
+    rate = _rate((square - 1 / count**2) / slope, v)
+    grown = (np.expm1(rate * scores) / rate - scores) / rate
+    return mean, np.asarray(scores / count + count * slope * grown)
+
+
+def _rate(ratio: float, v: float) -> float:
+    """Solve (e^(λv) − 1)/λ = ratio."""
+    low, high = 1e-9 / v, 100 / v
+    for _ in range(80):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if math.expm1(middle * v) / middle < ratio else (low, middle)
+    return low
+
+
+def log_softmaxed(s: Signal, dim: int) -> Signal:
+    """Apply log-softmax along a dimension."""
+    if not s.dims[dim]:
+        return s.changed(np.zeros_like(s.moments), 0.0)
+    s, axis = _one_axis(s, dim)
+    count = s.atoms[axis].size
+    scores = np.asarray(s.moments.take(0, axis) - s.moments.take(1, axis))
+    mean, spread = log_sum(scores, Weights(count))
+    agree = scores - 2 * scores / count + spread + mean**2
+    found = s.changed(np.stack([agree, agree - scores], axis), -mean, gaussian=s.gaussian)
+    return found.approximate(_GAUSSIAN)
+
+
+def log_softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
+    """Take a gradient back through log-softmax: g − p·Σ g.
+
+    Args:
+        g: the gradient at the log-softmax.
+        s: the scores.
+        dim: the dimension of the classes.
+    """
+    if not s.dims[dim]:
+        return g.changed(np.zeros_like(g.moments), 0.0)
+    p = softmaxed(s, dim)
+    p, g = together(p, g, p.shape)
+    (p, axis), (g, _) = _one_axis(p, dim), _one_axis(g, dim)
+    count = g.atoms[axis].size
+    row = g.moments.take([0], axis) + (count - 1) * g.moments.take([1], axis)
+    moments = g.moments - 2 * row / count + p.moments * count * row
+    # What the scores' rows follow, the targets do not.
+    dims = tuple(forgotten(atoms) for atoms in g.dims)
+    return merged_fidelity(g.changed(np.asarray(moments), 0.0, dims=dims), p)
+
+
+def _log_softmax(call: Call) -> Sequence[Signal]:
+    s = call.signal("self")
+    return [log_softmaxed(s, call["dim"] % len(s.dims))]
 
 
 def _log_softmax_backward(call: Call) -> Sequence[Signal]:
-    """Cross-entropy's gradient (p − y)/N, y the target's one-hot: independent at initialization, E[p y'] = 1/C²."""
     s = call.of(call.forward().arguments["self"])
-    dim = call["dim"] % len(s.dims)
-    g = call.signal("grad_output")
-    if dim != 1 or len(s.dims) != 2 or not g.reasons or _TARGETS not in g.reasons:
-        raise UnknownSignalError("a log-softmax whose gradient is no cross-entropy's")
-    p = softmaxed(s, dim)
-    p, g = together(p, g, p.shape)
-    classes = p.shape[1]
-    # g is −y/N: its mean is −1/(N·C).
-    per = abs(g.mean) * classes
-    return [p.changed(p.moments * per**2 - 2 * per**2 / classes**2 + g.moments, 0.0).approximate(_TARGETS)]
+    return [log_softmax_backward(call.signal("grad_output"), s, call["dim"] % len(s.dims))]
 
 
-_TARGETS = "cross-entropy: targets as drawn at random"
+def _logsumexp(call: Call) -> Sequence[Signal]:
+    """What all share stays, and L is added to it."""
+    s = call.signal("self")
+    dims = [d % len(s.dims) for d in call["dim"]]
+    if len(dims) != 1 or not s.dims[dims[0]]:
+        raise UnknownSignalError("a logsumexp of no axis or several")
+    s, axis = _one_axis(s, dims[0])
+    scores = np.asarray(s.moments.take(0, axis) - s.moments.take(1, axis))
+    mean, spread = log_sum(scores, Weights(s.atoms[axis].size))
+    moments = s.moments.take(1, axis) + 2 * s.mean * mean + mean**2 + spread
+    kept = (*s.dims[: dims[0]], *([()] if call["keepdim"] else []), *s.dims[dims[0] + 1 :])
+    found = s.changed(np.asarray(moments), s.mean + mean, dims=kept, gaussian=s.gaussian)
+    return [found.approximate(_GAUSSIAN)]
 
 
-def _nll_loss_backward(call: Call) -> Sequence[Signal]:
+def _class_weights(call: Call) -> tuple[float, float]:
+    """Return E[w] and E[w²] of the classes' weights."""
+    if call["weight"] is None:
+        return 1.0, 1.0
+    weight = call.signal("weight")
+    return weight.mean, weight.q
+
+
+def _reduced(call: Call, loss: Signal) -> Signal:
+    if call["reduction"] == 0:
+        return loss
+    return summed(loss, range(len(loss.dims)), keep=False, mean=call["reduction"] == _MEAN)
+
+
+def _nll(call: Call) -> Sequence[Signal | None]:
+    """Pick the target's entry: two targets are the same class once in C, and others else."""
+    y = call.signal("self")
+    dim = 1 if len(y.dims) > 1 else 0
+    mean, square = _class_weights(call)
+    others = [d for d in range(len(y.dims)) if d != dim]
+    if not y.dims[dim]:
+        loss = y.regrouped(tuple(y.dims[d] for d in others), y.moments)
+    else:
+        y, axis = _one_axis(y, dim)
+        count = y.atoms[axis].size
+        agree, differ = (np.asarray(y.moments.take(i, axis)) for i in (0, 1))
+        moments = np.asarray(agree / count + differ * (1 - 1 / count))
+        moments[(0,) * moments.ndim] = agree[(0,) * agree.ndim]
+        loss = y.changed(moments, y.mean, dims=tuple(y.dims[d] for d in others))
+    over = mean if call["reduction"] == _MEAN else 1.0
+    moments = loss.moments * (mean / over) ** 2
+    moments[(0,) * moments.ndim] *= square / mean**2
+    loss = loss.changed(moments, -loss.means * mean / over)
+    return [_reduced(call, loss).approximate(_TARGETS), None]
+
+
+def _nll_backward(call: Call) -> Sequence[Signal]:
+    """Give −w/Σw to the target's entry, and nothing to the others of its sample."""
     shape = call.shape()
-    if len(shape) != 2 or call["reduction"] not in (1, 2):
-        raise UnknownSignalError("an nll loss of more than one axis, or unreduced")
-    n, classes = shape
-    per = call.signal("grad_output").mean / (n if call["reduction"] == 1 else 1)
-    y = independent(shape, per**2 / classes, -per / classes, sample=0)
-    moments = y.moments.copy()
-    if classes > 1:
-        moments[(0,) * (moments.ndim - 1) + (1,)] = 0.0
-    return [y.changed(moments, y.mean).approximate(_TARGETS)]
+    dim = 1 if len(shape) > 1 else 0
+    places = math.prod(n for d, n in enumerate(shape) if d != dim)
+    mean, square = _class_weights(call)
+    size = 1 / (places * mean) if call["reduction"] == _MEAN else 1.0
+    y = independent(shape, square / shape[dim], mean / shape[dim], sample=0)
+    if shape[dim] > 1:
+        moments = y.moments.copy()
+        axis = y.axes([dim])[0]
+        moments[tuple(int(i == axis) for i in range(moments.ndim))] = 0.0
+        y = y.changed(moments, y.mean)
+    g = call.signal("grad_output")
+    if call["reduction"] == 0:
+        g = viewed(g, tuple(1 if d == dim else n for d, n in enumerate(shape)))
+    found = scaled(multiplied(*together(y, g, shape)), -size)
+    return [found.approximate(_TARGETS)]
 
+
+def _difference(call: Call) -> Signal:
+    x, target = call.signal("self"), call.signal("target")
+    shape = np.broadcast_shapes(x.shape, target.shape)
+    x, target = together(x, target, shape)
+    d = added(x, target, 1.0, -1.0, gaussian=x.gaussian).approximate(_TARGETS)
+    share = (x.q - x.mean**2) / max(d.q - d.mean**2, 1e-300)
+    for dim in range(len(d.dims)):
+        # Its rows follow what the output's follow in so far as they are the output.
+        d = rescaled(d, dim, share)
+    return d
+
+
+def _huber(width: float, height: float) -> tuple[Function, Function]:
+    """Return the loss that is d²·height/2 within ±width and straight beyond, and its derivative."""
+
+    def loss(d: Array) -> Array:
+        a = np.minimum(np.abs(d), width)
+        return height * (a * a / 2 + width * (np.abs(d) - a))
+
+    def slope(d: Array) -> Array:
+        return height * np.clip(d, -width, width)
+
+    return Function(loss, (-width, width)), Function(slope, (-width, width))
+
+
+def _squared(call: Call) -> tuple[Function, Function]:
+    return Function(lambda d: d * d), Function(lambda d: 2 * d, (), (2.0, 0.0))
+
+
+def _smooth(call: Call) -> tuple[Function, Function]:
+    beta = float(call["beta"])
+    if beta == 0:
+        return Function(np.abs, (0.0,)), Function(np.sign, (0.0,))
+    return _huber(beta, 1 / beta)
+
+
+def _of_difference(curves: Callable[[Call], tuple[Function, Function]]) -> tuple[Rule, Rule]:
+    """Return the forward and backward rules of a loss that is a function of output − target."""
+
+    def forward(call: Call) -> Sequence[Signal]:
+        d = _difference(call)
+        means, moments = function_moments(curves(call)[0], d)
+        return [_reduced(call, d.changed(moments, means))]
+
+    def backward(call: Call) -> Sequence[Signal]:
+        d = _difference(call)
+        g, _ = together(call.signal("grad_output"), d, d.shape)
+        size = 1 / math.prod(d.shape) if call["reduction"] == _MEAN else 1.0
+        return [replace(scaled(gated(curves(call)[1], d, g), size), dims=d.dims)]
+
+    return forward, backward
+
+
+def _softplus(x: Array) -> Array:
+    return np.logaddexp(0.0, x)
+
+
+def _binary(call: Call) -> Sequence[Signal]:
+    """Binary cross-entropy of logits, softplus(x) − x·y: a function of x at y's mean, and x times the rest of y."""
+    if call["weight"] is not None or call["pos_weight"] is not None:
+        raise UnknownSignalError("a binary cross-entropy with weights")
+    x, y = call.signal("self"), call.signal("target")
+    x, y = together(x, y, x.shape)
+    mean = y.mean
+    means, moments = function_moments(Function(lambda u: _softplus(u) - mean * u), x)
+    found = x.changed(moments + (y.moments - mean**2) * x.moments, means)
+    return [_reduced(call, found).approximate(_TARGETS)]
+
+
+_CURVES: Mapping[str, Callable[[Call], tuple[Function, Function]]] = {
+    "aten.mse_loss": _squared,
+    "aten.smooth_l1_loss": _smooth,
+    "aten.huber_loss": lambda call: _huber(float(call["delta"]), 1.0),
+}
+_DIFFERENCES = {name: _of_difference(curves) for name, curves in _CURVES.items()}
 
 RULES: Mapping[str, Rule] = {
+    "aten._log_softmax": _log_softmax,
     "aten._log_softmax_backward_data": _log_softmax_backward,
-    "aten.nll_loss_backward": _nll_loss_backward,
+    "aten.logsumexp": _logsumexp,
+    **dict.fromkeys(("aten.nll_loss_forward", "aten.nll_loss2d_forward"), _nll),
+    **dict.fromkeys(("aten.nll_loss_backward", "aten.nll_loss2d_backward"), _nll_backward),
+    **{name: rules[0] for name, rules in _DIFFERENCES.items()},
+    **{f"{name}_backward": rules[1] for name, rules in _DIFFERENCES.items()},
+    "aten.binary_cross_entropy_with_logits": _binary,
 }

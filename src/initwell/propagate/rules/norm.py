@@ -9,11 +9,16 @@ The backward projects the gradient off the constant and off x̂, over the same a
 
     dx = (g − ḡ − x̂·c)/s,   c = mean(g x̂)       E[dx dx'] = (G − avg G − avg(E[g x̂ g' x̂'])·X̂) / s²
 
+since g − ḡ meets x̂·c only by what of it lies along x̂, which is x̂·c again: −2 + 1 times E[c c'] X̂, and E[c c'] is the
+average of E[g x̂ g' x̂'] over all pairs. An ε takes a share r = var/(var + ε) of x̂², so that c enters with r(2 − r).
+
 g is not independent of x̂ where a nonlinearity follows: g = φ′(u)·h, and u contains x̂. Given a Gaussian u = a·x̂ + rest,
-x̂ has the mean a(u − E u)/var u and the variance 1 − a²/var u; so E[(g x̂)²] and E[g x̂]² are expectations over u alone.
+x̂ has the mean a(u − E u)/var u and the variance 1 − a²/var u; so E[(g x̂)²] and m = E[g x̂]/E[g] are expectations over u
+alone. Two different entries, whose x̂ correlate by X̂, have G·(m² + X̂(1 − m²)).
 
 1/s² is larger than 1/E[s²]: over ν independent entries s² is a χ² with E[1/s²] = ν/(ν−2)/E[s²], and correlated ones
-count as 1/ν = the average of their squared correlations over all pairs.
+count as 1/ν = the average of their squared correlations over all pairs. (At ν below 2.5 there is next to no such
+expectation, and 1/s² is left alone.)
 
 Group norm takes its axes from a view that cuts the channels; instance norm reaches ATen as batch norm of such a view.
 The scale's gradient is g·x̂ summed over all that the scale is shared by, and so is the same E[g x̂ g' x̂'].
@@ -31,7 +36,7 @@ from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
 from initwell.propagate.rules.branch import added, multiplied, scaled
-from initwell.propagate.rules.scatter import inverse_size
+from initwell.propagate.rules.scatter import divided_by_size
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Gate, Signal, merged_fidelity, over_pairs, replace
@@ -118,7 +123,7 @@ def _unit(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Arra
 def times_hat(
     g: Signal, x: Signal, dims: Sequence[int], eps: float, *, tag: int = -1, gates: Sequence[Gate] = ()
 ) -> Signal:
-    """Multiply a gradient by x̂, entry by entry; the arguments are those of ``normalized_backward``."""
+    """Multiply a gradient by x̂, entry by entry, for the scale's gradient; arguments as of ``normalized_backward``."""
     g, x = together(g, x, x.shape)
     hat, variance = _unit(x, dims)
     moments = _with_itself(g, hat, tag, gates or g.gates) * over_pairs(x.atoms, np.sqrt(variance / (variance + eps)))
@@ -242,7 +247,7 @@ def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
     tag, gates = call.forward().outputs[0], _gates(call)
     inner = _unscaled(call, g, layout)
     if call["train"]:
-        dx = scaled(normalized_backward(inner, x, dims, eps, tag=tag, gates=gates), inverse_size(x))
+        dx = divided_by_size(normalized_backward(inner, x, dims, eps, tag=tag, gates=gates), x)
         product = times_hat(g, x, dims, eps, tag=tag, gates=gates)
     else:
         dx = replace(_by_running_variance(call, inner, layout, eps), gates=())

@@ -31,7 +31,7 @@ def _segment(atom: Atom, index: int) -> int:
 
 
 def selected(signal: Signal, dim: int, index: int) -> Signal:
-    """Keep one index of a dimension, which goes.
+    """Keep one index of a dimension, which goes; a negative index counts from the end.
 
     >>> from initwell.propagate.signal import independent
     >>> selected(concatenated([constant((1, 3), 2.0), constant((4, 3), 0.0)], 0), 0, 0).q
@@ -49,7 +49,20 @@ def selected(signal: Signal, dim: int, index: int) -> Signal:
 
 
 def sliced(signal: Signal, dim: int, start: int, stop: int, step: int = 1) -> Signal:
-    """Keep the indices start, start + step, … below stop of a dimension."""
+    """Keep the indices start, start + step, … below stop of a dimension.
+
+    Args:
+        signal: any signal.
+        dim: the dimension.
+        start: the first index, from 0.
+        stop: above the last.
+        step: 1 or more.
+
+    >>> from initwell.propagate.signal import independent
+    >>> whole = concatenated([constant((1, 3), 2.0), independent((4, 3), 1.0)], 0)
+    >>> sliced(whole, 0, 1, 3).q
+    1.0
+    """
     length = len(range(start, stop, step))
     if length == signal.shape[dim]:
         return signal
@@ -154,7 +167,19 @@ def _between(parts: Sequence[Signal], a: tuple[int, int], b: tuple[int, int], ax
 
 
 def padded(signal: Signal, dim: int, before: int, after: int, value: float = 0.0) -> Signal:
-    """Put a constant before and after; negative lengths take away."""
+    """Put a constant before and after; negative lengths take away.
+
+    Args:
+        signal: any signal.
+        dim: the dimension.
+        before: how many entries in front.
+        after: how many behind.
+        value: of them.
+
+    >>> from initwell.propagate.signal import independent
+    >>> padded(independent((2, 3), 1.0), 0, 1, 1).q
+    0.5
+    """
     n = signal.shape[dim]
     if before < 0 or after < 0:
         signal = sliced(signal, dim, max(-before, 0), n - max(-after, 0))
@@ -193,11 +218,11 @@ def _narrow(call: Call) -> Sequence[Signal]:
     return [sliced(x, call["dim"] % len(x.dims), start, start + int(call["length"]))]
 
 
-def _split(call: Call) -> Sequence[Signal]:
+def _split(call: Call) -> Sequence[Signal | None]:
     x = call.signal("self")
     dim = (call["dim"] or 0) % len(x.dims)
     ends = np.cumsum([0, *(call.shape(i)[dim] for i in range(len(call.op.outputs)))])
-    return [sliced(x, dim, int(a), int(b)) for a, b in pairwise(ends)]
+    return [sliced(x, dim, int(a), int(b)) if a < b else None for a, b in pairwise(ends)]
 
 
 def _unbind(call: Call) -> Sequence[Signal]:
@@ -208,7 +233,7 @@ def _unbind(call: Call) -> Sequence[Signal]:
 
 def _tensors(call: Call) -> tuple[list[Signal], list[int]]:
     refs = [ref for ref in call["tensors"] if isinstance(ref, ValueRef)]
-    refs = [ref for ref in refs if call.trace.values[ref.id].shape != (0,)]
+    refs = [ref for ref in refs if 0 not in call.trace.values[ref.id].shape]
     return [call.of(ref) for ref in refs], [ref.id for ref in refs]
 
 
@@ -225,7 +250,10 @@ def _stack(call: Call) -> Sequence[Signal]:
 
 
 def _slice_backward(call: Call) -> Sequence[Signal]:
-    g, shape = call.signal("grad_output"), call.shape()
+    shape, part = call.shape(), call["grad_output"]
+    if isinstance(part, ValueRef) and 0 in call.trace.values[part.id].shape:
+        return [constant(shape, 0.0)]
+    g = call.signal("grad_output")
     dim = call["dim"] % len(shape)
     start, stop, step = _bounds(call, shape[dim])
     if step == 1:

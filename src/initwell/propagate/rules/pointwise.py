@@ -4,8 +4,7 @@ Each moment of φ(u) is E[φ(u)φ(v)] at the correlation of its own agreement pa
 independent of u, has the moments of g times E[φ′(u)φ′(v)]. Assumption: u is Gaussian; where it is not, it says so.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ from initwell.propagate.functions import (
     line,
     unscaled,
 )
-from initwell.propagate.gaussian import covariance, nodes
+from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution, grid_of, through
+from initwell.propagate.peaks import peak_law, within_window
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Gate, Image, Pointwise, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
@@ -107,12 +107,22 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
 
 
 def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) -> Signal:
-    """Return g·slope(u), for a gradient g that is independent of u but for masks that it may have met."""
+    """Return g·slope(u), for a gradient g that is independent of u but for masks that it may have met.
+
+    Args:
+        slope: φ′, or a product of several.
+        u: Gaussian, or of known law.
+        g: the gradient, with the atoms of u.
+        origin: u as later values remember it; None where no later mask can contain it.
+    """
     image = Image(slope, u, g)
     if g.segmented or u.segmented:
         return evaluated(image)
     if g.peak > 1 and covariance(u)[0] > 0:
-        values, weights = peak_law(slope.fn, slope.kinks, u, g.peak)
+        space = max(len(u.dims) - 2, 1)
+        common = within_window(u, [round(g.peak ** (1 / space))] * space)
+        points, weights = peak_law(u, g.peak, common)
+        values = slope.fn(points)
         average, q = float(values @ weights), float((values * values) @ weights)
         slopes = average**2 + (q - average**2) * covariance(u)[1]
     else:
@@ -141,27 +151,6 @@ def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean:
     found = g.changed(np.asarray(moments), g.mean * mean)
     gate = Gate(f.fn, u, found.moments, grid, power, passed / (g.q or 1.0))
     return merged_fidelity(replace(found, gates=(gate,), profile=g.profile), u)
-
-
-def peak_law(f: Callable[[Array], Array], kinks: tuple[float, ...], u: Signal, count: int) -> tuple[Array, Array]:
-    """Return values of f, and their weights, at the largest of ``count`` entries of u along its spatial dimensions.
-
-    What all positions of a sample share does not compete: with c their correlation, the largest is
-    μ + s(√c·z₀ + √(1−c)·z), z with the density n·Φ(z)^(n−1)·φ(z) of the largest of n.
-    """
-    from scipy.special import ndtr
-
-    variance, correlations = covariance(u)
-    spatial = u.axes(range(2, len(u.dims)))
-    shared = float(correlations[tuple(int(i in spatial) for i in range(correlations.ndim))])
-    common = min(max(shared, 0.0), 1.0)
-    z, weights = nodes((), 0.0, 1.0)
-    keep = weights > 1e-9
-    z, weights = z[keep][::2], weights[keep][::2]
-    top = weights * count * ndtr(z) ** (count - 1)
-    values = math.sqrt(common) * z[:, None] + math.sqrt(1 - common) * z[None, :]
-    mass = (weights[:, None] * top[None, :]).ravel()
-    return f(u.mean + math.sqrt(variance) * values.ravel()), mass / mass.sum()
 
 
 def _forward(call: Call) -> Sequence[Signal | None]:

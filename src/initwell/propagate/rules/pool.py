@@ -1,70 +1,291 @@
-"""Max pooling: the largest of K entries of a Gaussian, or of a rising function of one.
+"""Max pooling: the largest entry of each window of a Gaussian, or of a rising function of one.
 
-max φ(u_k) = φ(max u_k) for a rising φ, so the moments are those of φ under the law of the largest of K. In the backward
-the whole gradient of a window goes to that entry: of K entries one gets it, so E[g²] is shared by K, two entries that
-differ get it with probability 1/K², and the entry that gets it is the largest: the gate before must know.
-Assumption: entries of a window are independent given what all positions share; windows do not share their maximum.
+max φ(u_k) = φ(max u_k) for a rising φ, so the moments are those of φ under the law of the largest (``peaks``). Two
+windows go together by what all their entries share, and by the entries that they both hold.
+
+Backward, the whole gradient of a window goes to its largest entry. Two windows of one image with the union U and the
+intersection I have the same largest entry with probability |I|/|U|, as any of U is the largest equally likely; else
+their two entries lie anywhere. In unlike images or channels both lie anywhere, but for what the images have in common.
+So every pair of windows puts E[g g'] on pairs of inputs, an entry that is largest in several gets several gradients,
+and it is a largest one: the gate before must know.
+Assumption: entries of a window are independent given what they share.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
-from initwell.propagate.atoms import plain
+from initwell.propagate.atoms import matched, plain
 from initwell.propagate.gaussian import covariance
-from initwell.propagate.rules.pointwise import peak_law
-from initwell.propagate.rules.taps import geometry, profiled, spread, tapped
+from initwell.propagate.peaks import covariance_of_largest, peak_law, within_window
+from initwell.propagate.rules.parts import one_atom
+from initwell.propagate.rules.taps import Axis, adaptive, axis_of, geometry, profiled, spread
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, constant, replace
+from initwell.propagate.signal import Atom, Signal, replace
 from initwell.propagate.table import Call, Rule
 
-_WHY = "max pooling: entries of a window as independent, and its maxima correlated as its inputs are"
+_WHY = "max pooling: entries of a window as independent but for what all positions share"
 
 
-def _window(call: Call) -> int:
-    return math.prod(spread(call["kernel_size"], len(call.shape()) - 2))
+@dataclass(frozen=True)
+class _Pair:
+    """How many pairs of windows along one axis are alike: lengths of both, and of what they share."""
+
+    first: int
+    second: int
+    overlap: int
+    count: float
 
 
-def _itself(u: Array) -> Array:
-    return u
+def window_pairs(axis: Axis) -> tuple[list[_Pair], list[_Pair]]:
+    """List the pairs of windows of an axis: each with itself, and all that differ.
+
+    >>> one, two = window_pairs(axis_of(np.array([[0, 1], [1, 2]]), np.ones((2, 2), bool), 3))
+    >>> one[0].count, (two[0].overlap, two[0].count)
+    (2.0, (1, 2.0))
+    """
+    lengths = axis.inside.sum(axis=1)
+    first = np.where(axis.inside, axis.at, axis.sizes[1]).min(axis=1)
+    alike = [_Pair(int(n), int(n), int(n), float(k)) for n, k in Counter(lengths.tolist()).items()]
+    near: Counter[tuple[int, int, int]] = Counter()
+    rest: Counter[tuple[int, int]] = Counter()
+    for n, k in Counter(lengths.tolist()).items():
+        for m, j in Counter(lengths.tolist()).items():
+            rest[n, m] += k * j - (k if n == m else 0)
+    for lag in range(1, axis.sizes[0]):
+        overlap = _overlap(axis, lag) if (first[lag:] < first[:-lag] + _reach(axis)).any() else np.zeros(1, int)
+        if not overlap.any():
+            break
+        for n, m, o in zip(lengths[:-lag].tolist(), lengths[lag:].tolist(), overlap.tolist(), strict=True):
+            for pair in ((n, m), (m, n)):
+                near[*pair, o] += 1
+                rest[pair] -= 1
+    apart = [_Pair(n, m, 0, float(k)) for (n, m), k in rest.items() if k > 0]
+    return alike, [_Pair(*key, float(k)) for key, k in near.items()] + apart
+
+
+def _reach(axis: Axis) -> int:
+    return int(axis.at[0].max() - axis.at[0].min()) + 1
+
+
+def _overlap(axis: Axis, lag: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
+    """Count the inputs that each window and the one ``lag`` further on both read."""
+    one, two = axis.at[:-lag, :, None], axis.at[lag:, None, :]
+    both = axis.inside[:-lag, :, None] & axis.inside[lag:, None, :] & (one == two)
+    return np.asarray(both.sum(axis=(1, 2)), dtype=np.int64)
+
+
+def largest(x: Signal, axes: Sequence[Axis]) -> Signal:
+    """Take the largest entry of each window of the last dimensions."""
+    first = len(x.dims) - len(axes)
+    x = plain(x, *range(len(x.dims)))
+    for d in range(first, len(x.dims)):
+        x = one_atom(x, d)
+    image = x.image if x.image is not None and x.image.base is None and x.image.pre.dims == x.dims else None
+    u = image.pre if image else x
+    common = within_window(u, [a.sizes[2] for a in axes])
+    mean, within, between = 0.0, 0.0, 0.0
+    for count, share in _counts(axes):
+        points, chance = peak_law(u, count, common)
+        values = image.phi.fn(points) if image else points
+        centre = float(values @ chance)
+        mean, between = mean + share * centre, between + share * centre**2
+        within += share * (float((values * values) @ chance) - centre**2)
+    together = _together(u, axes, common)
+    # A window at the border has a smaller maximum, whatever the sample and the channel.
+    here = np.zeros((1,) * len(x.axes(range(first))) + tuple(2 for a in axes if a.sizes[0] > 1))
+    here[(0,) * here.ndim] = between - mean**2
+    moments = mean**2 + here + within * together
+    space = tuple((Atom(a.sizes[0]),) if a.sizes[0] > 1 else () for a in axes)
+    found = x.changed(np.asarray(moments), mean, dims=(*x.dims[:first], *space))
+    return replace(found, profile=profiled(found, x, axes, "p").profile).approximate(_WHY)
+
+
+def _counts(axes: Sequence[Axis]) -> list[tuple[int, float]]:
+    found: Counter[int] = Counter()
+    every = [Counter(a.inside.sum(axis=1).tolist()).items() for a in axes]
+    for chosen in product(*every):
+        found[math.prod(n for n, _ in chosen)] += math.prod(k for _, k in chosen)
+    total = sum(found.values())
+    return [(n, k / total) for n, k in found.items()]
+
+
+def _together(u: Signal, axes: Sequence[Axis], common: float) -> Array:
+    """Return the correlation of the maxima of two windows, by pattern of the result."""
+    first = len(u.dims) - len(axes)
+    _, correlations = covariance(u)
+    lead = len(u.axes(range(first)))
+    rho = correlations.reshape(*correlations.shape[:lead], *(2 if d else 1 for d in u.dims[first:]))
+    count = _entries(axes)
+    classes = [window_pairs(a) for a in axes]
+    found = np.zeros((*rho.shape[:lead], *(2 if a.sizes[0] > 1 else 1 for a in axes)))
+    for place in np.ndindex(found.shape[lead:]):
+        shared = _shared(rho, [(a, c[d]) for a, c, d in zip(axes, classes, place, strict=True)], lead)
+        far = shared if any(place) else _shared(rho, [(a, c[0]) for a, c in zip(axes, classes, strict=True)], lead)
+        local = rho.reshape(*rho.shape[:lead], -1)[..., 0] - far
+        overlap = _mean_overlap([c[d] for c, d in zip(classes, place, strict=True)])
+        found[(..., *place)] = shared + _local(local / max(1 - common, 1e-9), count, overlap) * (1 - common)
+    own = found[(0,) * found.ndim]
+    gone = tuple(0 if a.sizes[0] == 1 else slice(None) for a in axes)
+    return np.asarray((found / (own if own > 0 else 1.0))[(..., *gone)])
+
+
+def _shared(rho: Array, axes: Sequence[tuple[Axis, Sequence[_Pair]]], lead: int) -> Array:
+    """Average the correlation of entries of two windows over their pairs that are not one and the same."""
+    weights = np.ones(())
+    for _, pairs in axes:
+        same = sum(p.overlap * p.count for p in pairs)
+        every = sum(p.first * p.second * p.count for p in pairs)
+        weights = np.multiply.outer(weights, np.array([same, every - same]))
+    weights[(0,) * weights.ndim] = 0.0
+    if weights.sum() == 0:
+        weights[(0,) * weights.ndim] = 1.0
+    table = np.broadcast_to(rho, (*rho.shape[:lead], *(2,) * len(axes)))
+    return np.asarray(np.tensordot(table, weights / weights.sum(), len(axes)))
+
+
+def _mean_overlap(classes: Sequence[Sequence[_Pair]]) -> list[tuple[int, float]]:
+    """Return (entries that two windows share, how often)."""
+    found: dict[int, float] = {}
+    for chosen in product(*classes):
+        overlap = math.prod(p.overlap for p in chosen)
+        found[overlap] = found.get(overlap, 0.0) + math.prod(p.count for p in chosen)
+    total = sum(found.values())
+    return [(o, k / total) for o, k in found.items()] if total else [(0, 1.0)]
+
+
+def _local(correlations: Array, count: int, overlaps: Sequence[tuple[int, float]]) -> Array:
+    """Return the covariance of two maxima whose own entries correlate so, where they overlap."""
+    flat = [
+        sum(share * covariance_of_largest(count, min(o, count), min(max(r, 0.0), 1.0)) for o, share in overlaps)
+        for r in correlations.ravel().round(3).tolist()
+    ]
+    return np.array(flat).reshape(correlations.shape)
+
+
+def to_largest(g: Signal, x: Signal, axes: Sequence[Axis]) -> Signal:
+    """Give the gradient of each window of the last dimensions to its largest entry.
+
+    Args:
+        g: the gradient, one entry a window.
+        x: what was pooled.
+        axes: one for each of the last dimensions.
+    """
+    first, rank = len(g.dims) - len(axes), len(axes)
+    g, x = (plain(s, *range(len(s.dims))) for s in (g, x))
+    for d in range(first, len(g.dims)):
+        g, x = one_atom(g, d), one_atom(x, d)
+    g, x = matched(g, x, [(d, d) for d in range(first)])
+    lead = len(g.axes(range(first)))
+    table = _with_all(g.moments, g, first)
+    sums = (range(lead, lead + rank), range(rank, 2 * rank))
+    same, apart = (np.tensordot(table, matrix, sums) for matrix in _destinations(axes))
+    alike = _alike(x, axes).reshape(*(2,) * lead, *(1,) * rank)
+    sizes = [a.sizes[1] for a in axes]
+    moments = (alike * same + (1 - alike) * apart)[(..., *(slice(None) if n > 1 else 0 for n in sizes))]
+    space = tuple((Atom(n),) if n > 1 else () for n in sizes)
+    means = g.means.reshape((1,) * (lead + sum(map(len, space)))) * math.prod(a.sizes[0] / a.sizes[1] for a in axes)
+    found = g.changed(np.asarray(moments), means, dims=(*g.dims[:first], *space))
+    profile = profiled(found, g, axes, "x").profile
+    return replace(found, profile=profile, peak=_entries(axes)).approximate(_WHY)
+
+
+def _entries(axes: Sequence[Axis]) -> int:
+    """Return how many entries a window has, on average."""
+    return max(round(math.prod(float(a.pairs[0, 0, 0]) / a.sizes[0] for a in axes)), 1)
+
+
+def _with_all(moments: Array, signal: Signal, first: int) -> Array:
+    """Return moments with two patterns for every dimension from ``first`` on, those of length 1 included."""
+    lead, space = len(signal.axes(range(first))), signal.dims[first:]
+    table = moments.reshape(*moments.shape[:lead], *(2 if d else 1 for d in space))
+    return np.broadcast_to(table, (*moments.shape[:lead], *(2,) * len(space)))
+
+
+def _alike(x: Signal, axes: Sequence[Axis]) -> Array:
+    """Return how far two images agree in where their largest entry is, by pattern of the leading dimensions.
+
+    Of two entries with correlation r, both images have the same larger one with probability 1 − arccos(r)/π: from 1/2
+    it goes (2/π)·arcsin(r) of the way to 1. Of K entries that share was found by sampling to go as a power of it.
+    """
+    first = len(x.dims) - len(axes)
+    u = x.image.pre if x.image is not None and x.image.base is None and x.image.pre.dims == x.dims else x
+    rho = _with_all(covariance(u)[1], u, first)
+    rho = rho.reshape(*rho.shape[: -len(axes)], -1)
+    count = _entries(axes)
+    common = min(within_window(u, [a.sizes[2] for a in axes]), 1 - 1e-9)
+    local = np.clip((rho[..., 0] - rho[..., -1]) / (1 - common), 0.0, 1.0)
+    found = (np.arcsin(local) * 2 / math.pi) ** (1 + max(math.log2(count) - 1, 0.0) / 6)
+    found[(0,) * found.ndim] = 1.0
+    return np.asarray(found)
+
+
+def _destinations(axes: Sequence[Axis]) -> tuple[Array, Array]:
+    """Return how moments of inputs (first axes) come from those of windows (last axes), by pattern of each.
+
+    Returns:
+        For two windows of one image, and for two that choose their entries independently.
+    """
+    rank = len(axes)
+    same, apart = np.zeros((2,) * 2 * rank), np.zeros((2,) * 2 * rank)
+    classes = [window_pairs(a) for a in axes]
+    for place in np.ndindex(*(2,) * rank):
+        for chosen in product(*(c[d] for c, d in zip(classes, place, strict=True))):
+            number = math.prod(p.count for p in chosen)
+            one, two, overlap = (
+                math.prod(n) for n in zip(*((p.first, p.second, p.overlap) for p in chosen), strict=True)
+            )
+            if one * two == 0:
+                continue
+            both, rest = overlap / (one + two - overlap), one * two - overlap
+            for to in np.ndindex(*(2,) * rank):
+                ways = [p.first * p.second - p.overlap if d else p.overlap for p, d in zip(chosen, to, strict=True)]
+                apart[(*to, *place)] += number * math.prod(ways) / (one * two)
+                share = (1 - both) * math.prod(ways) / rest if any(to) and rest else 0.0
+                same[(*to, *place)] += number * (share if any(to) else both)
+    for to in np.ndindex(*(2,) * rank):
+        pairs = math.prod(a.sizes[1] * (a.sizes[1] - 1 if d else 1) for a, d in zip(axes, to, strict=True))
+        same[to], apart[to] = same[to] / max(pairs, 1), apart[to] / max(pairs, 1)
+    return same, apart
+
+
+def _windows(call: Call, inputs: Sequence[int], outputs: Sequence[int]) -> list[Axis]:
+    if "output_size" in call.op.arguments and "kernel_size" in call.op.arguments:
+        return [_fractional(n, m, k) for n, m, k in zip(inputs, outputs, call["kernel_size"], strict=True)]
+    if "kernel_size" not in call.op.arguments:
+        return adaptive(inputs, outputs)
+    return geometry(call, inputs, outputs, spread(call["kernel_size"], len(inputs)))
+
+
+def _fractional(inputs: int, outputs: int, taps: int) -> Axis:
+    """Spread windows evenly, where the op draws their places at random."""
+    starts = (np.arange(outputs) * (inputs - taps)) // max(outputs - 1, 1)
+    at = starts[:, None] + np.arange(taps)[None, :]
+    return axis_of(at, np.ones_like(at, dtype=bool), inputs)
+
+
+def _space(call: Call) -> int:
+    return 3 if "3d" in call.op.packet else 2
 
 
 def _max_pool(call: Call) -> Sequence[Signal | None]:
-    x, count = call.signal("self"), _window(call)
-    x = plain(x, *range(len(x.dims)))
-    phi, u = (x.image.phi, x.image.pre) if x.image and x.image.base is None else (None, x)
-    rank = len(x.dims)
-    _, correlations = covariance(u)
-    top, chance = peak_law(phi.fn if phi else _itself, phi.kinks if phi else (), u, count)
-    mean, q = float(top @ chance), float((top * top) @ chance)
-    moments = mean**2 + (q - mean**2) * correlations
-    dims = tuple(
-        dim if d < 2 else ((Atom(call.shape()[d]),) if call.shape()[d] > 1 else ()) for d, dim in enumerate(x.dims)
-    )
-    if [len(d) for d in dims] != [len(d) for d in x.dims]:
-        gone = [i for d in range(2, rank) if not dims[d] for i in x.axes([d])]
-        moments = np.asarray(moments[tuple(0 if i in gone else slice(None) for i in range(moments.ndim))])
-    axes = geometry(call, x.shape[2:], call.shape()[2:], spread(call["kernel_size"], rank - 2))
-    profile = profiled(x.changed(moments, mean, dims=dims), x, axes, "p").profile
-    return [replace(x.changed(np.asarray(moments), mean, dims=dims), profile=profile).approximate(_WHY), None]
+    x, n = call.signal("self"), _space(call)
+    return [largest(x, _windows(call, x.shape[-n:], call.shape()[-n:])), None]
 
 
 def _max_pool_backward(call: Call) -> Sequence[Signal]:
-    g, x = call.signal("grad_output"), call.signal("self")
-    g = plain(g, *range(len(g.dims)))
-    kernel = spread(call["kernel_size"], len(x.dims) - 2)
-    count = math.prod(kernel)
-    axes = geometry(call, x.shape[2:], g.shape[2:], kernel)
-    shared = tapped(g, constant(kernel, 1 / count), axes, "pkx")
-    moments = shared.moments.copy()
-    alone = math.prod(a.pairs[0, 0, 0] / a.sizes[1] for a in axes)
-    moments[(0,) * moments.ndim] += g.q * alone * (1 / count - 1 / count**2)
-    found = replace(profiled(shared, g, axes, "x"), moments=moments, gaussian=False, peak=count)
-    return [found.approximate(_WHY)]
+    g, x, n = call.signal("grad_output"), call.signal("self"), _space(call)
+    return [to_largest(g, x, _windows(call, x.shape[-n:], g.shape[-n:]))]
 
+
+_POOLS = ("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool3d")
+_FRACTIONAL = ("fractional_max_pool2d", "fractional_max_pool3d")
 
 RULES: Mapping[str, Rule] = {
-    "aten.max_pool2d_with_indices": _max_pool,
-    "aten.max_pool2d_with_indices_backward": _max_pool_backward,
+    **{f"aten.{name}": _max_pool for name in (*_POOLS, *_FRACTIONAL)},
+    **{f"aten.{name}_backward": _max_pool_backward for name in (*_POOLS, *_FRACTIONAL)},
 }

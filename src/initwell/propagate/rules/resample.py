@@ -77,7 +77,12 @@ def opened(signal: Signal, dim: int) -> Signal:
 
 
 def resampled(signal: Signal, weights: Sequence[Array]) -> Signal:
-    """Apply a known matrix along each of the last dimensions."""
+    """Apply a known matrix along each of the last dimensions.
+
+    Args:
+        signal: any signal.
+        weights: one of shape (P, X) for each of them.
+    """
     rank = len(signal.dims) - len(weights)
     signal = sized(signal, rank)
     sizes, profile, trivial = signal.profile, [], True
@@ -142,7 +147,18 @@ def _padding(mode: str) -> tuple[Rule, Rule]:
 
 
 def rolled(signal: Signal, dim: int, shift: int) -> Signal:
-    """Move the entries of a dimension around its end: what is alike stays alike, and segments change places."""
+    """Move the entries of a dimension around its end: what is alike stays alike, and segments change places.
+
+    Args:
+        signal: any signal.
+        dim: the dimension.
+        shift: by how many places towards higher indices.
+
+    >>> from initwell.propagate.rules.parts import padded
+    >>> from initwell.propagate.signal import independent
+    >>> rolled(padded(independent((2,), 1.0), 0, 0, 3), 0, 1).atoms[0].parts
+    (1, 2, 2)
+    """
     n = signal.shape[dim]
     shift %= max(n, 1)
     inner = math.prod(a.size for a in signal.dims[dim][1:])

@@ -11,7 +11,8 @@ import numpy as np
 
 from initwell.propagate.atoms import together
 from initwell.propagate.functions import Function, as_image, combined, evaluated, line, shared_images
-from initwell.propagate.rules.branch import added, fixed, multiplied, operand, product, shifted
+from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
+from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.pointwise import applied, gated
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
@@ -57,19 +58,10 @@ def _uniform(u: Array) -> Array:
     return np.asarray(ndtr(u))
 
 
-def _away_from_zero(x: Signal) -> bool:
-    image = as_image(x)
-    spread = np.sqrt(max(image.pre.q - image.pre.mean**2, 0.0))
-    values = image.phi.fn(image.pre.mean + spread * np.linspace(-6.0, 6.0, 121))
-    return bool(values.min() > 1e-6 * values.max() > 0)
-
-
 def _unary(name: str, phi: Function) -> Rule:
     def rule(call: Call) -> Sequence[Signal]:
         x = call.signal("self")
-        if name in _POSITIVE and not _away_from_zero(x):
-            raise UnknownSignalError(f"{name} of what may be 0")
-        found = applied(phi, x)
+        found = decreasing(phi, x, f"{name} of what may be 0") if name in _POSITIVE else applied(phi, x)
         return [replace(found, square_of=x) if name == "square" else found]
 
     return rule
@@ -80,14 +72,13 @@ def _pow(call: Call) -> Sequence[Signal]:
     if not isinstance(power, (int, float)):
         raise UnknownSignalError("a power that is a tensor")
     p = float(power)
-    if p < 0 and not _away_from_zero(x):
-        raise UnknownSignalError("a negative power of what may be 0")
     whole = p == int(p)
 
     def fn(u: Array) -> Array:
         return np.asarray(np.power(u, int(p)) if whole and p >= 0 else np.power(np.maximum(u, _TINY), p))
 
-    found = applied(Function(fn, () if whole else (0.0,)), x)
+    phi = Function(fn, () if whole else (0.0,))
+    found = decreasing(phi, x, "a negative power of what may be 0") if p < 0 else applied(phi, x)
     return [replace(found, square_of=x) if p == 2 else found]
 
 
@@ -130,6 +121,17 @@ def chosen(mask: Signal, a: Signal, b: Signal, shape: Sequence[int]) -> Signal:
 
     Of three functions of one Gaussian exactly; of a gradient and 0, the gradient times the mask; else each is taken as
     independent of the mask.
+
+    Args:
+        mask: 1 or 0, a function of a Gaussian or random by itself.
+        a: taken where it is 1.
+        b: taken where it is 0.
+        shape: that all three are broadcast to.
+
+    >>> u = replace(independent((4,), 1.0), gaussian=True)
+    >>> mask = applied(Function(lambda x: np.greater(x, 0).astype(float), (0.0,)), u)
+    >>> round(chosen(mask, u, constant((), 0.0), (4,)).mean, 6)  # relu
+    0.398942
     """
     condition = as_image(mask)
     parts = [_function_of(condition, s) for s in (a, b)]
@@ -170,10 +172,15 @@ def _gated_by(condition: Image, g: Signal) -> Signal:
 
 
 def _where(call: Call) -> Sequence[Signal]:
+    for kept, fill, shut in (("self", "other", False), ("other", "self", True)):
+        if (found := masked_choice(call, "condition", kept, fill, shut=shut)) is not None:
+            return [found]
     return [chosen(call.signal("condition"), operand(call, "self"), operand(call, "other"), call.shape())]
 
 
 def _masked_fill(call: Call) -> Sequence[Signal]:
+    if (found := masked_choice(call, "mask", "self", "value", shut=True)) is not None:
+        return [found]
     return [chosen(call.signal("mask"), operand(call, "value"), call.signal("self"), call.shape())]
 
 

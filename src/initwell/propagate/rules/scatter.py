@@ -6,12 +6,15 @@ positions, Σ that of the x_k. From channel to channel that varies, relative to 
     κ = (E[w⁴]/E[w²]² − 1)/K + 2(1 − 1/K)·c²,      c² the average squared correlation of two different x_k
 
 A depthwise 3×3 convolution has K = 9. Batch norm's backward divides each channel by its own size, and E[1/s²] is
-1/(1 − κ) times 1/E[s²] where s² is a gamma variable of that relative variance. Assumption: x_k of equal variance.
+1/(1 − κ) times 1/E[s²] where s² is a gamma variable of that relative variance. The convolution's own backward then
+multiplies by w, whose size made s: E[w²/s²] = E[w²]/E[s²] as far as s² = σ_x²·Σ w_k², and the first term of κ is
+undone. Channels of x that few weights made differ in size themselves: what reads K/taps of them keeps that share.
 """
 
 import math
 from collections.abc import Sequence
 
+from initwell.propagate.rules.branch import scaled
 from initwell.propagate.signal import Signal, replace
 
 _MOST = 0.5
@@ -26,30 +29,37 @@ def scattered(y: Signal, x: Signal, weight: Signal, taps: int, fan: int) -> Sign
         weight: fresh; its ``scatter`` is E[w⁴]/E[w²]² − 1.
         taps: positions that an entry of y reads of one channel.
         fan: entries that it reads in all.
+
+    Returns:
+        y with the two terms of κ as its ``scatter``, and in the second what x's channels bring along.
     """
-    if weight.scatter == 0 or weight.mean != 0 or fan < 1:
+    tails = weight.scatter[0]
+    if tails == 0 or weight.mean != 0 or fan < 1:
         return y
     others = {*x.axes([0]), *x.axes(range(2, len(x.dims)))}
     channels = set(x.axes([1]))
     level = x.averaged(others)
     variance = x.q - level
     if variance <= 1e-9 * x.q:
-        return replace(y, scatter=weight.scatter / fan)
+        return replace(y, scatter=(tails / fan, 0.0))
     same = (x.averaged(x.axes(range(2, len(x.dims)))) - level) / variance if taps > 1 else 0.0
     apart = (x.averaged(channels) - x.averaged(channels | others)) / variance if fan > taps else 0.0
     inside = (taps - 1) / max(fan - 1, 1)
     squared = inside * same**2 + (1 - inside) * apart**2
-    return replace(y, scatter=weight.scatter / fan + 2 * (1 - 1 / fan) * squared)
+    before = sum(x.scatter) * taps / fan
+    return replace(y, scatter=(tails / fan, before + 2 * (1 - 1 / fan) * squared))
 
 
-def inverse_size(x: Signal) -> float:
-    """Return √(E[1/s²]·E[s²]), s the size of a channel.
+def divided_by_size(g: Signal, x: Signal) -> Signal:
+    """Correct a gradient that was divided by the average size of x's channels: each is divided by its own.
 
     >>> from initwell.propagate.signal import independent
-    >>> inverse_size(independent((4, 3), 1.0))
-    1.0
+    >>> few = replace(independent((4, 3), 1.0), scatter=(0.2, 0.0))
+    >>> round(divided_by_size(independent((4, 3), 1.0), few).q, 9)
+    1.25
     """
-    return 1 / math.sqrt(1 - min(x.scatter, _MOST))
+    own, read = (1 - min(part, _MOST) for part in x.scatter)
+    return replace(scaled(g, 1 / math.sqrt(own * read)), undone=math.sqrt(own))
 
 
 def fan_of(shape: Sequence[int]) -> tuple[int, int]:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from initwell.propagate.atoms import expanded, over_all, permuted, viewed
+from initwell.propagate.functions import as_image
 from initwell.propagate.segments import along
-from initwell.propagate.signal import Average, Signal, constant, replace
+from initwell.propagate.signal import Average, Image, Signal, constant, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 
@@ -13,7 +14,11 @@ def _same(call: Call) -> Sequence[Signal]:
 
 
 def _view(call: Call) -> Sequence[Signal]:
-    return [viewed(call.signal("self"), call.shape())]
+    x = call.signal("self")
+    found = viewed(x, call.shape())
+    if x.mask is None or x.shape == found.shape:
+        return [found]
+    return [replace(found, mask=x.mask.seen_as(x.shape, call.shape()))]
 
 
 def _t(call: Call) -> Sequence[Signal]:
@@ -35,11 +40,31 @@ def _permute(call: Call) -> Sequence[Signal]:
 
 
 def _expand(call: Call) -> Sequence[Signal]:
-    return [expanded(call.signal("self"), call.shape())]
+    return [repeated(call.signal("self"), call.shape())]
+
+
+def repeated(x: Signal, shape: Sequence[int]) -> Signal:
+    """Repeat along dimensions of length 1; the result remembers the average that it is a function of."""
+    found, image = expanded(x, shape), as_image(x)
+    if found is x or image.base is not None or image.pre.average is None or image.pre.dims != x.dims:
+        return found
+    pre = replace(expanded(image.pre, shape), average=image.pre.average)
+    return pre if image.pre is x else replace(found, image=Image(image.phi, pre))
 
 
 def summed(signal: Signal, dims: Sequence[int], *, keep: bool, mean: bool) -> Signal:
-    """Sum or average over dimensions: agree/n + differ·(1 − 1/n) for a mean, n² times that for a sum."""
+    """Sum or average over dimensions: agree/n + differ·(1 − 1/n) for a mean, n² times that for a sum.
+
+    Args:
+        signal: any signal.
+        dims: the dimensions.
+        keep: whether they stay, of length 1.
+        mean: whether to divide by n.
+
+    >>> from initwell.propagate.signal import independent
+    >>> summed(independent((4, 3), 1.0), [0], keep=False, mean=True).moments.tolist()
+    [0.25, 0.0]
+    """
     axes = signal.axes(dims)
     moments, means, count = over_all(signal, signal.moments, axes), signal.means, 1
     for axis in axes:

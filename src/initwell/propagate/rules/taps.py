@@ -17,7 +17,6 @@ which is carried along each axis by itself.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,19 +30,30 @@ from initwell.propagate.signal import Atom, Signal, constant, merged_fidelity, r
 from initwell.propagate.table import Call, Rule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Axis:
     """One spatial axis: how many pairs of incidences agree in what.
 
     Attributes:
         pairs: N[p, x, k], 0 for agree and 1 for differ.
         sizes: number of output positions, input positions and taps.
-        links: shape (outputs, inputs): the number of taps by which an output reads an input.
+        at: shape (outputs, taps): the input position that an output reads through a tap.
+        inside: whether there is such a position, and not padding.
     """
 
     pairs: Array
     sizes: tuple[int, int, int]
-    links: Array
+    at: NDArray[np.int64]
+    inside: NDArray[np.bool_]
+
+    def read(self, size: Array) -> Array:
+        """Add up, for each output, what its inputs have."""
+        return np.asarray(np.where(self.inside, size[np.where(self.inside, self.at, 0)], 0.0).sum(axis=1))
+
+    def spread(self, size: Array) -> Array:
+        """Add up, for each input, what the outputs that read it have."""
+        each = np.broadcast_to(size[:, None], self.at.shape)[self.inside]
+        return np.bincount(self.at[self.inside], weights=each, minlength=self.sizes[1]).astype(np.float64)
 
 
 def spatial_axis(inputs: int, outputs: int, taps: int, stride: int, padding: int, dilation: int) -> Axis:
@@ -53,21 +63,19 @@ def spatial_axis(inputs: int, outputs: int, taps: int, stride: int, padding: int
     10.0
     """
     at = np.arange(outputs)[:, None] * stride - padding + np.arange(taps)[None, :] * dilation
-    inside = (at >= 0) & (at < inputs)
-    return _axis(inside, at, (outputs, inputs, taps))
+    return axis_of(at, (at >= 0) & (at < inputs), inputs)
 
 
-def _axis(inside: NDArray[np.bool_], at: NDArray[Any], sizes: tuple[int, int, int]) -> Axis:
+def axis_of(at: NDArray[np.int64], inside: NDArray[np.bool_], inputs: int) -> Axis:
+    """Count the pairs of a list of incidences; the arguments are those of an ``Axis``."""
     every = float(inside.sum())
     by_output, by_tap = inside.sum(axis=1).astype(float), inside.sum(axis=0).astype(float)
-    by_input = np.bincount(at[inside].astype(int), minlength=sizes[1]).astype(float)
+    by_input = np.bincount(at[inside], minlength=inputs).astype(float)
     pairs = np.zeros((2, 2, 2))
     pairs[0, 0, 0] = every
     pairs[0, 1, 1], pairs[1, 0, 1], pairs[1, 1, 0] = (float(d @ d) - every for d in (by_output, by_input, by_tap))
     pairs[1, 1, 1] = every**2 - pairs.sum()
-    links = np.zeros(sizes[:2])
-    np.add.at(links, (np.nonzero(inside)[0], at[inside].astype(int)), 1.0)
-    return Axis(pairs, sizes, links)
+    return Axis(pairs, (at.shape[0], inputs, at.shape[1]), at, inside)
 
 
 def tapped(
@@ -149,10 +157,9 @@ def profiled(found: Signal, source: Signal, axes: Sequence[Axis], role: str) -> 
     """
     factor, profile = 1.0, []
     for i, axis in enumerate(axes):
-        links = axis.links if role == "p" else axis.links.T
-        size = source.profile[i] if source.profile else np.ones(links.shape[1])
-        here = links @ size
-        factor *= float(here.sum() / links.sum())
+        size = source.profile[i] if source.profile else np.ones(axis.sizes["xp".index(role)])
+        here = axis.read(size) if role == "p" else axis.spread(size)
+        factor *= float(here.sum() / axis.pairs[0, 0, 0])
         profile.append(here / here.mean())
     # It is no number times what ``tapped`` gave: that was a step on the way, without the sizes.
     return replace(scaled(found, math.sqrt(factor)), profile=tuple(profile), image=None)
@@ -267,7 +274,7 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     if wanted[0]:
         roles = conv.roles["y"] + "k" + conv.roles["x"]
         dx = tapped(grouped, conv.weight, conv.axes, roles, over=[(2, 1)], batch=[(1, 0)])
-        found.append(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]))
+        found.append(scaled(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]), g.undone))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
         dw = tapped(grouped, _grouped(x, conv.groups), conv.axes, roles, over=[(0, 0)], batch=[(1, 1)])
@@ -283,12 +290,21 @@ def _pool(
     call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]
 ) -> tuple[list[Axis], Signal]:
     axes = geometry(call, inputs, outputs, kernel)
-    size = float(np.prod(kernel))
+    n = len(kernel)
+    stride = spread(call["stride"], n) if call["stride"] not in ((), None) else tuple(kernel)
+    columns = (inputs, outputs, kernel, stride, spread(call["padding"], n))
+    size = math.prod(_window(*column) for column in zip(*columns, strict=True))
     if call["divisor_override"]:
         size = float(call["divisor_override"])
     elif call["count_include_pad"] is False:
-        size = float(np.prod([a.pairs[0, 0, 0] / a.sizes[0] for a in axes]))
+        size = _mean_window(axes)
     return axes, constant(kernel, 1 / size)
+
+
+def _window(inputs: int, outputs: int, taps: int, stride: int, padding: int) -> float:
+    """Return what a window counts on average: with ``ceil_mode`` it ends where the padding does."""
+    start = np.arange(outputs) * stride - padding
+    return float((np.minimum(start + taps, inputs + padding) - start).mean())
 
 
 def _avg_pool(call: Call) -> Sequence[Signal]:
@@ -305,27 +321,31 @@ def _avg_pool_backward(call: Call) -> Sequence[Signal]:
     return [profiled(tapped(g, kernel, axes, "pkx"), g, axes, "x")]
 
 
-def _adaptive(shape: Sequence[int], outputs: Sequence[int]) -> tuple[list[Axis], float]:
+def adaptive(inputs: Sequence[int], outputs: Sequence[int]) -> list[Axis]:
+    """Return the axes of adaptive pooling: window i goes from ⌊i·n/m⌋ to ⌈(i + 1)·n/m⌉."""
     axes = []
-    for n, m in zip(shape, outputs, strict=True):
+    for n, m in zip(inputs, outputs, strict=True):
         starts = np.arange(m) * n // m
         ends = -((-(np.arange(m) + 1) * n) // m)
-        taps = int((ends - starts).max())
-        at = starts[:, None] + np.arange(taps)[None, :]
-        axes.append(_axis(at < ends[:, None], at, (m, n, taps)))
-    return axes, float(np.prod([a.pairs[0, 0, 0] / a.sizes[0] for a in axes]))
+        at = starts[:, None] + np.arange(int((ends - starts).max()))[None, :]
+        axes.append(axis_of(at, at < ends[:, None], n))
+    return axes
+
+
+def _mean_window(axes: Sequence[Axis]) -> float:
+    return float(np.prod([a.pairs[0, 0, 0] / a.sizes[0] for a in axes]))
 
 
 def _adaptive_avg_pool(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
-    axes, size = _adaptive(x.shape[2:], call.shape()[2:])
-    return [tapped(x, constant([a.sizes[2] for a in axes], 1 / size), axes, "xkp")]
+    axes = adaptive(x.shape[2:], call.shape()[2:])
+    return [tapped(x, constant([a.sizes[2] for a in axes], 1 / _mean_window(axes)), axes, "xkp")]
 
 
 def _adaptive_avg_pool_backward(call: Call) -> Sequence[Signal]:
     g = call.signal("grad_output")
-    axes, size = _adaptive(call.shape()[2:], g.shape[2:])
-    return [scaled(tapped(g, constant([a.sizes[2] for a in axes], 1.0), axes, "pkx"), 1 / size)]
+    axes = adaptive(call.shape()[2:], g.shape[2:])
+    return [tapped(g, constant([a.sizes[2] for a in axes], 1 / _mean_window(axes)), axes, "pkx")]
 
 
 RULES: Mapping[str, Rule] = {
@@ -337,4 +357,6 @@ RULES: Mapping[str, Rule] = {
     "aten.avg_pool3d_backward": _avg_pool_backward,
     "aten._adaptive_avg_pool2d": _adaptive_avg_pool,
     "aten._adaptive_avg_pool2d_backward": _adaptive_avg_pool_backward,
+    "aten._adaptive_avg_pool3d": _adaptive_avg_pool,
+    "aten._adaptive_avg_pool3d_backward": _adaptive_avg_pool_backward,
 }

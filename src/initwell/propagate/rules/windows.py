@@ -29,12 +29,16 @@ _OVERLAP = "overlapping windows: which entries of two windows are one and the sa
 def _tiles(axis: Axis) -> bool:
     """Whether windows lie side by side and cover all."""
     outputs, inputs, taps = axis.sizes
-    rows = np.repeat(np.eye(outputs), taps, axis=1)
-    return outputs * taps == inputs and bool(np.array_equal(axis.links, rows))
+    return outputs * taps == inputs and bool(np.array_equal(axis.at.ravel(), np.arange(inputs)))
 
 
 def windows(signal: Signal, dim: int, axis: Axis) -> Signal:
     """Put the windows of a dimension in its place: two dimensions, tap and position.
+
+    Args:
+        signal: any signal.
+        dim: the dimension.
+        axis: which entries each window has.
 
     >>> from initwell.propagate.signal import independent
     >>> windows(independent((4,), 1.0), 0, spatial_axis(4, 3, 2, 1, 0, 1)).moments.round(3).tolist()
@@ -59,6 +63,11 @@ def windows(signal: Signal, dim: int, axis: Axis) -> Signal:
 
 def overlaid(signal: Signal, dim: int, axis: Axis) -> Signal:
     """Add windows up where they lie: two dimensions, tap and position, become one.
+
+    Args:
+        signal: any signal.
+        dim: the dimension of the taps; that of the positions follows it.
+        axis: which entries each window has.
 
     >>> from initwell.propagate.signal import constant
     >>> overlaid(constant((2, 3), 1.0), 0, spatial_axis(4, 3, 2, 1, 0, 1)).q  # 1, 2, 2, 1
@@ -174,16 +183,34 @@ def _copy(call: Call) -> Sequence[Signal]:
 
 
 def _as_strided(call: Call) -> Sequence[Signal]:
-    """A slice of a dense tensor, written as strides: the offset says where it starts along each dimension."""
-    x = call.signal("self")
-    strides = _strides(call)
-    if tuple(call["stride"]) != strides:
+    """The whole of a dense tensor in another layout, or a slice of it: the offset says where along each dimension."""
+    x, shape = call.signal("self"), call.shape()
+    strides, given, offset = _strides(call), tuple(call["stride"]), int(call["storage_offset"] or 0)
+    if offset == 0 and (order := _laid_out(shape, given)) is not None and (own := _laid_out(x.shape, strides)):
+        whole = viewed(permuted(x, own), [shape[d] for d in order])
+        return [permuted(whole, [order.index(d) for d in range(len(shape))])]
+    # Where a dimension is of length 1, its stride leads nowhere and may be any number.
+    if len(given) != len(strides) or any(g != s for g, s, n in zip(given, strides, shape, strict=True) if n > 1):
         raise UnknownSignalError("strides that are no slice of a dense tensor")
-    offset = int(call["storage_offset"] or 0)
     for dim in sorted(range(len(strides)), key=lambda d: -strides[d]):
         start, offset = divmod(offset, strides[dim])
-        x = sliced(x, dim, start, start + call.shape()[dim])
+        x = sliced(x, dim, start, start + shape[dim])
     return [x]
+
+
+def _laid_out(shape: Sequence[int], strides: Sequence[int]) -> list[int] | None:
+    """Return the dimensions by how far they step through memory, where they fill it without gaps; else None.
+
+    >>> _laid_out((4, 3, 2, 1), (6, 1, 3, 99))
+    [0, 2, 1, 3]
+    """
+    order = sorted((d for d, n in enumerate(shape) if n > 1), key=lambda d: -strides[d])
+    step = 1
+    for d in reversed(order):
+        if strides[d] != step:
+            return None
+        step *= shape[d]
+    return order + [d for d, n in enumerate(shape) if n == 1]
 
 
 def _strides(call: Call) -> tuple[int, ...]:

@@ -1,0 +1,135 @@
+"""Nonlinearities with a second operand: PReLU's learned slopes, RReLU's drawn ones, GLU's gate.
+
+PReLU is a leaky ReLU whose slope a is given; E[φ²] has E[a²] in it, so slopes that differ count by their rms. Its
+slope's gradient is g·min(u, 0). RReLU draws its slope r anew for every entry: two entries have E[r]², one has E[r²],
+
+    E[y²] = E[leaky(u)²] + Var(r)·E[min(u, 0)²]        E[dx²] = E[g²]·(E[leaky′²] + Var(r)·P(u < 0))
+
+GLU is a·σ(b) of the two halves of a dimension; da = g·σ(b), db = g·a·σ′(b).
+Assumption: slopes and the two halves are independent of each other and of u, as outputs of fresh weights are.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+
+from initwell.propagate.atoms import together
+from initwell.propagate.functions import Function, function_moments
+from initwell.propagate.rules.branch import fixed, multiplied
+from initwell.propagate.rules.parts import concatenated, sliced
+from initwell.propagate.rules.pointwise import applied, pulled_back
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Signal, replace
+from initwell.propagate.table import Call, Rule
+from initwell.theory.activation import Activation
+from initwell.theory.activations import activation
+
+_SLOPES = "a PReLU's slopes that differ, by their root mean square"
+
+
+def _below(u: Array) -> Array:
+    return np.minimum(u, 0.0)
+
+
+def _negative(u: Array) -> Array:
+    return np.where(u < 0, 1.0, 0.0)
+
+
+@cache
+def _leaky(slope: float) -> Activation:
+    return activation("leaky_relu", slope=slope)
+
+
+def _slope(call: Call) -> Activation:
+    weight = call.signal("weight")
+    return _leaky(math.copysign(weight.rms, weight.mean))
+
+
+def _noted(call: Call, signal: Signal) -> Signal:
+    return signal if fixed(call.signal("weight")) else signal.approximate(_SLOPES)
+
+
+def _prelu(call: Call) -> Sequence[Signal]:
+    return [_noted(call, applied(_slope(call), call.signal("self")))]
+
+
+def _prelu_backward(call: Call) -> Sequence[Signal]:
+    g, u = call.signal("grad_output"), call.signal("self")
+    below = Activation("min(u, 0)", _below, _below, kinks=(0.0,))
+    return [_noted(call, pulled_back(_slope(call), u, g, u)), pulled_back(below, u, g, u)]
+
+
+def _drawn(call: Call) -> tuple[Activation, float]:
+    """Return the leaky ReLU of the mean slope, and the variance of the slopes that are drawn about it."""
+    low, high = float(call["lower"]), float(call["upper"])
+    return _leaky((low + high) / 2), (high - low) ** 2 / 12 if call["training"] else 0.0
+
+
+def _with_own(signal: Signal, q: Array) -> Signal:
+    """Add what each entry has for itself, by segment; it is then no function of u alone."""
+    moments = signal.moments.copy()
+    moments[tuple(slice(n) for n in signal.means.shape)] += q
+    return replace(signal, moments=moments, image=None)
+
+
+def _rrelu(call: Call) -> Sequence[Signal | None]:
+    phi, spread = _drawn(call)
+    u = call.signal("self")
+    found = applied(phi, u)
+    if spread:
+        found = _with_own(found, spread * _diagonal(Function(_below, (0.0,)), u))
+    return [found] + [None] * (len(call.op.outputs) - 1)
+
+
+def _diagonal(f: Function, u: Signal) -> Array:
+    _, moments = function_moments(f, u)
+    return np.asarray(moments[tuple(slice(n) for n in u.means.shape)])
+
+
+def _rrelu_backward(call: Call) -> Sequence[Signal]:
+    phi, spread = _drawn(call)
+    g, u = call.signal("grad_output"), call.signal("self")
+    found = pulled_back(phi, u, g, u)
+    if spread:
+        found = _with_own(found, spread * g.diagonal * _diagonal(Function(_negative, (0.0,)), u))
+    return [found]
+
+
+def _halves(call: Call) -> tuple[Signal, Signal, int]:
+    x = call.signal("self")
+    dim = call["dim"] % len(x.dims)
+    middle = x.shape[dim] // 2
+    return sliced(x, dim, 0, middle), sliced(x, dim, middle, 2 * middle), dim
+
+
+def _glu(call: Call) -> Sequence[Signal]:
+    a, b, _ = _halves(call)
+    return [multiplied(*_alike(a, applied(activation("sigmoid"), b), call.shape()))]
+
+
+def _alike(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal]:
+    return (a, b) if a.dims == b.dims else together(a, b, shape)
+
+
+def _glu_backward(call: Call) -> Sequence[Signal]:
+    a, b, dim = _halves(call)
+    g = call.signal("grad_output")
+    sigmoid = activation("sigmoid")
+    opened = Activation("sigmoid", sigmoid.derivative, sigmoid.fn)
+    g, b = _alike(g, b, g.shape)
+    g, a = _alike(g, a, g.shape)
+    da = pulled_back(opened, b, g)
+    db = pulled_back(sigmoid, b, multiplied(g, a))
+    return [concatenated([da, db], dim)]
+
+
+RULES: Mapping[str, Rule] = {
+    "aten._prelu_kernel": _prelu,
+    "aten._prelu_kernel_backward": _prelu_backward,
+    "aten.rrelu_with_noise": _rrelu,
+    "aten.rrelu_with_noise_backward": _rrelu_backward,
+    "aten.glu": _glu,
+    "aten.glu_backward": _glu_backward,
+}

@@ -1,0 +1,42 @@
+"""Euclidean norms over dimensions: ‖x‖ = √(n·mean(x²)), of which x/‖x‖ is then the normalization that it is."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import numpy as np
+
+from initwell.propagate.functions import Function
+from initwell.propagate.rules.pointwise import applied
+from initwell.propagate.rules.shape import summed
+from initwell.propagate.signal import Average, Signal, replace
+from initwell.propagate.table import Call, Rule, UnknownSignalError
+
+
+def euclidean(x: Signal, dims: Sequence[int], *, keep: bool) -> Signal:
+    """Return √(Σ x²) over some dimensions.
+
+    Args:
+        x: any signal.
+        dims: the dimensions.
+        keep: whether they stay, of length 1.
+
+    >>> from initwell.propagate.signal import independent
+    >>> round(euclidean(independent((8, 400), 1.0), [1], keep=True).rms, 3)
+    20.0
+    """
+    squares = applied(Function(np.square), x)
+    mean = replace(summed(squares, dims, keep=keep, mean=True), average=Average("square", x, tuple(dims)))
+    n = prod(x.shape[d] for d in dims)
+    return applied(Function(lambda v: np.sqrt(n * np.maximum(v, 0.0)), (0.0,)), mean)
+
+
+def _norm(call: Call) -> Sequence[Signal]:
+    x, given = call.signal("self"), call["dim"]
+    if call["ord"] != 2:
+        raise UnknownSignalError("a norm that is not the Euclidean one")
+    dims = range(len(x.dims)) if given is None or given == () else given
+    whole = [d % len(x.dims) for d in ([dims] if isinstance(dims, int) else dims)]
+    return [euclidean(x, whole, keep=bool(call["keepdim"]))]
+
+
+RULES: Mapping[str, Rule] = {"aten.linalg_vector_norm": _norm}

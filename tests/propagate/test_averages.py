@@ -1,0 +1,47 @@
+"""Averages of few squares: functions of them under the gamma law, against sampling."""
+
+import numpy as np
+import pytest
+
+from initwell.propagate.averages import gamma_moments, is_average_of_squares
+from initwell.propagate.functions import Function
+from initwell.propagate.rules.shape import summed
+from initwell.propagate.rules.vector_norm import euclidean
+from initwell.propagate.signal import Average, Signal, independent, replace
+
+SAMPLES = 400_000
+FUNCTIONS = {
+    "root": Function(np.sqrt),
+    "one over the root": Function(lambda v: v**-0.5),
+    "one over": Function(lambda v: 1 / v),
+    "power -1.5": Function(lambda v: v**-1.5),
+}
+
+
+def average(count: int, scale: float) -> Signal:
+    """Return the mean of ``count`` squares of independent Gaussians of variance ``scale``."""
+    x = replace(independent((50, count), scale), gaussian=True)
+    squares = independent((50, count), 3 * scale**2, scale)
+    return replace(summed(squares, [1], keep=False, mean=True), average=Average("square", x, (1,)))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("count", [16, 64, 1000])
+def test_functions_of_an_average_of_squares_by_sampling(name: str, count: int) -> None:
+    v, f = average(count, 2.5), FUNCTIONS[name]
+    assert is_average_of_squares(v)
+    means, moments = gamma_moments(f, v)
+    drawn = f.fn(2.5 * np.random.default_rng(3).chisquare(count, SAMPLES) / count)
+    # The relative standard error of 400,000 squares is below 0.5 % for all of these.
+    assert float(means.flat[0]) == pytest.approx(drawn.mean(), rel=0.005)
+    assert float(moments[0]) == pytest.approx((drawn**2).mean(), rel=0.02)
+    assert float(moments[1]) == pytest.approx(drawn.mean() ** 2, rel=0.02)
+
+
+def test_the_length_of_a_vector_of_few_entries_by_sampling() -> None:
+    x = replace(independent((50, 5), 2.0), gaussian=True)
+    found = euclidean(x, [1], keep=True)
+    lengths = np.linalg.norm(np.random.default_rng(5).normal(0, np.sqrt(2.0), (SAMPLES, 5)), axis=1)
+    assert found.mean == pytest.approx(lengths.mean(), rel=0.005)
+    assert found.q == pytest.approx((lengths**2).mean(), rel=0.005)
+    assert found.shape == (50, 1)

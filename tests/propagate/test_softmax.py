@@ -1,0 +1,123 @@
+"""Softmax's moments against sampled softmaxes: of Gaussian scores, of rows of unlike variance, of points on a sphere.
+
+Sampling: each moment is an average over n rows of T weights; its own relative error is estimated from the rows, and
+bounds are five of these, at most 3 %. Taking all rows as of one variance, or the sphere as Gaussian, is off by more.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from initwell.propagate.concentration import Weights
+from initwell.propagate.rules.softmax import gradient_size, softmax_backward, softmaxed
+from initwell.propagate.signal import independent
+
+ROWS = 80000
+
+
+def agrees(found: float, draws: Tensor) -> None:
+    """Within five standard errors, which are at most 3 % in all."""
+    mean, error = float(draws.mean()), float(draws.std()) / math.sqrt(len(draws))
+    assert 5 * error < 0.03 * abs(mean)
+    assert abs(found - mean) < 5 * error
+
+
+def gaussian(variance: float, count: int, rows: int = ROWS) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(rows, count, dtype=torch.float64, generator=generator) * math.sqrt(variance)
+
+
+@pytest.mark.parametrize("variance", [0.05, 1.0, 6.0, 40.0])
+@pytest.mark.parametrize("count", [2, 12, 90])
+def test_moments_of_weights_by_sampling(variance: float, count: int) -> None:
+    p = gaussian(variance, count).softmax(1)
+    square, pair = Weights(count).moments(variance, [(2,), (1, 1)])
+    agrees(square, p.square().mean(1))
+    # They add up to 1.
+    assert count * square + count * (count - 1) * pair == pytest.approx(1.0, rel=1e-9)
+
+
+def test_rows_of_unlike_variance_by_sampling() -> None:
+    # Scores q·k of 8 channels: given q their variance is |q|²/8, a χ² of 8 degrees with relative variance 2/8.
+    generator = torch.Generator().manual_seed(4)
+    q = torch.randn(ROWS, 1, 8, dtype=torch.float64, generator=generator)
+    k = torch.randn(ROWS, 30, 8, dtype=torch.float64, generator=generator)
+    p = (q * k).sum(-1).softmax(1)
+    (found,) = Weights(30, spread=2 / 8).moments(8.0, [(2,)])
+    (plain,) = Weights(30).moments(8.0, [(2,)])
+    agrees(found, p.square().mean(1))
+    assert abs(plain / found - 1) > 0.03
+
+
+def test_rows_on_a_sphere_by_sampling() -> None:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(ROWS, 40, 16, dtype=torch.float64, generator=generator)
+    s = 2 * x[..., 0] / x.norm(dim=-1) * math.sqrt(16)
+    (found,) = Weights(40, width=16.0).moments(4.0, [(2,)])
+    (plain,) = Weights(40).moments(4.0, [(2,)])
+    agrees(found, s.softmax(1).square().mean(1))
+    assert plain > 1.1 * found
+
+
+@pytest.mark.parametrize("powers", [(1, 1), (3, 1)], ids=["pair", "cube"])
+def test_how_moments_go_with_correlation(powers: tuple[int, int]) -> None:
+    # The same draws with the first two scores correlated by c and by −c; the difference over 2c is the derivative.
+    c, z = 0.1, gaussian(1.0, 6, 400000)
+    found = []
+    for sign in (1, -1):
+        s = z.clone()
+        s[:, 1] = sign * c * z[:, 0] + math.sqrt(1 - c * c) * z[:, 1]
+        p = (math.sqrt(2.0) * s).softmax(1)
+        found.append(p[:, 0] ** powers[0] * p[:, 1] ** powers[1])
+    slope = (found[0] - found[1]) / (2 * c)
+    error = float(slope.std()) / math.sqrt(len(slope))
+    assert Weights(6).coupled(2.0, powers) == pytest.approx(float(slope.mean()), abs=5 * error)
+    assert 5 * error < 0.1 * abs(float(slope.mean()))
+
+
+@pytest.mark.parametrize("variance", [0.05, 1.0, 4.0])
+def test_softmax_and_its_gradient_by_sampling(variance: float) -> None:
+    s = gaussian(variance, 12)
+    p = s.softmax(1)
+    found = softmaxed(independent((50, 12), variance), 1)
+    assert found.moments[0, 0] + 11 * found.moments[0, 1] == pytest.approx(1 / 12)
+    agrees(found.q, p.square().mean(1))
+    g = torch.randn(ROWS, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    d = p * (g - (p * g).sum(1, keepdim=True))
+    agrees(softmax_backward(independent((50, 12), 1.0), independent((50, 12), variance), 1).q, d.square().mean(1))
+
+
+def sampled_gradient(x: Tensor, variance: float) -> Tensor:
+    """Scores w·x_j and gradients u·x_j: p and x_j go together."""
+    width = x.shape[-1]
+    u = torch.randn(len(x), width, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    p = (math.sqrt(variance) * x[..., 0]).softmax(1)
+    g = (x @ u).squeeze(-1) / math.sqrt(width)
+    return (p * (g - (p * g).sum(1, keepdim=True))).square().mean(1)
+
+
+def test_a_gradient_that_comes_from_the_same_rows_as_the_scores() -> None:
+    x = torch.randn(3 * ROWS, 24, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    found, apart = gradient_size(Weights(24), 6.0, 1 / 8), gradient_size(Weights(24), 6.0, 0.0)
+    agrees(found, sampled_gradient(x, 6.0))
+    assert abs(apart / found - 1) > 0.03
+
+
+def test_such_a_gradient_of_rows_of_one_length() -> None:
+    # Stein's lemma is for Gaussians: on a sphere of 16 dimensions it holds to the first order in 1/16.
+    x = torch.randn(ROWS, 24, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    draws = sampled_gradient(x / x.norm(dim=-1, keepdim=True) * 4, 1.0)
+    found = gradient_size(Weights(24, width=16.0), 1.0, 1 / 16, 1.0)
+    apart = gradient_size(Weights(24, width=16.0), 1.0, 0.0)
+    assert found == pytest.approx(float(draws.mean()), rel=0.02)
+    assert apart > 1.06 * found
+
+
+def test_a_softmax_over_one_entry_is_one_and_has_no_gradient() -> None:
+    s = independent((4, 1), 2.0)
+    assert softmaxed(s, 1).moments.tolist() == [1.0, 1.0]
+    assert softmaxed(s, 1).mean == 1.0
+    assert not np.any(softmax_backward(independent((4, 1), 1.0), s, 1).moments)
