@@ -6,7 +6,7 @@ values follows from those of what they were made of:
 
     a + b with w            Cov(a, w) + Cov(b, w)
     x W + b with x' W + b   K · E[x x'] σ², as in the contraction of one, and that of b with itself
-    a·b with c·d            E[a]E[c] Cov(b, d) + E[b]E[d] Cov(a, c) + Cov(a, c) Cov(b, d), and the same with c, d swapped
+    a·b with c·d            E[a]E[c] Cov(b, d) + E[b]E[d] Cov(a, c) + Cov(a, c) Cov(b, d), and c, d the other way
     φ(u) with ψ(v)          Σ a_k b_k c^k with Hermite coefficients of φ and ψ, c the correlation of u and v
     φ(u) with w             E[φ′(u)] Cov(u, w)                                                       (Stein's lemma)
     g·φ′(u) with h·ψ′(v)    Cov(g, h) · E[φ′(u) ψ′(v)]
@@ -24,17 +24,16 @@ import numpy as np
 
 from initwell.propagate import pairs
 from initwell.propagate.atoms import together
-from initwell.propagate.gaussian import Series, hermite, series_moments
+from initwell.propagate.gaussian import series_moments
 from initwell.propagate.known import Known
+from initwell.propagate.linearized import SUMS, Linearized, gradient_of
 from initwell.propagate.pairs import Pair, Stretch, picked, raw, total
-from initwell.propagate.reuse import CUTS, NORMS, PRODUCTS, SLOPES, Reuse, argument
+from initwell.propagate.reuse import BENT, CUTS, NORMS, PRODUCTS, SLOPES, Reuse, argument
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.parts import concatenated
-from initwell.propagate.rules.pointwise import phi_of
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Dims, Signal
 from initwell.propagate.table import Call, RuleTable
-from initwell.trace.ops import ACTIVATIONS
 from initwell.trace.trace import Op, ValueRef
 
 MOST = 40_000
@@ -42,20 +41,14 @@ MOST = 40_000
 _DEEPEST = 120
 _WIDEST = 200
 _NEGLIGIBLE = 1e-4
-_SHAPES = frozenset(f"aten.{n}" for n in "view _unsafe_view t transpose permute unsqueeze squeeze expand sum mean".split())
-_SUMS: Mapping[str, tuple[str, str]] = {
-    "aten.add": ("self", "other"),
-    "aten.sub": ("self", "other"),
-    "aten.rsub": ("other", "self"),
-}
-
-
+_SHAPE_NAMES = "view _unsafe_view t transpose permute unsqueeze squeeze expand sum mean"
+_SHAPES = frozenset(f"aten.{name}" for name in _SHAPE_NAMES.split())
 # In this order: what is a sum is best taken apart first.
 _TAKEN_APART = (
-    _SUMS.keys() | {"aten.neg"},
+    SUMS.keys() | {"aten.neg"},
     frozenset({"aten.mul", "aten.div"}),
     SLOPES.keys() | NORMS.keys(),
-    ACTIVATIONS.keys(),
+    BENT,
 )
 
 
@@ -74,7 +67,7 @@ class Covariances:
         self.reuse, self.trace = reuse, reuse.trace
         self._known, self._values, self._table = known, values, table
         self._found: dict[tuple[int, int], Pair | None] = {}
-        self._series: dict[tuple[int, bool], Series] = {}
+        self._terms = Linearized(self.trace, known)
         self._maps: dict[tuple[object, Dims], tuple[Dims, Array] | None] = {}
         self._depth = 0
 
@@ -113,7 +106,7 @@ class Covariances:
         if p is not None and q is not None:
             if p.phase != q.phase:
                 return None
-            if p.functional == q.functional or {p.functional, q.functional} <= ACTIVATIONS.keys():
+            if p.functional == q.functional or {p.functional, q.functional} <= BENT:
                 return self._alike(v, p, w, q)
         return self._unlike(v, p, w, q)
 
@@ -126,7 +119,7 @@ class Covariances:
             return self._shaped(p, q)
         if name in PRODUCTS:
             return self._product(v, p, w, q)
-        if name in ACTIVATIONS:
+        if name in BENT:
             return self._bent(p, q)
         if name in SLOPES:
             return self._sloped(p, q)
@@ -140,81 +133,34 @@ class Covariances:
         """Take apart the one of the two values that can be, into what it is linear in."""
         for kinds in _TAKEN_APART:
             if p is not None and p.functional in kinds:
-                return total(*((factor, self.of(part, w)) for factor, part in self._parts(p)))
+                return total(*((factor, self.of(part, w)) for factor, part in self._terms.parts(p)))
             if q is not None and q.functional in kinds:
-                found = total(*((factor, self.of(part, v)) for factor, part in self._parts(q)))
+                found = total(*((factor, self.of(part, v)) for factor, part in self._terms.parts(q)))
                 return None if found is None else found.swapped()
         return None
-
-    def _parts(self, op: Op) -> list[tuple[float, int]]:
-        """Return factors and values that add up to an op's result, as far as that varies with anything else."""
-        name = op.functional
-        if name in _SUMS:
-            factors = (1.0, (-1.0 if name != "aten.add" else 1.0) * float(op.arguments.get("alpha") or 1.0))
-            given = [argument(op, n) for n in _SUMS[name]]
-            return [(f, v) for f, v in zip(factors, given, strict=True) if v is not None]
-        if name in SLOPES:
-            forward, gradient = self._forward(op), _gradient(op)
-            return [] if forward is None or gradient is None else [(self._slope(forward), gradient)]
-        if name in NORMS:
-            return self._normalized(op)
-        source, other = argument(op, "self"), argument(op, "other")
-        if name in ACTIVATIONS:
-            return [] if source is None else [(self._slope(op), source)]
-        if source is None or other is None:
-            number = -1.0 if name == "aten.neg" else op.arguments["other" if other is None else "self"]
-            value = other if source is None else source
-            plain = value is not None and isinstance(number, (int, float))
-            return [(1.0 / number if name == "aten.div" else float(number), value)] if plain and value is not None else []
-        return [(self._mean(other), source), (self._mean(source), other)] if name == "aten.mul" else []
-
-    def _normalized(self, op: Op) -> list[tuple[float, int]]:
-        """Return what a norm divides its input, or the gradient of its output, by, and that."""
-        moved, source = argument(op, NORMS[op.functional]), argument(op, "input")
-        signal = None if source is None else self._known.get(source)
-        if signal is None or moved is None:
-            return []
-        weight = argument(op, "weight")
-        scale = 1.0 if weight is None else self._mean(weight)
-        variance = signal.q - signal.mean**2
-        return [(scale / sqrt(variance), moved)] if variance > 0 else []
-
-    def _mean(self, value: int) -> float:
-        signal = self._known.get(value)
-        return signal.mean if signal is not None and abs(signal.mean) > 1e-6 * signal.rms else 0.0
-
-    def _forward(self, op: Op) -> Op | None:
-        forward = None if op.of is None else self.trace.ops[op.of]
-        return forward if forward is not None and forward.functional in ACTIVATIONS else None
-
-    def _slope(self, op: Op) -> float:
-        series = self._expanded(op, slope=True)
-        return 0.0 if series is None else float(series.coefficients[0])
-
-    def _expanded(self, op: Op, *, slope: bool) -> Series | None:
-        """Return an activation, or its derivative, as a series in its Gaussian input."""
-        source = argument(op, "self")
-        signal = None if source is None else self._known.get(source)
-        if signal is None:
-            return None
-        if (op.index, slope) not in self._series:
-            phi = phi_of(op)
-            f = phi.derivative if slope else phi.fn
-            variance = max(signal.q - signal.mean**2, 0.0)
-            self._series[op.index, slope] = hermite(f, phi.kinks, signal.mean, variance)
-        return self._series[op.index, slope]
 
     def _cut(self, v: int, p: Op, w: int, q: Op) -> Pair | None:
         a, b = p.inputs[0], q.inputs[0]
         rank = len(self.trace.values[a].shape)
         dim = (p.arguments.get("dim") or 0) % rank
-        one, two = _stretch(self.trace.values[a].shape[dim], v, p, self), _stretch(
-            self.trace.values[b].shape[dim], w, q, self
-        )
+        one, two = self._stretch(v, p, dim), self._stretch(w, q, dim)
         whole = self.of(a, b)
         if whole is None or dim != (q.arguments.get("dim") or 0) % rank or one is None or two is None:
             return None
         return picked(whole, dim, one, two, drop=p.functional in ("aten.select", "aten.unbind"))
+
+    def _stretch(self, value: int, op: Op, dim: int) -> Stretch | None:
+        """Return which indices of a dimension one of an op's results keeps; None if not a stretch of neighbours."""
+        length = self.trace.values[op.inputs[0]].shape[dim]
+        if op.functional == "aten.slice":
+            start, stop, step = slice(op.arguments["start"], op.arguments["end"], op.arguments["step"]).indices(length)
+            return (start, stop) if step == 1 else None
+        place = op.outputs.index(value)
+        if op.functional in ("aten.select", "aten.unbind"):
+            index = op.arguments["index"] % length if op.functional == "aten.select" else place
+            return index, index + 1
+        sizes = [self.trace.values[v].shape[dim] for v in op.outputs]
+        return sum(sizes[:place]), sum(sizes[: place + 1])
 
     def _shaped(self, p: Op, q: Op) -> Pair | None:
         a, b = p.inputs[0], q.inputs[0]
@@ -295,7 +241,7 @@ class Covariances:
 
     def _functions(self, inner: Pair, p: Op, q: Op, *, slope: bool) -> Pair | None:
         """Return Cov(φ(u), ψ(v)), or E[φ′(u)ψ′(v)], from the covariances of u and v."""
-        one, two = self._expanded(p, slope=slope), self._expanded(q, slope=slope)
+        one, two = self._terms.expanded(p, slope=slope), self._terms.expanded(q, slope=slope)
         u, v = (self._known[op.inputs[0]] for op in (p, q))
         scale = sqrt(max(u.q - u.mean**2, 0.0) * max(v.q - v.mean**2, 0.0))
         if one is None or two is None or scale == 0:
@@ -305,21 +251,25 @@ class Covariances:
         return Pair(inner.dims, found - means)
 
     def _sloped(self, p: Op, q: Op) -> Pair | None:
-        g, h = _gradient(p), _gradient(q)
-        forward, other = self._forward(p), self._forward(q)
+        g, h = gradient_of(p), gradient_of(q)
+        forward, other = self._terms.forward(p), self._terms.forward(q)
         gradients = None if g is None or h is None else self.of(g, h)
         if gradients is None or forward is None or other is None:
             return None
         inner = self.of(forward.inputs[0], other.inputs[0])
         slopes = None if inner is None else self._functions(inner, forward, other, slope=True)
-        return gradients.times(self._slope(forward) * self._slope(other)) if slopes is None else gradients.product(slopes)
+        return (
+            gradients.times(self._terms.slope(forward) * self._terms.slope(other))
+            if slopes is None
+            else gradients.product(slopes)
+        )
 
     def _multiplied(self, p: Op, q: Op) -> Pair | None:
         one, two = _factors(p), _factors(q)
         if one is None or two is None:
             return None
         (a, b), (c, d) = one, two
-        (ma, mb), (mc, md) = ([self._mean(value) for value in both] for both in (one, two))
+        (ma, mb), (mc, md) = ([self._terms.mean(value) for value in both] for both in (one, two))
         if any(self.trace.values[x].shape != self.trace.values[y].shape for x, y in ((a, b), (a, c), (a, d))):
             return None
         straight = self._twofold((a, c, mb * md), (b, d, ma * mc))
@@ -353,24 +303,6 @@ def _plain(op: Op) -> dict[str, object]:
     return {name: value for name, value in op.arguments.items() if not isinstance(value, ValueRef)}
 
 
-def _gradient(op: Op) -> int | None:
-    return argument(op, "grad_output") if "grad_output" in op.arguments else argument(op, "grad_out")
-
-
 def _factors(op: Op) -> tuple[int, int] | None:
     a, b = argument(op, "self"), argument(op, "other")
     return None if a is None or b is None else (a, b)
-
-
-def _stretch(length: int, value: int, op: Op, of: Covariances) -> Stretch | None:
-    """Return which indices of a dimension one of an op's results keeps; None if not a stretch of neighbours."""
-    if op.functional == "aten.slice":
-        start, stop, step = slice(op.arguments["start"], op.arguments["end"], op.arguments["step"] or 1).indices(length)
-        return (start, stop) if step == 1 else None
-    place = op.outputs.index(value)
-    if op.functional in ("aten.select", "aten.unbind"):
-        index = op.arguments["index"] % length if op.functional == "aten.select" else place
-        return index, index + 1
-    rank = len(of.trace.values[value].shape)
-    sizes = [of.trace.values[v].shape[(op.arguments.get("dim") or 0) % rank] for v in op.outputs]
-    return sum(sizes[:place]), sum(sizes[: place + 1])

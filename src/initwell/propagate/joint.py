@@ -1,20 +1,21 @@
 """Where terms that vary together come together: sums of values, and sequences of steps, that share a weight."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
+from initwell.propagate.covariance import MOST as MOST_PAIRS
 from initwell.propagate.covariance import Covariances
 from initwell.propagate.known import Known
 from initwell.propagate.pairs import Pair, aligned, fitted, raw
 from initwell.propagate.reuse import Reuse, argument
-from initwell.propagate.segments import MOST, patterns
-from initwell.propagate.signal import Atom, Signal
-from initwell.propagate.table import RuleTable
+from initwell.propagate.segments import MOST, Array, patterns
+from initwell.propagate.signal import Atom, Signal, replace
+from initwell.propagate.table import RuleTable, UnknownSignalError
 from initwell.trace.trace import Op, Trace, ValueRef
 
 Found = Sequence[Signal | None]
+_TOO_MANY = f"more than {MOST_PAIRS} pairs of values that share a weight: the rest taken as independent"
 
 
 class Joint:
@@ -30,12 +31,23 @@ class Joint:
         """Return the signals of an op's results, given those that its rule found."""
         if self._pairs is None or not found or found[0] is None or found[0].joint:
             return found
+        try:
+            return self._together(op, found, found[0])
+        except UnknownSignalError:
+            return found
+
+    def _together(self, op: Op, found: Found, first: Signal) -> Found:
         if op.functional in ("aten.add", "aten.sub"):
             sign = 1.0 if op.functional == "aten.add" else -1.0
-            return (self._added(op, found[0], sign * float(op.arguments["alpha"] or 1.0)), *found[1:])
-        if op.functional == "aten.stack":
-            return (self._stacked(op, found[0]),)
-        return found
+            first = self._added(op, first, sign * float(op.arguments["alpha"] or 1.0))
+        elif op.functional == "aten.mul":
+            first = self._multiplied(op, first)
+        elif op.functional == "aten.stack":
+            first = self._stacked(op, first)
+        else:
+            return found
+        exhausted = self._pairs is not None and self._pairs.exhausted
+        return (first.approximate(_TOO_MANY) if exhausted else first, *found[1:])
 
     def _added(self, op: Op, found: Signal, factor: float) -> Signal:
         a, b = argument(op, "self"), argument(op, "other")
@@ -44,6 +56,23 @@ class Joint:
             return found
         one, two = aligned(found, pair.plus(pair.swapped()).signal())
         return replace(one, moments=one.moments + factor * two.moments, image=None, law=None, gates=())
+
+    def _multiplied(self, op: Op, found: Signal) -> Signal:
+        """Multiply jointly Gaussian a and b, with C = Cov(a, b) and κ that of the same entry.
+
+        E[ab a'b'] = (E[a]E[b] + κ)² + E[a]² Cov(b, b') + E[b]² Cov(a, a') + Cov(a, a') Cov(b, b')
+                     + E[a]E[b] (C + Cᵀ) + C Cᵀ
+        """
+        a, b = argument(op, "self"), argument(op, "other")
+        pair = None if self._pairs is None or a is None or b is None or a == b else self._pairs.of(a, b)
+        if pair is None or a is None or b is None or found.segmented:
+            return found
+        means = self._known[a].mean * self._known[b].mean
+        same = float(pair.moments.flat[0])
+        crossed = pair.plus(pair.swapped()).times(means).plus(pair.product(pair.swapped()))
+        one, two = aligned(found, crossed.signal())
+        moments = one.moments + two.moments + 2 * means * same + same**2
+        return replace(one, moments=moments, means=one.means + same, image=None, law=None, gates=())
 
     def _stacked(self, op: Op, found: Signal) -> Signal:
         """Give a sequence one segment a step, so that any two steps have their own moments."""
@@ -64,12 +93,12 @@ class Joint:
         for i, j in zip(whole.first[count:].tolist(), whole.second[count:].tolist(), strict=True):
             pair = made.get((i, j)) or made.get((j, i))
             turned = pair.swapped() if pair is not None and (i, j) not in made else pair
-            found_raw = parts[i].moments if i == j else fitted(frame, raw(turned, parts[i], parts[j]))[1].moments
-            columns.append(found_raw)
+            both = None if i == j else fitted(frame, raw(turned, parts[i], parts[j]))[1]
+            columns.append(parts[i].moments if both is None else both.moments)
         return _along(op.arguments["dim"] % len(found.dims), parts, columns, found)
 
 
-def _along(dim: int, parts: Sequence[Signal], columns: Sequence[np.ndarray], found: Signal) -> Signal:  # type: ignore[type-arg]
+def _along(dim: int, parts: Sequence[Signal], columns: Sequence[Array], found: Signal) -> Signal:
     """Put steps and their pairs along a new dimension."""
     axis = sum(map(len, parts[0].dims[:dim]))
     sample = any(atom.sample for atom in found.dims[dim])

@@ -22,10 +22,12 @@ PRODUCTS: Mapping[str, tuple[str, str]] = {
 }
 NORMS = {"aten.native_layer_norm": "input", "aten.native_layer_norm_backward": "grad_out"}
 """Norms of each entry's own channels → the argument that, when these are many, they only divide by its size."""
+BENT = ACTIVATIONS.keys() - {"aten.glu", "aten.prelu", "aten._prelu_kernel", "aten.rrelu_with_noise"}
+"""Ops that apply a function of one number."""
 SLOPES: Mapping[str, str] = {
-    ("aten.threshold_backward" if name == "aten.relu" else f"{name}_backward"): name for name in ACTIVATIONS
+    ("aten.threshold_backward" if name == "aten.relu" else f"{name}_backward"): name for name in sorted(BENT)
 }
-"""Ops that multiply a gradient by the derivative of an activation → that activation."""
+"""Ops that multiply a gradient by the derivative of such a function → that function's op."""
 
 _TURNS = frozenset({"aten.t", "aten.transpose", "aten.permute", "aten.view"})
 Tags = frozenset[tuple[object, ...]]
