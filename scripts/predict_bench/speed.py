@@ -35,13 +35,12 @@ config = transformers.LlamaConfig(
 )
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 started = time.process_time()
-with torch.device("meta"):
-    model = transformers.LlamaForCausalLM(config)
+model, draws = iw.dry(lambda: transformers.LlamaForCausalLM(config))
 built = time.process_time() - started
 size = sum(p.numel() for p in model.parameters())
 tokens = torch.randint(0, 128256, (1, 16), generator=torch.Generator().manual_seed(0))
 started = time.process_time()
-found = iw.predict(model, tokens)
+found = iw.predict(model, tokens, plan=draws)
 seconds = time.process_time() - started
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 unknown = sum(row["fidelity"] == "unknown" for row in found.rows)

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
+import initwell as iw
 from initwell.propagate.averages import gamma_moments, is_average_of_squares
 from initwell.propagate.functions import Function
 from initwell.propagate.rules.shape import summed
@@ -45,3 +48,19 @@ def test_the_length_of_a_vector_of_few_entries_by_sampling() -> None:
     assert found.mean == pytest.approx(lengths.mean(), rel=0.005)
     assert found.q == pytest.approx((lengths**2).mean(), rel=0.005)
     assert found.shape == (50, 1)
+
+
+def test_few_equal_entries_of_a_weight_are_a_number_and_no_draw() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.scale = nn.Parameter(torch.ones(4, 1)), nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.sigmoid(self.gate) + self.scale
+
+    model, batch = Gated(), torch.randn(64, 4, 32, generator=torch.Generator().manual_seed(0))
+    predicted, truth = iw.predict(model, batch).rows, iw.measure(model, batch).rows
+    for row, true in zip(predicted, truth, strict=True):
+        assert row["forward_rms"] == pytest.approx(true["forward_rms"], rel=1e-3), row["op"]
+        assert row["mean"] == pytest.approx(true["mean"], abs=1e-3), row["op"]

@@ -246,3 +246,13 @@ def test_every_constant_of_a_transformers_model_is_known(name: str) -> None:
     # Nothing but what reads weights or floating inputs is left.
     left = [op.name for op in trace.forward_ops if not values.made(op) and not moving & {*op.inputs}]
     assert not [n for n in left if n.rpartition(".")[0] not in {*VIEWS, *COPIES}]
+
+
+def test_reading_a_known_number_needs_no_rule_and_numbers_are_not_kept() -> None:
+    class Reads(Decoder):
+        def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+            return super().forward(tokens, mask) if bool((mask.sum(1) > 0).all()) else mask
+
+    found = iw.predict(Reads(), batch())
+    assert any(op.packet == "aten._local_scalar_dense" for op in found.trace.ops)
+    assert found.unsupported == {} and not found.trace.folded.tensors

@@ -88,9 +88,9 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
 
 
 def _makes_nothing(trace: Trace, op: Op) -> bool:
-    """Whether all that an op makes or writes has no entries: a slice of length 0."""
+    """Whether all that an op makes or writes has no entries, as a slice of length 0, or it makes nothing, as `item`."""
     new = (*op.outputs, *(value for _, value in op.mutates))
-    return bool(new) and all(0 in trace.values[value].shape for value in new)
+    return all(0 in trace.values[value].shape for value in new)
 
 
 def _forget(op: Op, known: MutableMapping[int, Signal]) -> None:

@@ -89,9 +89,15 @@ def measured_weight(tensor: Tensor) -> Signal:
     """Measure a weight; moments between different entries that chance explains are taken as 0.
 
     Independent zero-mean entries of variance σ² give an average over P pairs a standard error of about σ²√(2/P). What
-    lies within four of them says nothing about the next draw; rows that sum to zero, or a mean, lie far outside.
+    lies within four of them says nothing about the next draw; rows that sum to zero, or a mean, lie far outside. Equal
+    entries, such as a temperature or a gate of one number each, were not drawn at all, however few they are.
+
+    >>> measured_weight(torch.ones(4)).mean
+    1.0
     """
     signal = measured(tensor)
+    if float(tensor.detach().min()) == float(tensor.detach().max()):
+        return signal
     moments = signal.moments.copy()
     sizes = [a.size for a in signal.atoms]
     total = math.prod(sizes)

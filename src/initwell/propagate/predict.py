@@ -1,6 +1,7 @@
 """``predict``: the size of every activation and gradient, from moments alone."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -23,6 +24,7 @@ from initwell.propagate.start import (
 from initwell.propagate.table import Rule
 from initwell.trace.batch import check_module, uncompiled
 from initwell.trace.recorder import Loss
+from initwell.trace.trace import Folded
 
 
 def predict(
@@ -88,4 +90,5 @@ def predict(
         ]
     )
     found = walk(trace, table, without_nan(trace, start, notes), values)
-    return prediction(trace, found, [*notes, *values.folded.notes], learning_rate)
+    # The numbers have done their work: a prediction may be kept long, and they are up to 256 MB.
+    return prediction(replace(trace, folded=Folded()), found, [*notes, *values.folded.notes], learning_rate)

@@ -1,11 +1,10 @@
 """Signal: a whole tensor as its mean and its second moments by which indices agree.
 
 At initialization the entries of a tensor are exchangeable along each of its axes: no sample, position or channel is
-special. Then E[x_i x_j] depends only on *which axes i and j differ in*, and a tensor of any size is one small array:
+special. Then E[x_i x_j] depends only on *which axes i and j differ in*, and a tensor of any size is one small array,
+``moments[0, 0, …]`` being the second moment q that Xavier and Kaiming carry:
 
     moments[b] = E[x_i x_j] for indices that agree on the axes where b is 0 and differ on those where b is 1
-
-``moments[0, 0, …]`` is the second moment q that Xavier and Kaiming carry.
 
 **Segments.** Where an axis is exchangeable only within consecutive parts (a class token and the patches), "agree or
 differ" becomes "agree in which segment, differ between which two": see ``segments``. All that is said here of two
@@ -32,13 +31,11 @@ from initwell.errors import ArgumentError
 from initwell.propagate.segments import Array, Patterns, patterns
 from initwell.records import Record
 
-Fidelity = Literal["exact", "approximate"]
-
-
 if TYPE_CHECKING:
     from initwell.propagate.mask import Mask
 
 
+Fidelity = Literal["exact", "approximate"]
 T = TypeVar("T", np.float64, np.int64)
 
 
@@ -182,6 +179,7 @@ class Signal:
         joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
         mask: of scores, which of them are open to the softmax; all, if none.
+        closed: of a gradient, the mask that has set it to 0 already.
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
     """
 
@@ -205,6 +203,7 @@ class Signal:
     undone: float = 1.0
     spread: float = 0.0
     mask: "Mask | None" = None
+    closed: "Mask | None" = None
     atoms: tuple[Atom, ...] = field(init=False, repr=False)
     _has_parts: bool = field(init=False, repr=False)
 

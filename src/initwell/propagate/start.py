@@ -186,7 +186,7 @@ def _magnitudes(plan: Planned | None, trace: Trace, found: Mapping[int, Signal])
 
 
 def _default(model: nn.Module, name: str, tensor: Tensor) -> Signal | None:
-    # torch.nn.modules: Linear and convolutions U(±1/√fan_in), Embedding N(0, 1), norms the identity.
+    # torch.nn.modules: Linear and convolutions U(±1/√fan_in), Embedding N(0, 1), norms, its own too, the identity.
     path, _, own = name.rpartition(".")
     module = model.get_submodule(path)
     if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
@@ -195,7 +195,8 @@ def _default(model: nn.Module, name: str, tensor: Tensor) -> Signal | None:
     if isinstance(module, nn.Embedding):
         return independent(tensor.shape, 1.0)
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    if isinstance(module, norms):
+    own_norm = type(module).__name__.endswith("Norm") and tensor.ndim == 1
+    if isinstance(module, norms) or own_norm:
         return constant(tensor.shape, 1.0 if own == "weight" else 0.0)
     return None
 

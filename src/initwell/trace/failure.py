@@ -26,6 +26,15 @@ class NeedsValuesError(ModelError):
         self.place = place
 
 
+def misses_numbers(error: BaseException) -> bool:
+    """Whether PyTorch says that it wants the numbers of a meta tensor.
+
+    >>> misses_numbers(RuntimeError("Tensor.item() cannot be called on meta tensors"))
+    True
+    """
+    return any(words in str(error) for words in ("meta tensor", "meta device type tensor"))
+
+
 def failing_path(error: BaseException, paths: Mapping[int, str]) -> str | None:
     """Return the path of the innermost module on an error's traceback; None where no module was running.
 
@@ -72,7 +81,7 @@ def forward_failure(error: Exception, paths: Mapping[int, str], model: str) -> M
     line = failing_line(error)
     at = f" ({line})" if line else ""
     place = where(failing_path(error, paths))
-    if isinstance(error, NeedsValuesError):
+    if isinstance(error, NeedsValuesError) or misses_numbers(error):
         return NeedsValuesError(
             f"{model} cannot be walked on meta tensors: {place}{at} looks at the numbers in a tensor ({error}). "
             "Data-dependent control flow needs real weights and a real batch: use device='real'.",

@@ -130,6 +130,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with self.unrecorded():
             self._numbers[twin] = torch.tensor(data, dtype=twin.dtype, device="cpu")
 
+    def real(self, tensor: Tensor) -> Tensor | None:
+        """Return the real tensor that a meta one stands for; None where its numbers are not known."""
+        with self.unrecorded():
+            return None if self.standins is None else self.standins.real(tensor)
+
     def bring(self, tensor: Tensor) -> int:
         """Give a tensor that came from elsewhere a value, and keep its numbers if it has some."""
         value = self.ledger.add(tensor, "constant")

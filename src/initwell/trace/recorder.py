@@ -187,7 +187,7 @@ class _Walk:
         return leaf.clone()
 
     def _literals(self) -> AbstractContextManager[object]:
-        return Literals(self.recorder.written_as) if self.meta else nullcontext()
+        return Literals(self.recorder.written_as, self.recorder.real) if self.meta else nullcontext()
 
     def forward(self, batch: Any, loss: Loss | None) -> None:
         self._add_state()

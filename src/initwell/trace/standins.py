@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from initwell.trace.batch import map_tensors
-from initwell.trace.failure import NeedsValuesError
+from initwell.trace.failure import NeedsValuesError, misses_numbers
 from initwell.trace.fold import Folder
 from initwell.trace.ledger import Ledger
 from initwell.trace.shapes import shapers
@@ -45,13 +45,13 @@ class Standins:
             return None
         if torch.device(device).type == "meta":
             return None if tensor.is_meta else self._twin(tensor)
-        return self._real(tensor) if tensor.is_meta else None
+        return self.real(tensor) if tensor.is_meta else None
 
     def prepared(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
         """Return an op's arguments with twins where they are needed."""
         if func is _PACKS:
             # Lengths are read on the CPU, whatever they are the lengths of.
-            lengths = self._real(args[1]) if args[1].is_meta else args[1]
+            lengths = self.real(args[1]) if args[1].is_meta else args[1]
             return (self._twin(args[0]), args[1] if lengths is None else lengths, *args[2:]), kwargs
         found = tensors_in((args, kwargs))
         on_meta = sum(t.is_meta for t in found)
@@ -76,6 +76,9 @@ class Standins:
             return func(*args, **kwargs)
         if func is aten.index.Tensor:
             args = args[0], self._picked(args[1])
+        elif func is aten.masked_select.default and (mask := self._known(args[1])) is not None:
+            shape = aten.broadcast_tensors([args[0], args[1]])[0].shape
+            return torch.empty(int(mask.expand(shape).sum()), dtype=args[0].dtype, device="meta")
         shaper = self._shapers.get(func)
         plain = None if shaper is None or kwargs.get("dtype") is not None else shaper(*args)
         if plain is not None:
@@ -84,7 +87,7 @@ class Standins:
             return func(*args, **kwargs)
         except (NotImplementedError, RuntimeError) as error:
             # Ops whose result depends on the numbers have no meta kernel, or say that they cannot be called on one.
-            if not isinstance(error, NotImplementedError) and "meta tensor" not in str(error):
+            if not isinstance(error, NotImplementedError) and not misses_numbers(error):
                 raise
             answer = self._folder.answer(func, arguments, inputs)
             if answer is None:
@@ -103,7 +106,7 @@ class Standins:
         value = self._ledger.find(tensor)
         return self._folder.number(self._bring(tensor) if value is None else value)
 
-    def _real(self, tensor: Tensor) -> Tensor | None:
+    def real(self, tensor: Tensor) -> Tensor | None:
         """Return a real tensor of the same value as a meta one; None where its numbers are not known."""
         known = self._known(tensor)
         if known is None:

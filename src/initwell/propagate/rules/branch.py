@@ -81,7 +81,8 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
     profile = _mixed(a, b, alpha**2 * a.q, beta**2 * b.q)
     found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile, spread=mixed(a, b, alpha, beta))
-    return merged_fidelity(found, b)
+    larger = a if alpha**2 * a.q >= beta**2 * b.q else b
+    return merged_fidelity(replace(found, peak=larger.peak), b)
 
 
 def _crossed(a: Signal, b: Signal) -> Array:
@@ -106,7 +107,8 @@ def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:
 
 def multiplied(a: Signal, b: Signal) -> Signal:
     """Multiply two independent signals of the same atoms, entry by entry."""
-    return merged_fidelity(a.changed(a.moments * b.moments, a.means * b.means), b)
+    found = replace(a.changed(a.moments * b.moments, a.means * b.means), peak=max(a.peak, b.peak))
+    return merged_fidelity(found, b)
 
 
 def operand(call: Call, name: str) -> Signal:

@@ -6,10 +6,14 @@ import numpy as np
 from torch import Tensor
 
 from initwell.propagate.agreement import places
+from initwell.propagate.atoms import together, viewed
 from initwell.propagate.measured import measured
+from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.lookup import Lookup, looked_up, lookup, put_back
-from initwell.propagate.signal import Signal
+from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
+
+_PADDED = "rows of a padding token, which are 0, taken as a part of the size of all"
 
 
 def _indices(call: Call) -> tuple[Tensor, int | None]:
@@ -20,10 +24,20 @@ def _indices(call: Call) -> tuple[Tensor, int | None]:
 
 
 def _embedding(call: Call) -> Sequence[Signal]:
-    """Two places hold the same row as often as their tokens are equal."""
+    """Two places hold the same row as often as their tokens are equal; the padding token's is 0."""
     weight, (index, sample) = call.signal("weight"), _indices(call)
     found = looked_up(weight, lookup(weight.dims, {0: index}, sample))
-    return [found.changed(found.moments, found.means, gaussian=True)]
+    found = found.changed(found.moments, found.means, gaussian=True)
+    padding = int(call["padding_idx"])
+    name = f"padding {call.values.folded.first[call['indices'].id]} {padding}"
+    kept = (
+        call.values.once(name, lambda: measured((index != padding).double(), sample=sample)) if padding >= 0 else None
+    )
+    if kept is None or kept.q == 1.0:
+        return [found]
+    kept = viewed(kept, (*index.shape, *(1,) * (len(found.dims) - index.ndim)))
+    product = multiplied(*together(found, kept, found.shape))
+    return [replace(product, gaussian=True).approximate(_PADDED)]
 
 
 def _embedding_backward(call: Call) -> Sequence[Signal]:

@@ -4,6 +4,8 @@ A known tensor of 0 and −∞ (or the least number there is) added to scores le
 bias adds its own moments, those of the open entries. What is shut matters to the softmax alone, which asks for it.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -16,52 +18,59 @@ from initwell.propagate.table import Call
 from initwell.trace.trace import ValueRef
 
 
-def _mask(call: Call, ref: object, shut: Tensor, rank: int, level: float) -> Mask:
+def _first(call: Call, ref: object) -> int:
     # Layers share their masks: what is worked out of one is kept with the known values.
     value = ref.id if isinstance(ref, ValueRef) else -1
-    first = call.values.folded.first.get(value, value)
-    samples = call.values.sample(value) == 0
-    return call.values.once(
-        f"mask {first} {rank} {call.op.functional}", lambda: of_rank(shut, rank, level, samples=samples)
-    )
+    return call.values.folded.first.get(value, value)
+
+
+def _additive(known: Tensor, rank: int, sample: int | None) -> tuple[Mask, Signal | None] | None:
+    """Return the mask and the bias of known scores; None where nothing is shut."""
+    shut = known <= SHUT
+    if not bool(shut.any()):
+        return None
+    mask = of_rank(shut, rank, float(known[shut].double().mean()), samples=sample == 0)
+    bias = filled(known, shut)
+    return mask, measured(torch.from_numpy(bias), sample=sample) if bias.any() else None
 
 
 def masked_sum(call: Call, first: str, second: str, beta: float) -> Signal | None:
-    """Add a known mask to scores, whose other entries may be a bias; None where neither operand is such a mask.
-
-    Args:
-        call: of add or sub.
-        first: an operand's name.
-        second: the other's.
-        beta: factor of the second.
-    """
+    """Add a known mask to scores, or scores that have one; None where neither operand is or has a mask."""
     rank = len(call.shape())
     for name, other in ((second, first), (first, second)):
         known = call.value(name)
         if known is None or not known.is_floating_point() or not call.has(other) or (name == second and beta < 0):
             continue
-        shut = known <= SHUT
-        if not bool(shut.any()):
+        ref = call[name]
+        sample = call.values.sample(ref.id)
+        found = call.values.once(f"mask {_first(call, ref)} {rank}", partial(_additive, known, rank, sample))
+        if found is None:
             continue
-        x, mask = call.signal(other), _mask(call, call[name], shut, rank, float(known[shut].double().mean()))
-        bias = filled(known, shut)
-        if bias.any():
-            sample = call.values.sample(call[name].id)
-            x = added(*together(x, measured(torch.from_numpy(bias), sample=sample), call.shape()))
+        x, (mask, bias) = call.signal(other), found
+        if bias is not None:
+            x = added(*together(x, bias, call.shape()))
         elif x.shape != call.shape():
             x = together(x, mask.even, call.shape())[0]
         return replace(x, mask=both(x.mask, mask))
     return None
 
 
-def _low(value: object) -> bool:
-    if isinstance(value, Tensor):
-        return value.numel() > 0 and value.is_floating_point() and bool((value <= SHUT).all())
-    return isinstance(value, (int, float)) and value <= SHUT
+def _number(call: Call, name: str) -> float | None:
+    """Return what is filled in, where it is one number."""
+    value = call[name]
+    if not isinstance(value, ValueRef):
+        return float(value) if isinstance(value, (int, float)) else None
+    known = call.value(name)
+    if known is None:
+        return 0.0 if call.has(name) and call.signal(name).q == 0.0 else None
+    low, high = call.values.range(value.id)
+    return low if low == high or high <= SHUT else None
 
 
 def masked_choice(call: Call, condition: str, kept: str, fill: str, *, shut: bool) -> Signal | None:
     """Fill scores with −∞ where a known condition says so; None where that is not what happens.
+
+    A gradient that is 0 there already, as the softmax has set it, stays as it is.
 
     Args:
         call: of where or masked_fill.
@@ -70,14 +79,20 @@ def masked_choice(call: Call, condition: str, kept: str, fill: str, *, shut: boo
         fill: that of what is filled in.
         shut: whether the condition holds where scores are shut.
     """
-    known = call.value(condition)
-    value = call.value(fill) if isinstance(call[fill], ValueRef) else call[fill]
-    if known is None or not call.has(kept) or not _low(value):
+    known, number = call.value(condition), _number(call, fill)
+    if known is None or number is None or not call.has(kept):
         return None
-    x = call.signal(kept)
-    closed = known.bool() if shut else ~known.bool()
-    level = float(value.double().mean()) if isinstance(value, Tensor) else float(value or 0.0)
-    mask = _mask(call, call[condition], closed, len(call.shape()), level)
+    x, rank = call.signal(kept), len(call.shape())
+    name = f"mask {_first(call, call[condition])} {rank} {shut} {number}"
+    if number > SHUT and number != 0:
+        return None
+    samples = call.values.sample(call[condition].id) == 0
+    mask = call.values.once(
+        name, lambda: of_rank(known.bool() if shut else ~known.bool(), rank, number, samples=samples)
+    )
+    if number == 0:
+        closed = x.closed if x.shape == call.shape() else None
+        return x if closed is not None and bool((closed.open <= mask.open).all()) else None
     if x.shape != call.shape():
         x = together(x, mask.even, call.shape())[0]
     return replace(x, mask=both(x.mask, mask))

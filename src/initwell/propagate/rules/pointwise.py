@@ -40,7 +40,8 @@ _PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "aten.hardshrink": {"lambd": "threshold"},
     "aten.threshold": {"threshold": "threshold", "value": "value"},
 }
-_TWO_INPUTS = frozenset({"aten.glu", "aten.prelu", "aten._prelu_kernel", "aten.rrelu_with_noise"})
+# These have rules of their own: of two inputs, or, as sines, of angles that may have no numbers.
+_OWN = frozenset({"aten.sin", "aten.glu", "aten.prelu", "aten._prelu_kernel", "aten.rrelu_with_noise"})
 
 
 def phi_of(op: Op) -> Activation:
@@ -168,11 +169,11 @@ def _backward(call: Call) -> Sequence[Signal]:
 
 def _derivative_names() -> Sequence[str]:
     special = {"aten.relu": "aten.threshold_backward", "aten.log_sigmoid_forward": "aten.log_sigmoid_backward"}
-    names = [special.get(name, f"{name}_backward") for name in ACTIVATIONS if name not in _TWO_INPUTS]
+    names = [special.get(name, f"{name}_backward") for name in ACTIVATIONS if name not in _OWN]
     return list(dict.fromkeys(names))
 
 
 RULES: Mapping[str, Rule] = {
-    **{name: _forward for name in ACTIVATIONS if name not in _TWO_INPUTS},
+    **{name: _forward for name in ACTIVATIONS if name not in _OWN},
     **dict.fromkeys(_derivative_names(), _backward),
 }

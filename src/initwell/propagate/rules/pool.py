@@ -15,18 +15,23 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
 
-from initwell.propagate.atoms import matched, plain
+from initwell.propagate.atoms import matched, plain, together
+from initwell.propagate.functions import line
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.peaks import covariance_of_largest, peak_law, within_window
-from initwell.propagate.rules.parts import one_atom
+from initwell.propagate.rules.branch import multiplied
+from initwell.propagate.rules.parts import one_atom, padded
+from initwell.propagate.rules.pooled import Unpadded, gate_of, unpadded, without_padding
 from initwell.propagate.rules.taps import Axis, adaptive, axis_of, geometry, profiled, spread
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, replace
+from initwell.propagate.signal import Atom, Pointwise, Signal, replace
 from initwell.propagate.table import Call, Rule
+from initwell.theory.activations import activation
 
 _WHY = "max pooling: entries of a window as independent but for what all positions share"
 
@@ -82,16 +87,13 @@ def _overlap(axis: Axis, lag: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.i
 def largest(x: Signal, axes: Sequence[Axis]) -> Signal:
     """Take the largest entry of each window of the last dimensions."""
     first = len(x.dims) - len(axes)
-    x = plain(x, *range(len(x.dims)))
-    for d in range(first, len(x.dims)):
-        x = one_atom(x, d)
-    image = x.image if x.image is not None and x.image.base is None and x.image.pre.dims == x.dims else None
-    u = image.pre if image else x
+    x = _alone(x, first)
+    phi, u = behind(x, first)
     common = within_window(u, [a.sizes[2] for a in axes])
     mean, within, between = 0.0, 0.0, 0.0
     for count, share in _counts(axes):
         points, chance = peak_law(u, count, common)
-        values = image.phi.fn(points) if image else points
+        values = phi.fn(points)
         centre = float(values @ chance)
         mean, between = mean + share * centre, between + share * centre**2
         within += share * (float((values * values) @ chance) - centre**2)
@@ -103,6 +105,61 @@ def largest(x: Signal, axes: Sequence[Axis]) -> Signal:
     space = tuple((Atom(a.sizes[0]),) if a.sizes[0] > 1 else () for a in axes)
     found = x.changed(np.asarray(moments), mean, dims=(*x.dims[:first], *space))
     return replace(found, profile=profiled(found, x, axes, "p").profile).approximate(_WHY)
+
+
+def _alone(x: Signal, first: int) -> Signal:
+    """Take all segments as alike, and make one atom of each dimension from ``first`` on."""
+    x = plain(x, *range(len(x.dims)))
+    for d in range(first, len(x.dims)):
+        x = one_atom(x, d)
+    return x
+
+
+def behind(x: Signal, first: int) -> tuple[Pointwise, Signal]:
+    """Return a rising function and the Gaussian that it makes x of.
+
+    What was put together of rectified values, or pooled before, remembers no Gaussian, but is no Gaussian either: where
+    its mean is as large as those of rectified values are, it is taken as one cut off at zero, of its mean and size.
+
+    >>> from initwell.propagate.rules.pointwise import applied
+    >>> from initwell.propagate.signal import independent
+    >>> from initwell.theory.activations import activation
+    >>> x = applied(activation("relu"), independent((4, 3), 2.0))
+    >>> round(behind(replace(x, image=None), 2)[1].q, 6)
+    2.0
+    """
+    if x.image is not None and x.image.base is None:
+        u = _alone(x.image.pre, first)
+        if u.dims == x.dims:
+            return x.image.phi, u
+    share = x.mean**2 / x.q if x.q > 0 else 1.0
+    if x.gaussian or x.mean <= 0 or not _LEAST < share < 1 - 1e-9:
+        return line(1.0), x
+    level, scale = _cut_off(share)
+    scale = x.mean / scale
+    _, correlations = covariance(x)
+    return activation("relu"), x.changed(scale**2 * (level**2 + correlations), level * scale)
+
+
+# A rectified zero-mean Gaussian has E[x]²/E[x²] = 1/π.
+_LEAST = 0.25
+
+
+@lru_cache(maxsize=256)
+def _cut_off(share: float) -> tuple[float, float]:
+    """Find t for which z + t, cut off at zero, has E[x]²/E[x²] = share; return it and E[x]."""
+
+    def moments(t: float) -> tuple[float, float]:
+        density = math.exp(-t * t / 2) / math.sqrt(2 * math.pi)
+        above = math.erfc(-t / math.sqrt(2)) / 2
+        return density + t * above, (1 + t * t) * above + t * density
+
+    low, high = -2.0, 1e4
+    for _ in range(100):
+        middle = (low + high) / 2
+        mean, q = moments(middle)
+        low, high = (middle, high) if mean**2 / q < share else (low, middle)
+    return low, moments(low)[0]
 
 
 def _counts(axes: Sequence[Axis]) -> list[tuple[int, float]]:
@@ -176,15 +233,13 @@ def to_largest(g: Signal, x: Signal, axes: Sequence[Axis]) -> Signal:
         axes: one for each of the last dimensions.
     """
     first, rank = len(g.dims) - len(axes), len(axes)
-    g, x = (plain(s, *range(len(s.dims))) for s in (g, x))
-    for d in range(first, len(g.dims)):
-        g, x = one_atom(g, d), one_atom(x, d)
-    g, x = matched(g, x, [(d, d) for d in range(first)])
+    g, u = _alone(g, first), behind(_alone(x, first), first)[1]
+    g, u = matched(g, u, [(d, d) for d in range(first)])
     lead = len(g.axes(range(first)))
     table = _with_all(g.moments, g, first)
     sums = (range(lead, lead + rank), range(rank, 2 * rank))
     same, apart = (np.tensordot(table, matrix, sums) for matrix in _destinations(axes))
-    alike = _alike(x, axes).reshape(*(2,) * lead, *(1,) * rank)
+    alike = _alike(u, axes).reshape(*(2,) * lead, *(1,) * rank)
     sizes = [a.sizes[1] for a in axes]
     moments = (alike * same + (1 - alike) * apart)[(..., *(slice(None) if n > 1 else 0 for n in sizes))]
     space = tuple((Atom(n),) if n > 1 else () for n in sizes)
@@ -206,14 +261,13 @@ def _with_all(moments: Array, signal: Signal, first: int) -> Array:
     return np.broadcast_to(table, (*moments.shape[:lead], *(2,) * len(space)))
 
 
-def _alike(x: Signal, axes: Sequence[Axis]) -> Array:
+def _alike(u: Signal, axes: Sequence[Axis]) -> Array:
     """Return how far two images agree in where their largest entry is, by pattern of the leading dimensions.
 
     Of two entries with correlation r, both images have the same larger one with probability 1 − arccos(r)/π: from 1/2
     it goes (2/π)·arcsin(r) of the way to 1. Of K entries that share was found by sampling to go as a power of it.
     """
-    first = len(x.dims) - len(axes)
-    u = x.image.pre if x.image is not None and x.image.base is None and x.image.pre.dims == x.dims else x
+    first = len(u.dims) - len(axes)
     rho = _with_all(covariance(u)[1], u, first)
     rho = rho.reshape(*rho.shape[: -len(axes)], -1)
     count = _entries(axes)
@@ -273,13 +327,31 @@ def _space(call: Call) -> int:
 
 
 def _max_pool(call: Call) -> Sequence[Signal | None]:
-    x, n = call.signal("self"), _space(call)
-    return [largest(x, _windows(call, x.shape[-n:], call.shape()[-n:])), None]
+    n, source = _space(call), unpadded(call)
+    x = call.of(source.ref)
+    axes = _inside(call, source, call.shape()[-n:])
+    gate = gate_of(x, len(x.dims) - n)
+    if gate is None:
+        return [largest(x, axes), None]
+    return [multiplied(*together(gate[0], largest(gate[1], axes), call.shape())), None]
 
 
 def _max_pool_backward(call: Call) -> Sequence[Signal]:
-    g, x, n = call.signal("grad_output"), call.signal("self"), _space(call)
-    return [to_largest(g, x, _windows(call, x.shape[-n:], g.shape[-n:]))]
+    g, n, source = call.signal("grad_output"), _space(call), unpadded(call)
+    x = call.of(source.ref)
+    gate = gate_of(x, len(x.dims) - n)
+    found = to_largest(g, x if gate is None else gate[1], _inside(call, source, g.shape[-n:]))
+    whole = found
+    for d, (before, after) in enumerate(source.padding):
+        whole = padded(whole, d, before, after) if before or after else whole
+    return [replace(whole, peak=found.peak)]
+
+
+def _inside(call: Call, source: Unpadded, outputs: Sequence[int]) -> list[Axis]:
+    n = len(outputs)
+    padding = source.padding[-n:]
+    inputs = [length + sum(pads) for length, pads in zip(source.shape[-n:], padding, strict=True)]
+    return without_padding(_windows(call, inputs, outputs), source.shape[-n:], padding)
 
 
 _POOLS = ("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool3d")

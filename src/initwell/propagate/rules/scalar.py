@@ -12,6 +12,7 @@ import numpy as np
 from initwell.propagate.atoms import together
 from initwell.propagate.functions import Function, as_image, combined, evaluated, line, shared_images
 from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
+from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.pointwise import applied, gated
 from initwell.propagate.segments import Array
@@ -19,6 +20,7 @@ from initwell.propagate.signal import Image, Pointwise, Signal, constant, indepe
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 _TINY = 1e-300
+_ANGLES = "cosines and sines of angles without numbers, as of any angle"
 _PLAIN: Mapping[str, Function] = {
     "sqrt": Function(lambda u: np.sqrt(np.maximum(u, 0.0)), (0.0,)),
     "rsqrt": Function(lambda u: 1 / np.sqrt(np.maximum(u, _TINY))),
@@ -32,7 +34,6 @@ _PLAIN: Mapping[str, Function] = {
     "abs": Function(np.abs, (0.0,)),
     "sign": Function(np.sign, (0.0,)),
     "sgn": Function(np.sign, (0.0,)),
-    "cos": Function(np.cos),
     "tan": Function(np.tan),
     "atan": Function(np.arctan),
     "sinh": Function(np.sinh),
@@ -56,6 +57,17 @@ def _uniform(u: Array) -> Array:
     from scipy.special import ndtr
 
     return np.asarray(ndtr(u))
+
+
+def _circular(phi: Function) -> Rule:
+    """Cosine or sine; of angles without numbers, as rotary ones on the meta device, over the whole circle."""
+
+    def rule(call: Call) -> Sequence[Signal]:
+        if call.has("self"):
+            return [applied(phi, call.signal("self"))]
+        return [independent(call.shape(), 0.5).approximate(_ANGLES)]
+
+    return rule
 
 
 def _unary(name: str, phi: Function) -> Rule:
@@ -104,6 +116,11 @@ def _compared(how: Callable[[Array, float], Array]) -> Rule:
         return [applied(Function(lambda u: np.asarray(how(u, level), float), (level,)), x)]
 
     return rule
+
+
+def _equal(call: Call) -> Sequence[Signal | None]:
+    found = where_extreme(call)
+    return [found] if found is not None else list(_compared(np.equal)(call))
 
 
 def _logical(how: Callable[[Array, Array], Array]) -> Rule:
@@ -230,17 +247,19 @@ _COMPARISONS: Mapping[str, Callable[[Array, float], Array]] = {
     "aten.ge": np.greater_equal,
     "aten.lt": np.less,
     "aten.le": np.less_equal,
-    "aten.eq": np.equal,
     "aten.ne": np.not_equal,
 }
 RULES: Mapping[str, Rule] = {
     **{f"aten.{name}": _unary(name, phi) for name, phi in _PLAIN.items()},
+    "aten.cos": _circular(Function(np.cos)),
+    "aten.sin": _circular(Function(np.sin)),
     "aten.erf": _unary("erf", Function(_erf)),
     "aten.pow": _pow,
     "aten.clamp": _clamp,
     "aten.clamp_min": _clamp,
     "aten.clamp_max": _clamp,
     **{name: _compared(how) for name, how in _COMPARISONS.items()},
+    "aten.eq": _equal,
     "aten.logical_and": _logical(np.multiply),
     "aten.bitwise_and": _logical(np.multiply),
     "aten.logical_or": _logical(np.maximum),

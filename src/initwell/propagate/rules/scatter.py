@@ -20,7 +20,7 @@ from initwell.propagate.signal import Signal, replace
 _MOST = 0.5
 
 
-def scattered(y: Signal, x: Signal, weight: Signal, taps: int, fan: int) -> Signal:
+def scattered(y: Signal, x: Signal, weight: Signal, taps: float, fan: float) -> Signal:
     """Note how unlike the channels of y are.
 
     Args:
@@ -44,7 +44,7 @@ def scattered(y: Signal, x: Signal, weight: Signal, taps: int, fan: int) -> Sign
         return replace(y, scatter=(tails / fan, 0.0))
     same = (x.averaged(x.axes(range(2, len(x.dims)))) - level) / variance if taps > 1 else 0.0
     apart = (x.averaged(channels) - x.averaged(channels | others)) / variance if fan > taps else 0.0
-    inside = (taps - 1) / max(fan - 1, 1)
+    inside = min((taps - 1) / max(fan - 1, 1), 1.0)
     squared = inside * same**2 + (1 - inside) * apart**2
     before = sum(x.scatter) * taps / fan
     return replace(y, scatter=(tails / fan, before + 2 * (1 - 1 / fan) * squared))

@@ -236,7 +236,8 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
         factors = _shares(scores, scores.moments, moment, flat) / flat / count**2
     moments = centred(g, [axis]) * np.expand_dims(factors, axis)
     found = merged_fidelity(g.changed(np.asarray(moments), 0.0), s).approximate(_WHY)
-    return rescaled(found, dim, backward_strength(weights, scores.q, common=bool(rows)))
+    found = rescaled(found, dim, backward_strength(weights, scores.q, common=bool(rows)))
+    return found if mask is None else replace(found, closed=mask)
 
 
 def _softmax(call: Call) -> Sequence[Signal]:

@@ -262,7 +262,21 @@ def _convolution(call: Call) -> Sequence[Signal]:
         bias = viewed(call.signal("bias"), (1, call.shape()[1], *[1] * len(conv.axes)))
         y = added(*together(y, bias, call.shape()), gaussian=True)
     weight = call.signal("weight")
-    return [y if call["transposed"] else scattered(y, x, weight, *fan_of(weight.shape))]
+    return [y if call["transposed"] else scattered(y, x, weight, *_read(x, weight.shape, conv.axes))]
+
+
+def _read(x: Signal, weight: Sequence[int], axes: Sequence[Axis]) -> tuple[float, float]:
+    """Return (taps, fan-in) of what is there to be read: taps that fall on padding, or on small entries, count less.
+
+    Of taps that read the sizes s_k, as many count as have (Σ s_k)²/Σ s_k².
+    """
+    taps, fan = fan_of(weight)
+    there = 1.0
+    for i, axis in enumerate(axes):
+        size = x.profile[i] if x.profile else np.ones(axis.sizes[1])
+        squares = np.maximum(axis.read(size**2), 1e-300)
+        there *= float((axis.read(size) ** 2 / squares).mean()) / axis.sizes[2]
+    return taps * there, fan * there
 
 
 def _convolution_backward(call: Call) -> Sequence[Signal | None]:

@@ -1,0 +1,51 @@
+"""The largest along dimensions, forward and backward, against measurement over seeds."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import initwell as iw
+
+SEEDS = 8
+
+
+class Between(nn.Module):
+    """A linear layer, a function of its output, a linear layer."""
+
+    def __init__(self, fn: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.one, self.two, self.fn = nn.Linear(64, 64), nn.Linear(64, 64), fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.two(self.fn(self.one(x)))
+        return y
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "amax over tokens in fours": lambda x: x.view(len(x), 4, -1, 64).amax(1),
+    "amax over all tokens, kept": lambda x: x.amax(1, keepdim=True).expand(-1, 12, -1),
+    "amin": lambda x: x.amin(1),
+    "max with its place": lambda x: x.max(1)[0],
+    "amax of rectified tokens": lambda x: torch.relu(x).amax(1),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_largest_along_dimensions_by_measurement(name: str) -> None:
+    model = Between(FUNCTIONS[name])
+    batch = torch.randn(32, 12, 64, generator=torch.Generator().manual_seed(0))
+    predicted = iw.predict(model, batch, plan=iw.plan(model, "lecun"))
+    squares = np.zeros((len(predicted.rows), 2))
+    for seed in range(SEEDS):
+        iw.init_(model, "lecun", seed=seed)
+        for i, row in enumerate(iw.measure(model, batch, seed=seed).rows):
+            squares[i] += np.array([row["forward_rms"], row["gradient_rms"]]) ** 2 / SEEDS
+    assert not predicted.unsupported
+    # Eight draws of 64 x 64 weights: a standard error of 1 %; but of what a mean makes, alike in all samples, 3 %.
+    for i, row in enumerate(predicted.rows):
+        bound = 0.09 if row["path"] == "two" else 0.03
+        assert row["forward_rms"] == pytest.approx(np.sqrt(squares[i, 0]), rel=bound), (name, row["op"])
+        assert row["gradient_rms"] == pytest.approx(np.sqrt(squares[i, 1]), rel=0.04), (name, row["op"])
