@@ -22,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initwell.propagate.atoms import joined, matched, merged, permuted, plain, together, viewed
+from initwell.propagate.gram import image
 from initwell.propagate.rules.branch import added, scaled
+from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.scatter import fan_of, scattered
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, constant, merged_fidelity, replace
+from initwell.propagate.signal import Atom, Signal, Source, constant, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 
 
@@ -252,6 +254,12 @@ def _back_together(signal: Signal, shape: Sequence[int]) -> Signal:
     return viewed(permuted(signal, [1, 0, *range(2, len(signal.dims))]), shape)
 
 
+def _image(call: Call, name: str, y: Signal, x: Signal) -> Signal:
+    """Say that positions of y follow those of the operand of this name."""
+    taps = math.prod(call.signal("weight").shape[2:])
+    return image(y, [0, *range(2, len(y.dims))], x, [1], Source(base(call.trace, call[name].id)), taps)
+
+
 def _convolution(call: Call) -> Sequence[Signal]:
     x = sized(call.signal("input"), 2)
     conv = _conv(call, x.shape, call.shape())
@@ -261,6 +269,7 @@ def _convolution(call: Call) -> Sequence[Signal]:
     if call["bias"] is not None:
         bias = viewed(call.signal("bias"), (1, call.shape()[1], *[1] * len(conv.axes)))
         y = added(*together(y, bias, call.shape()), gaussian=True)
+    y = _image(call, "input", y, x)
     weight = call.signal("weight")
     return [y if call["transposed"] else scattered(y, x, weight, *_read(x, weight.shape, conv.axes))]
 
@@ -288,7 +297,8 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     if wanted[0]:
         roles = conv.roles["y"] + "k" + conv.roles["x"]
         dx = tapped(grouped, conv.weight, conv.axes, roles, over=[(2, 1)], batch=[(1, 0)])
-        found.append(scaled(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]), g.undone))
+        dx = scaled(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]), g.undone)
+        found.append(_image(call, "grad_output", dx, g))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
         dw = tapped(grouped, _grouped(x, conv.groups), conv.axes, roles, over=[(0, 0)], batch=[(1, 1)])
