@@ -65,9 +65,9 @@ def test_images_of_the_same_rows_contracted() -> None:
 
 
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int, gain: float, *, norm: bool) -> None:
+    def __init__(self, width: int, heads: int, gain: float, *, norm: bool, pooled: bool) -> None:
         super().__init__()
-        self.heads, self.gain = heads, gain
+        self.heads, self.gain, self.pooled = heads, gain, pooled
         self.norm = nn.LayerNorm(width) if norm else nn.Identity()
         self.q, self.k, self.v = (nn.Linear(width, width, bias=False) for _ in range(3))
 
@@ -77,7 +77,7 @@ class Attention(nn.Module):
         q, k, v = (layer(x).view(split).transpose(1, 2) for layer in (self.q, self.k, self.v))
         scores = (q * (self.gain / math.sqrt(split[-1]))) @ k.mT
         y: Tensor = (scores.softmax(-1) @ v).transpose(1, 2).reshape(x.shape)
-        return y
+        return y.mean(1) if self.pooled else y
 
 
 def square(sizes: list[float]) -> tuple[float, float]:
@@ -87,13 +87,18 @@ def square(sizes: list[float]) -> tuple[float, float]:
     return math.sqrt(mean), float(squares.std()) / math.sqrt(len(sizes)) / (2 * mean)
 
 
-@pytest.mark.parametrize("norm", [True, False], ids=["normalized", "Gaussian"])
+@pytest.mark.parametrize(
+    ("norm", "pooled"), [(True, False), (False, False), (True, True)], ids=["norm", "Gaussian", "pooled"]
+)
 @pytest.mark.parametrize(("length", "width", "gain"), [(64, 64, 0.3), (64, 64, 2.0), (24, 32, 1.0)])
-def test_attention_and_the_gradients_of_its_queries_and_keys(length: int, width: int, gain: float, norm: bool) -> None:
-    model = Attention(width, 2, gain, norm=norm)
+def test_attention_and_the_gradients_of_its_queries_and_keys(
+    length: int, width: int, gain: float, norm: bool, pooled: bool
+) -> None:
+    """Where it is pooled, all rows have one gradient; that of the keys follows the queries by way of the weights."""
+    model = Attention(width, 2, gain, norm=norm, pooled=pooled)
     generator = torch.Generator().manual_seed(4)
-    batches = [torch.randn(6, length, width, generator=generator) for _ in range(SEEDS)]
-    predicted = iw.predict(model, batches[0], plan=iw.plan(model, "xavier"))
+    batches = [torch.randn(24 if pooled else 6, length, width, generator=generator) for _ in range(SEEDS)]
+    predicted = iw.predict(model, iw.signal(tuple(batches[0].shape)), plan=iw.plan(model, "xavier"))
     runs = []
     for seed, batch in enumerate(batches):
         iw.init_(model, "xavier", seed=seed)

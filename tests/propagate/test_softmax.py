@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from initwell.propagate.concentration import Weights
+from initwell.propagate.concentration import Weights, between
 from initwell.propagate.rules.softmax import gradient_size, softmax_backward, softmaxed
 from initwell.propagate.signal import independent
 
 ROWS = 80000
 
 
-def agrees(found: float, draws: Tensor) -> None:
+def agrees(found: float, draws: Tensor, bound: float = 0.03) -> None:
     """Within five standard errors, which are at most 3 % in all."""
     mean, error = float(draws.mean()), float(draws.std()) / math.sqrt(len(draws))
-    assert 5 * error < 0.03 * abs(mean)
+    assert 5 * error < bound * abs(mean)
     assert abs(found - mean) < 5 * error
 
 
@@ -76,6 +76,37 @@ def test_how_moments_go_with_correlation(powers: tuple[int, int]) -> None:
     error = float(slope.std()) / math.sqrt(len(slope))
     assert Weights(6).coupled(2.0, powers) == pytest.approx(float(slope.mean()), abs=5 * error)
     assert 5 * error < 0.1 * abs(float(slope.mean()))
+
+
+@pytest.mark.parametrize("correlation", [-0.4, 0.0, 0.6, 1.0])
+@pytest.mark.parametrize(("variance", "count"), [(0.5, 5), (6.0, 30)])
+def test_two_rows_that_correlate_by_sampling(variance: float, count: int, correlation: float) -> None:
+    s = gaussian(1.0, count)
+    other = torch.randn(*s.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    p = (math.sqrt(variance) * s).softmax(1)
+    q = (math.sqrt(variance) * (correlation * s + math.sqrt(1 - correlation**2) * other)).softmax(1)
+    both, unlike = between(variance, count, correlation, [((1,), (1,)), ((2, 1), (1, 2))])
+    agrees(both, (p * q).mean(1), 0.06)
+    each = (p * p * q).sum(1) * (p * q * q).sum(1) - (p**3 * q**3).sum(1)
+    agrees(unlike, each / (count * (count - 1)), 0.12)
+    assert not correlation or abs(both * count**2 - 1) > 0.06
+
+
+def test_rows_of_softmax_overlap_as_their_scores_do() -> None:
+    # Scores of 40 rows whose correlation is 0.5: E[s_i·s_j] = 1 + δ_ij, and a part that all have in common.
+    generator = torch.Generator().manual_seed(10)
+    own, common, offset = (
+        torch.randn(4000, *n, dtype=torch.float64, generator=generator) for n in ((40, 12), (1, 12), (40, 1))
+    )
+    p = (own + common + offset).softmax(-1)
+    # By pattern (rows, weights): what all weights of a row share goes with rows that agree.
+    s = independent((40, 12), 1.0)
+    moments = np.array([[3.0, 1.0], [1.0, 0.0]])
+    found = softmaxed(s.changed(moments, 0.0), 1).moments
+    pairs = torch.einsum("nik,njk->nij", p, p)
+    off = ~torch.eye(40, dtype=torch.bool)
+    agrees(found[0, 0], p.square().mean((1, 2)))
+    agrees(found[1, 0], pairs[:, off].mean(1) / 12)
 
 
 @pytest.mark.parametrize("variance", [0.05, 1.0, 4.0])

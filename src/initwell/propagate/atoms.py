@@ -318,11 +318,14 @@ def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal
     if a.dims == b.dims and a.shape == tuple(shape) and [x.sample for x in a.atoms] == [x.sample for x in b.atoms]:
         return a, b
     a, b = matched(expanded(a, shape), expanded(b, shape), [(d, d) for d in range(len(shape))])
-    dims = tuple(
+    return replace(a, dims=_sampled(a.dims, b.dims)), replace(b, dims=_sampled(b.dims, a.dims))
+
+
+def _sampled(dims: Dims, others: Dims) -> Dims:
+    return tuple(
         tuple(replace(x, sample=x.sample or y.sample) for x, y in zip(p, q, strict=True))
-        for p, q in zip(a.dims, b.dims, strict=True)
+        for p, q in zip(dims, others, strict=True)
     )
-    return replace(a, dims=dims), replace(b, dims=dims)
 
 
 def over_all(signal: Signal, moments: Array, axes: Sequence[int]) -> Array:

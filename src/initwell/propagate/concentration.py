@@ -1,16 +1,17 @@
-"""Moments of softmax weights p_t = e^(s_t)/Σ e^s of random scores, exact in one integral.
+"""Moments of softmax weights p_t = e^(s_t)/Σ e^s of random scores, of one row or of two that correlate, by quadrature.
 
 From 1/S^k = ∫ x^(k−1) e^(−xS) dx / (k−1)!, for T independent scores of one distribution,
 
     E[p_1^a p_2^b …] = ∫ x^(k−1)/(k−1)! · E[e^(as) e^(−x e^s)] · E[e^(bs) e^(−x e^s)] … · E[e^(−x e^s)]^(T−n) dx
 
-for n different weights and k = a + b + …. Both integrands are analytic and fall off twice exponentially, so that sums
-over equal steps converge at once.
+for n different weights and k = a + b + …. For two rows whose scores correlate by ρ it is the same in x and x', with
+E[e^(as) e^(−x e^s) e^(a's') e^(−x' e^s')] = Σ ρ^k c_k c'_k, the c_k normalized Hermite coefficients (Mehler). All
+integrands are analytic and fall off twice exponentially, so that sums over equal steps converge at once.
 
 Scores are Gaussian with two corrections of finite width. Each row of scores q·k has a variance of its own, since |q|²
 is a χ² of as many degrees of freedom as the keys have channels: the moments are averaged over a Gamma distribution
-with Gauss's nodes. And where the keys come from rows of one length, as a layer norm's, a row of scores is a
-coordinate of points on a sphere of so many dimensions, whose density (1 − z²/C)^((C−3)/2) has shorter tails.
+with Gauss's nodes. And where the keys come from rows of one length, as a layer norm's, a row of scores is a coordinate
+of points on a sphere of so many dimensions, whose density (1 − z²/C)^((C−3)/2) has shorter tails.
 """
 
 import math
@@ -24,9 +25,12 @@ from initwell.propagate.segments import Array
 from initwell.records import Record
 
 _REACH = 9.5
-_STEP = 0.25
+_STEP = 0.35
 _NODES = 6
 _HIGHEST = 6
+_TERMS = 64
+
+Powers = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,13 @@ class Weights(Record):
     spread: float = 0.0
     width: float = math.inf
 
-    def moments(self, variance: float, powers: Sequence[Sequence[int]]) -> Array:
+    def moments(self, variance: float, powers: Sequence[Powers]) -> Array:
         """Compute E[p_1^a p_2^b …] for several lists of powers.
 
         Args:
             variance: of a score, on average over rows.
-            powers: for each moment a, b, …: one for each of as many different weights, at most ``count``;
-                each at most 6.
+            powers: for each moment a, b, …: one for each of as many different weights, at most ``count``; each at
+                most 6.
 
         Returns:
             One moment for each list.
@@ -65,7 +69,7 @@ class Weights(Record):
         found = [_moments(variance * x, self.count, self.width, powers) for x in nodes]
         return np.asarray(weights @ np.array(found))
 
-    def coupled(self, variance: float, powers: Sequence[int]) -> float:
+    def coupled(self, variance: float, powers: Powers) -> float:
         """Say how strongly a moment p_1^a p_2^b … goes with the correlation of the scores 1 and 2.
 
         By Stein's lemma its derivative is v·E[∂²(p_1^a p_2^b …)/∂s_1∂s_2], and with n = a + b + …
@@ -85,8 +89,8 @@ class Weights(Record):
         found = self.moments(variance, terms)
         return float(variance * found @ np.array([a * b, -n * a, -n * b, n * (n + 1)]))
 
-    def coupled_itself(self, variance: float, powers: Sequence[int]) -> float:
-        """Say how strongly a moment goes with the variance of the score 1: v/2·E[∂²(p_1^a p_2^b …)/∂s_1²], twice that.
+    def coupled_itself(self, variance: float, powers: Powers) -> float:
+        """Say how strongly a moment goes with the variance of the score 1: v·E[∂²(p_1^a p_2^b …)/∂s_1²].
 
         Args:
             variance: of a score, v.
@@ -98,7 +102,36 @@ class Weights(Record):
         return float(variance * found @ np.array([a * a, -(2 * a + 1) * n, n * (n + 1)]))
 
 
-def _moments(variance: float, count: int, width: float, powers: Sequence[Sequence[int]]) -> Array:
+def between(variance: float, count: int, correlation: float, powers: Sequence[tuple[Powers, Powers]]) -> Array:
+    """Compute E[p_1^a p_2^b … p'_1^a' p'_2^b' …] of two rows of Gaussian scores.
+
+    Args:
+        variance: of a score.
+        count: T.
+        correlation: of s_t with s'_t.
+        powers: for each moment a, b, … and a', b', …, as many of both; each 1 or 2.
+
+    Returns:
+        One moment for each pair of lists.
+
+    >>> (between(1.0, 4, 1.0, [((1,), (1,))]) / Weights(4).moments(1.0, [(2,)])).round(6).tolist()
+    [1.0]
+    """
+    if count == 1 or variance <= 0:
+        return np.array([float(count) ** -(sum(a) + sum(b)) for a, b in powers])
+    series = _series(variance, count)
+    scale = correlation ** np.arange(_TERMS)
+    rest = (series[0] * scale) @ series[0].T
+    found = []
+    for one, two in powers:
+        inside = rest ** (count - len(one)) / (math.factorial(sum(one) - 1) * math.factorial(sum(two) - 1))
+        for a, b in zip(one, two, strict=True):
+            inside = inside * ((series[a] * scale) @ series[b].T)
+        found.append(float(inside.sum()) * _STEP**2)
+    return np.array(found)
+
+
+def _moments(variance: float, count: int, width: float, powers: Sequence[Powers]) -> Array:
     single = _transforms(variance, count, width)
     found = []
     for several in powers:
@@ -112,13 +145,9 @@ def _moments(variance: float, count: int, width: float, powers: Sequence[Sequenc
 @lru_cache(maxsize=1024)
 def _transforms(variance: float, count: int, width: float) -> Sequence[Array]:
     """Return x^p E[e^(ps) e^(−x e^s)] for each power p, over equal steps of log x."""
-    std = math.sqrt(variance)
-    step = min(0.4, _STEP / std)
-    z = np.arange(-_REACH, _REACH + step, step)
+    z = _points(variance)
     density = _density(z, width)
-    log_x = np.arange(-_REACH * std - 14 - math.log(count), _REACH * std + 6, _STEP)
-    # Where e^s·x is beyond e^7, e^(−e^s·x) is nothing, and so is any power times it.
-    grown = np.exp(np.minimum(log_x[:, None] + std * z[None, :], 7.0))
+    grown = _grown(z, variance, count)
     decay = np.exp(-grown)
     single = [decay @ density]
     for _ in range(_HIGHEST):
@@ -127,12 +156,39 @@ def _transforms(variance: float, count: int, width: float) -> Sequence[Array]:
     return tuple(single)
 
 
+@lru_cache(maxsize=16)
+def _series(variance: float, count: int) -> Sequence[Array]:
+    """Return Hermite coefficients of x^p e^(ps) e^(−x e^s) for p = 0, 1, 2: shape (x, terms)."""
+    z = _points(variance)
+    density = _density(z, math.inf)
+    grown = _grown(z, variance, count)
+    decay = np.exp(-grown)
+    inside = ((decay * grown) @ density) * (decay @ density) ** (count - 1)
+    here = inside > 1e-13 * inside.max()
+    grown, decay = grown[here], decay[here]
+    basis = np.empty((z.size, _TERMS))
+    before, polynomial = np.zeros_like(z), density
+    for k in range(_TERMS):
+        basis[:, k] = polynomial
+        before, polynomial = polynomial, (z * polynomial - math.sqrt(k) * before) / math.sqrt(k + 1)
+    return tuple((decay * grown**p) @ basis for p in range(3))
+
+
+def _points(variance: float) -> Array:
+    step = min(0.4, _STEP / math.sqrt(variance))
+    return np.arange(-_REACH, _REACH + step, step)
+
+
+def _grown(z: Array, variance: float, count: int) -> Array:
+    """Return x·e^s over x and s; where it is beyond e^7, e^(−x e^s) is nothing, and so is any power times it."""
+    std = math.sqrt(variance)
+    log_x = np.arange(-_REACH * std - 14 - math.log(count), _REACH * std + 6, _STEP)
+    return np.asarray(np.exp(np.minimum(log_x[:, None] + std * z[None, :], 7.0)))
+
+
 def _density(z: Array, width: float) -> Array:
-    found = (
-        np.exp(-z * z / 2)
-        if width > 1e4
-        else np.maximum(1 - z * z / max(width, 4.0), 0.0) ** ((max(width, 4.0) - 3) / 2)
-    )
+    n = max(width, 4.0)
+    found = np.exp(-z * z / 2) if n > 1e4 else np.maximum(1 - z * z / n, 0.0) ** ((n - 3) / 2)
     return np.asarray(found / found.sum())
 
 

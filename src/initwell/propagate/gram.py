@@ -18,6 +18,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Atom, Signal, Source
@@ -94,18 +95,46 @@ def mixed(a: Signal, b: Signal, alpha: float, beta: float) -> float:
 
 
 def following(signal: Signal, dims: Sequence[int], source: Source) -> Signal:
-    """Say that along these dimensions the rows are linear images of a value's rows."""
-    axes = signal.axes(dims)
-    return _with_sources(signal, axes, lambda old: (*(s for s in old if s.value != source.value), source))
+    """Say that along these dimensions the rows are linear images of a value's rows, and of no other's that matters."""
+    return _with_sources(signal, signal.axes(dims), lambda _: (source,))
 
 
-def rescaled(signal: Signal, dim: int, factor: float) -> Signal:
-    """Multiply how strongly rows along a dimension follow others."""
+def adding(signal: Signal, dims: Sequence[int], source: Source) -> Signal:
+    """Say that along these dimensions the rows are linear images of one more value's rows."""
+    return _with_sources(signal, signal.axes(dims), lambda old: (*(s for s in old if s.value != source.value), source))
+
+
+def image(
+    found: Signal, rows: Sequence[int], x: Signal, features: Sequence[int], source: Source, taps: int = 1
+) -> Signal:
+    """Say of a fresh layer's outputs that their rows follow those of its inputs.
+
+    Args:
+        found: the outputs.
+        rows: their dimensions that count rows.
+        x: the inputs.
+        features: their dimensions that count features.
+        source: the inputs' id, and how much of one length their rows are.
+        taps: positions that an output reads, each a row's share of its features.
+    """
+    spread = fluctuation(x, features) / taps
+    return replace(following(found, rows, replace(source, strength=math.sqrt(spread))), spread=spread)
+
+
+def rescaled(signal: Signal, axis: int, factor: float, apart: float = 1.0) -> Signal:
+    """Multiply how strongly rows along an axis of the moments follow others.
+
+    Args:
+        signal: any signal.
+        axis: of the moments.
+        factor: of the strength.
+        apart: of it between entries that differ along others of its axes, too.
+    """
 
     def change(old: tuple[Source, ...]) -> tuple[Source, ...]:
-        return tuple(replace(s, strength=s.strength * factor) for s in old)
+        return tuple(replace(s, strength=s.strength * factor, apart=s.apart * apart) for s in old)
 
-    return _with_sources(signal, signal.axes([dim]), change)
+    return _with_sources(signal, [axis], change)
 
 
 def _with_sources(
@@ -116,27 +145,31 @@ def _with_sources(
     return replace(signal, dims=tuple(tuple(atoms[a:b]) for a, b in pairwise(ends)))
 
 
+def multiplied(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:
+    """Let rows along an axis follow what both factors of a product followed, each by what it adds to how rows vary.
+
+    Args:
+        signal: the product, with the sources of one factor.
+        other: the other factor.
+        axis: of the moments of both.
+        share: what of the signal's strength stays.
+        rest: how much of the other's strength there is in it.
+    """
+    sources = {s.value: s for s in other.atoms[axis].follows} if rest > 0 else {}
+    sources = {value: replace(s, strength=s.strength * rest) for value, s in sources.items()}
+    for s in signal.atoms[axis].follows:
+        old = sources.get(s.value)
+        sources[s.value] = replace(s, strength=s.strength * share + (old.strength if old else 0.0))
+    return _with_sources(signal, [axis], lambda _: tuple(sources.values()))
+
+
 def forgotten(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:
     """Return atoms that follow nothing."""
     return tuple(replace(atom, follows=()) for atom in dim)
 
 
-def varied(signal: Signal, axes: Sequence[int]) -> Array:
-    """Return by pattern how far the product of two rows can be from its expectation: E[x_i x_i] − E[x_i x_j].
-
-    Args:
-        signal: any signal.
-        axes: of its moments that count rows; 0 where they all agree.
-    """
-    same = signal.moments
-    for axis in axes:
-        pairs = signal.atoms[axis].patterns
-        same = (same.take(pairs.first, axis) + same.take(pairs.second, axis)) / 2
-    return np.asarray(same - signal.moments)
-
-
-def in_common(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[list[int], float]:
-    """Find along which of the contracted axes two signals follow one value.
+def in_common(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
+    """Find along which of the contracted axes two signals follow one value: of several, that which they follow most.
 
     Args:
         a: a signal.
@@ -144,14 +177,60 @@ def in_common(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[l
         pairs: axes of their moments, (of a, of b).
 
     Returns:
-        Places in ``pairs``, and the product of the strengths.
+        Places in ``pairs``, and the value; no places where there is none.
     """
+    best: tuple[list[int], int] = [], -1
+    most = 0.0
     for value in dict.fromkeys(s.value for i, _ in pairs for s in a.atoms[i].follows):
-        strengths = [
-            [s.strength for atom in (a.atoms[i], b.atoms[j]) for s in atom.follows if s.value == value]
-            for i, j in pairs
-        ]
-        both = [place for place, found in enumerate(strengths) if len(found) == 2]
-        if both:
-            return both, strengths[both[0]][0] * strengths[both[0]][1]
-    return [], 0.0
+        both = [(place, _source(a, i, value), _source(b, j, value)) for place, (i, j) in enumerate(pairs)]
+        shared = [(place, one.strength * two.strength) for place, one, two in both if one and two]
+        if shared and shared[0][1] > most:
+            best, most = ([place for place, _ in shared], value), shared[0][1]
+    return best
+
+
+def _source(signal: Signal, axis: int, value: int) -> Source | None:
+    return next((s for s in signal.atoms[axis].follows if s.value == value), None)
+
+
+def strength(a: Signal, i: int, b: Signal, j: int) -> float:
+    """Return the most that two axes have in common: the product of the strengths of one value that they follow."""
+    rows, value = in_common(a, b, [(i, j)])
+    one, two = (_source(x, k, value) for x, k in ((a, i), (b, j)))
+    return one.strength * two.strength if rows and one and two else 0.0
+
+
+def varied(signal: Signal, axes: Sequence[int], value: int) -> Array:
+    """Return by pattern how far the average product of two rows goes with that of a value's rows.
+
+    Args:
+        signal: any signal.
+        axes: of its moments that count rows.
+        value: that they follow.
+
+    Returns:
+        E[x_i x_i] − E[x_i x_j] times what the rows' source says; 0 where they all agree.
+    """
+    same = signal.moments
+    for axis in axes:
+        pairs = signal.atoms[axis].patterns
+        same = (same.take(pairs.first, axis) + same.take(pairs.second, axis)) / 2
+    source = _source(signal, axes[0], value) or Source(value, 0.0)
+    apart = np.where(_differ(signal, axes), source.apart, 1.0)
+    return np.asarray((same - signal.moments) * source.strength * apart)
+
+
+def _differ(signal: Signal, axes: Sequence[int]) -> NDArray[np.bool_]:
+    """Say by pattern whether entries differ along other axes that follow something."""
+    found = np.zeros((1,) * len(signal.atoms), dtype=bool)
+    for i, atom in enumerate(signal.atoms):
+        if atom.follows and i not in axes:
+            found = found | differs(signal, i)
+    return found
+
+
+def differs(signal: Signal, axis: int) -> NDArray[np.bool_]:
+    """Say by pattern whether indices of an axis differ; other axes are of length 1."""
+    pairs = signal.atoms[axis].patterns
+    found = np.arange(pairs.counts.size) >= len(pairs.parts)
+    return found.reshape([-1 if i == axis else 1 for i in range(len(signal.atoms))])

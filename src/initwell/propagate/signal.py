@@ -46,11 +46,13 @@ class Source(Record):
     Attributes:
         value: its id.
         strength: square root of the relative variance of the average product of two of its rows.
+        apart: how much of that is left between entries that differ along other axes that follow something, too.
         level: 1 where all its rows are of one length, as a layer norm's; 0 where their lengths vary as Gaussians' do.
     """
 
     value: int
-    strength: float
+    strength: float = 1.0
+    apart: float = 1.0
     level: float = 0.0
 
 

@@ -23,7 +23,7 @@ from dataclasses import replace
 import numpy as np
 
 from initwell.propagate.atoms import matched, permuted, together
-from initwell.propagate.gram import fluctuation, following, forgotten, in_common, varied, varying
+from initwell.propagate.gram import adding, fluctuation, forgotten, image, in_common, varied, varying
 from initwell.propagate.rules.branch import added
 from initwell.propagate.signal import Signal, Source, merged_fidelity
 from initwell.propagate.table import Call, Rule
@@ -66,10 +66,10 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
         lengths += [np.array(counts.parts, float), [names_a[i]]]
     moments = _einsum([a.moments, names_a, b.moments, names_b, *counted], out)
     pairs = list(zip(a.axes(summed_a), b.axes(summed_b), strict=True))
-    rows, strength = in_common(a, b, pairs)
+    rows, value = in_common(a, b, pairs)
     if rows:
-        one, two = varied(a, [pairs[r][0] for r in rows]), varied(b, [pairs[r][1] for r in rows])
-        moments = moments + strength * _einsum([one, names_a, two, names_b, *counted], out)
+        one, two = (varied(x, [pairs[r][i] for r in rows], value) for i, x in enumerate((a, b)))
+        moments = moments + _einsum([one, names_a, two, names_b, *counted], out)
     means = _einsum([a.means, names_a, b.means, names_b, *lengths], out)
     dims = tuple(forgotten(a.dims[d]) for d in shared) + tuple(a.dims[d] for d in free_a)
     found = a.changed(moments, means, dims=dims + tuple(b.dims[d] for d in free_b), gaussian=True)
@@ -95,19 +95,22 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
         (first, b, second, over[1], range(kept, kept + len(b.dims) - 1)),
     ):
         if call.trace.values[weight].kind == "parameter" and not batched:
-            spread = fluctuation(x, [features])
-            source = Source(value, math.sqrt(spread), _level(call.trace, x, features))
-            return replace(following(contract(a, b, [over]), rows, source), spread=spread)
-    a, b = _itself(a, first, b, over), _itself(b, second, a, over[::-1])
-    return contract(a, b, [over], [(0, 0)] if batched else [])
+            source = Source(value, level=_level(call.trace, x, features))
+            return image(contract(a, b, [over]), rows, x, [features], source)
+    ends = [Source(v, math.sqrt(fluctuation(x, [d]))) for v, x, d in ((first, a, over[0]), (second, b, over[1]))]
+    a, b = _itself(a, first, b, over, batched), _itself(b, second, a, over[::-1], batched)
+    found = contract(a, b, [over], [(0, 0)] if batched else [])
+    # Given one factor, the product is a linear image of the other.
+    found = adding(found, range(int(batched), kept), ends[0])
+    return adding(found, range(kept, len(found.dims)), ends[1])
 
 
-def _itself(a: Signal, value: int, b: Signal, over: tuple[int, int]) -> Signal:
+def _itself(a: Signal, value: int, b: Signal, over: tuple[int, int], batched: bool) -> Signal:
     """Let a value that the other operand follows follow itself."""
     if not any(s.value == value for atom in b.dims[over[1]] for s in atom.follows):
         return a
-    features = [d for d in range(len(a.dims)) if d != over[0]]
-    return following(a, [over[0]], Source(value, math.sqrt(fluctuation(a, features))))
+    features = [d for d in range(int(batched), len(a.dims)) if d != over[0]]
+    return adding(a, [over[0]], Source(value, math.sqrt(fluctuation(a, features))))
 
 
 def _level(trace: Trace, x: Signal, features: int) -> float:

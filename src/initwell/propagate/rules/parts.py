@@ -134,6 +134,7 @@ def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) ->
     dims = (*whole[0].dims[:dim], (Atom(sum(sizes), sample, tuple(sizes)),), *whole[0].dims[dim + 1 :])
     moments = np.stack(np.broadcast_arrays(*columns), axis)
     found = whole[0].changed(moments, means, dims=dims, gaussian=all(p.gaussian for p in parts))
+    found = replace(found, spread=max(p.spread for p in parts))
     return settled(merged_fidelity(found, *parts), axis)
 
 

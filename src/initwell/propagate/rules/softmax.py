@@ -1,43 +1,29 @@
 """Softmax: p_t = e^(s_t)/Σ e^s over an axis of length T, and its backward.
 
 What all entries share cancels, so only v = q − moments[differ along T] matters; the moments of weights of independent
-scores are those of ``concentration``. The mean is 1/T, and since p sums to 1 over T, E[p_t p'_u] for t ≠ u is
-(1/T − E[p_t p'_t])/(T−1). Between two softmaxes whose centred scores correlate by ρ, E[p_t p'_t] grows as e^(ρv) − 1
-does.
+scores, of one row or of two whose centred scores correlate by ρ, are those of ``rows``. The mean is 1/T, and since p
+sums to 1 over T, E[p_t p'_u] for t ≠ u is (1/T − E[p_t p'_t])/(T−1).
+
+Weights and values come from the same rows, and so do weights and the gradients that arrive at them. How strongly they
+follow those rows, of which a contraction asks (see ``gram``), are derivatives by Stein's lemma.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
 
 from initwell.propagate.atoms import centred, joined, plain, refined, together
-from initwell.propagate.concentration import Weights
-from initwell.propagate.gram import in_common, rescaled
+from initwell.propagate.concentration import Weights, between
+from initwell.propagate.gram import multiplied, rescaled, strength
 from initwell.propagate.mask import Mask
-from initwell.propagate.segments import Array, common
-from initwell.propagate.signal import Signal, merged_fidelity, over_pairs, replace
-from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.propagate.rows import SMALL, Moment, Open, all_open, stepped
+from initwell.propagate.segments import common
+from initwell.propagate.signal import Signal, merged_fidelity, replace
+from initwell.propagate.table import Call, Rule
 
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"
-_SMALL = 1e-9
-
-
-def stepped(x: float) -> float:
-    """Return the nearest of numbers 1 % apart, so that layers that hardly differ share their integrals.
-
-    >>> stepped(2.0), stepped(0.0)
-    (1.9937155332430823, 0.0)
-    """
-    return math.exp(round(math.log(x) * 100) / 100) if x > 0 else 0.0
-
-
-def _known(v: float) -> float:
-    # Beyond this exp(variance) is no number: a mask that was added to the scores, which are then no Gaussian.
-    if v > 300:
-        raise UnknownSignalError("a softmax of scores with a mask added to them")
-    return stepped(max(v, 0.0))
 
 
 def _one_axis(s: Signal, dim: int, *, segments: bool) -> tuple[Signal, int]:
@@ -46,24 +32,6 @@ def _one_axis(s: Signal, dim: int, *, segments: bool) -> tuple[Signal, int]:
         s = joined(s, s.axes([dim])[0])
     s = s if segments else plain(s, dim)
     return s, s.axes([dim])[0]
-
-
-def _shares(s: Signal, scores: Array, moment: Callable[[float], float], flat: float) -> Array:
-    """Return, by pattern of the other axes, the moment of weights whose centred scores have these covariances.
-
-    Args:
-        s: the scores, whose softmax axis has been taken out of ``scores``.
-        scores: covariances of the centred scores by pattern.
-        moment: variance → the moment at full agreement.
-        flat: the moment at variance 0.
-    """
-    size = tuple(n for n in s.means.shape)
-    v = scores[tuple(slice(n) for n in size)]
-    kinds, which = np.unique(v.round(12), return_inverse=True)
-    above = np.array([max(moment(_known(x)) - flat, 0.0) for x in kinds])[which].reshape(v.shape)
-    grown = np.expm1(np.maximum(v, 1e-12))
-    atoms = s.atoms
-    return np.asarray(flat + over_pairs(atoms, np.sqrt(above / grown)) * np.expm1(np.minimum(scores, 300.0)))
 
 
 def _without(s: Signal, axis: int) -> Signal:
@@ -83,43 +51,19 @@ def _weights(s: Signal, axis: int) -> Weights:
     return Weights(atom.size, stepped(2 * s.spread), stepped(1 / curved) if curved > 0 else math.inf)
 
 
-def _typical(mask: Mask) -> int:
-    return max(round(sum(n * share for n, share in mask.sizes)), 1)
-
-
-def _open_shares(
-    mask: Mask, scores: Signal, axis: int, moment: Callable[[Weights, float], float], weights: Weights, s: Signal
-) -> Array:
-    """Return, by pattern of the other axes, a moment of weights along the softmax axis, 0 where they are shut.
-
-    Over rows of n open entries of T, the average over all entries is that of n/T times the moment of n weights. How it
-    goes with the other axes is measured from the weights at equal scores, and grows with their correlation.
-
-    Args:
-        mask: of the scores.
-        scores: centred, without the softmax axis.
-        axis: of ``s``, along which the softmax goes.
-        moment: (weights of a row, variance of its scores) → the moment.
-        weights: of rows of scores.
-        s: the scores.
-    """
+def _open(mask: Mask | None, s: Signal, axis: int) -> Open:
+    """Return what is open of scores whose rows have the mask's segments, where they can."""
     count = s.atoms[axis].size
+    if mask is None:
+        return all_open(count)
     at = _row_axis(mask, s)
     even = mask.even if at is not None else plain(mask.even, *range(len(mask.even.dims)))
-    even, _ = together(even, s, s.shape)
-    ends = [] if at is None else [0, *accumulate(s.atoms[at].patterns.parts)]
-    v = scores.moments[tuple(slice(n) for n in scores.means.shape)]
-    whole, flat = np.empty(v.shape), np.empty(v.shape)
-    for place in np.ndindex(v.shape):
-        sizes = mask.sizes if at is None else mask.sizes_of(ends[place[at]], ends[place[at] + 1])
-        rows = [(share * n / count, replace(weights, count=n)) for n, share in sizes]
-        whole[place] = sum(share * moment(row, _known(float(v[place]))) for share, row in rows)
-        flat[place] = sum(share * moment(row, 0.0) for share, row in rows)
-    agree = np.asarray(even.moments.take(0, axis))
-    level = agree[tuple(slice(n) for n in v.shape)]
-    agree = agree * over_pairs(scores.atoms, np.sqrt(flat / np.where(level > 0, level, 1.0)))
-    grown = np.sqrt(np.maximum(whole - flat, 0.0) / np.expm1(np.maximum(v, 1e-12)))
-    return np.asarray(agree + over_pairs(scores.atoms, grown) * np.expm1(np.minimum(scores.moments, 300.0)))
+    agree = np.asarray(together(even, s, s.shape)[0].moments.take(0, axis))
+    typical = max(round(sum(n * share for n, share in mask.sizes)), 1)
+    if at is None:
+        return Open(agree, lambda _: mask.sizes, count, typical)
+    ends, k = [0, *accumulate(s.atoms[at].patterns.parts)], at - (at > axis)
+    return Open(agree, lambda place: mask.sizes_of(ends[place[k]], ends[place[k] + 1]), count, typical)
 
 
 def _row_axis(mask: Mask, s: Signal) -> int | None:
@@ -143,27 +87,55 @@ def _by_rows(s: Signal, mask: Mask | None) -> Signal:
     return refined(s, axes[0], mask.parts)
 
 
+def _pair(count: int, v: float, correlation: float) -> float:
+    return float(between(v, count, correlation, [((1,), (1,))])[0])
+
+
+_SQUARE = Moment(lambda weights, v: float(weights.moments(v, [(2,)])[0]), _pair)
+
+
 def softmaxed(s: Signal, dim: int) -> Signal:
     """Apply softmax along a dimension."""
     if not s.dims[dim]:
         return s.changed(np.ones_like(s.moments), 1.0)
     mask = s.mask if dim == len(s.dims) - 1 else None
     s, axis = _one_axis(_by_rows(s, mask), dim, segments=False)
-    count, weights = s.atoms[axis].size, _weights(s, axis)
-    scores = _without(s, axis)
-    if mask is not None:
-        weights = replace(weights, count=_typical(mask))
-        agree = _open_shares(mask, scores, axis, lambda w, v: float(w.moments(v, [(2,)])[0]), weights, s)
-    else:
-        agree = _shares(scores, scores.moments, lambda v: float(weights.moments(v, [(2,)])[0]), 1 / count**2)
-    differ = (1 / count - agree) / (count - 1)
-    found = s.changed(np.stack([agree, differ], axis), 1 / count).approximate(_WHY)
-    return rescaled(found, dim, forward_strength(weights, scores.q))
+    left, scores = _open(mask, s, axis), _without(s, axis)
+    weights = replace(_weights(s, axis), count=left.typical)
+    agree = _SQUARE.over(scores, weights, left)
+    differ = (1 / left.count - agree) / (left.count - 1)
+    found = s.changed(np.stack([agree, differ], axis), 1 / left.count).approximate(_WHY)
+    v = stepped(scores.q)
+    found = rescaled(found, axis, forward_strength(weights, v), _apart(found, scores, axis, weights))
+    for i in range(len(s.atoms)):
+        if i != axis:
+            found = rescaled(found, i, _SQUARE.slope(left.typical, v, _correlation(scores, i - (i > axis))))
+    return found
+
+
+def _correlation(s: Signal, axis: int) -> float:
+    return s.averaged([axis]) / s.q if s.q > 0 else 1.0
+
+
+def _apart(p: Signal, s: Signal, axis: int, weights: Weights) -> float:
+    """Say how much of ``forward_strength`` is left between rows that differ, as their scores correlate by ρ.
+
+    E[p_j p'_l] goes with G_jl by ρ·v·E[∂p_j/∂s_j]² at a small ρ, and as E[p_j p_l] at ρ = 1.
+    """
+    rows = [i for i, atom in enumerate(p.atoms) if atom.follows and i != axis]
+    v, size = stepped(s.q), p.averaged(rows) - p.averaged([*rows, axis])
+    if v < SMALL or not rows or size <= 0 or weights.count < 2:
+        return 1.0
+    c = s.averaged([i - (i > axis) for i in rows]) / s.q
+    square, pair = weights.moments(v, [(2,), (1, 1)])
+    same = weights.coupled(v, (1, 1))
+    there = c * ((1 - c) * v * (1 / weights.count - square) ** 2 + c * same)
+    return float(there / size * (square - pair) / same)
 
 
 def forward_strength(weights: Weights, v: float) -> float:
     """Say how strongly E[p_j p_l] goes with the correlation of scores j and l, over E[p²] − E[p_j p_l]."""
-    if v < _SMALL or weights.count < 2:
+    if v < SMALL or weights.count < 2:
         return 1.0
     square, pair = weights.moments(v, [(2,), (1, 1)])
     return float(weights.coupled(v, (1, 1)) / (square - pair))
@@ -182,7 +154,7 @@ def gradient_size(weights: Weights, v: float, common: float, level: float = 0.0)
     others = weights.count - 1
     # x_j(p_j − p_j²) and, for each other l, −x_l p_j p_l.
     alone = float(two - 2 * three + four + others * pair)
-    if v < _SMALL or weights.count < 3 or common == 0:
+    if v < SMALL or weights.count < 3 or common == 0:
         return alone
     products = 2 * weights.coupled(v, (3, 1)) - 2 * weights.coupled(v, (2, 1))
     products += (others - 1) * weights.coupled(v, (1, 1, 2))
@@ -199,7 +171,7 @@ def backward_strength(weights: Weights, v: float, *, common: bool) -> float:
         v: variance of a score.
         common: whether scores and x come from the same rows, so that the weights go with those products too.
     """
-    if v < _SMALL or weights.count < 3:
+    if v < SMALL or weights.count < 3:
         return 1.0
     pair, three, four = weights.moments(v, [(1, 1), (2, 1), (2, 2)])
     found = float(pair - 2 * three + 2 * four)
@@ -208,6 +180,15 @@ def backward_strength(weights: Weights, v: float, *, common: bool) -> float:
         others = (weights.count - 2) * weights.coupled(v, (1, 1, 2))
         found += 2 * weights.coupled(v, (3, 1)) + others - 2 * weights.coupled(v, (2, 1))
     return found / gradient_size(weights, v, 0.0) * (1 - 1 / weights.count)
+
+
+def _gradient_pair(count: int, v: float, correlation: float) -> float:
+    """Return E[d_j d'_j] of the same x of variance 1 in two rows of Gaussian scores."""
+    if count == 1:
+        return 0.0
+    powers: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((1,), (1,)), ((2,), (1,)), ((2,), (2,)), ((1, 1), (1, 1))]
+    one, mixed, both, others = between(v, count, correlation, powers)
+    return float(one - 2 * mixed + both + (count - 1) * others)
 
 
 def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
@@ -222,22 +203,38 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     g, s = together(g, s, s.shape)
     g, axis = _one_axis(g, dim, segments=True)
     s, _ = _one_axis(s, dim, segments=False)
-    count, weights = s.atoms[axis].size, _weights(s, axis)
-    rows, strength = in_common(g, s, [(axis, axis)])
+    left, scores, shared = _open(mask, s, axis), _without(s, axis), strength(g, axis, s, axis)
+    weights, v = replace(_weights(s, axis), count=left.typical), stepped(scores.q)
     level = max((source.level for source in s.atoms[axis].follows), default=0.0)
-    scores = _without(s, axis)
-    flat = (1 - 1 / count) / count**2
-    if mask is not None:
-        weights = replace(weights, count=_typical(mask))
-        size = _open_shares(mask, scores, axis, lambda w, v: gradient_size(w, v, strength, level), weights, s)
-        factors = size / (1 - 1 / count)
-    else:
-        moment: Callable[[float], float] = lambda v: gradient_size(weights, v, strength, level)  # noqa: E731
-        factors = _shares(scores, scores.moments, moment, flat) / flat / count**2
-    moments = centred(g, [axis]) * np.expand_dims(factors, axis)
-    found = merged_fidelity(g.changed(np.asarray(moments), 0.0), s).approximate(_WHY)
-    found = rescaled(found, dim, backward_strength(weights, scores.q, common=bool(rows)))
+    moment = Moment(lambda w, v: gradient_size(w, v, shared, level), _gradient_pair)
+    sizes = moment.over(scores, weights, left) / (1 - 1 / left.count)
+    inner = g.changed(centred(g, [axis]), 0.0)
+    found = merged_fidelity(inner.changed(inner.moments * np.expand_dims(sizes, axis), 0.0), s).approximate(_WHY)
+    for i in range(len(g.atoms)):
+        if i != axis:
+            k = i - (i > axis)
+            slope = moment.slope(left.typical, v, _correlation(scores, k))
+            found = _following(found, inner, s, scores.changed(sizes, 0.0), (i, k), slope)
+    found = rescaled(found, axis, backward_strength(weights, v, common=shared > 0))
     return found if mask is None else replace(found, closed=mask)
+
+
+def _following(found: Signal, g: Signal, s: Signal, sizes: Signal, axes: tuple[int, int], strength: float) -> Signal:
+    """Let rows follow what the gradient followed, and what the scores did, each by its share of how rows vary.
+
+    Args:
+        found: g times sizes, which follows what g does.
+        g: the gradient.
+        s: the scores.
+        sizes: what the weights do to the gradient, without the softmax axis.
+        axes: the axis of g, and of sizes.
+        strength: of what the scores follow, in the sizes.
+    """
+    (a, b), (p, q) = ((x.averaged(()), x.averaged([i])) for x, i in zip((g, sizes), axes, strict=True))
+    total = a * p - b * q
+    if total <= 0:
+        return found
+    return multiplied(found, s, axes[0], (a - b) * q / total, max(b * (p - q), 0.0) * strength / total)
 
 
 def _softmax(call: Call) -> Sequence[Signal]:

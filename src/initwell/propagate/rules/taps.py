@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 
 from initwell.propagate.atoms import joined, matched, merged, permuted, plain, together, viewed
 from initwell.propagate.gaussian import covariance, pair_moments
+from initwell.propagate.gram import image
 from initwell.propagate.places import bent, carried, even, of_sizes, settled, sizes
 from initwell.propagate.rules.branch import added, scaled
+from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.scatter import fan_of, scattered
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, merged_fidelity, replace
+from initwell.propagate.signal import Atom, Signal, Source, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 
 
@@ -180,17 +182,17 @@ def read_places(source: Signal, count: int) -> list[Array]:
     """
     if not source.profile or len(source.profile) != count:
         return [even(n) for n in source.shape[len(source.dims) - count :]]
-    image = source.image
-    if image is None or image.base is not None or image.pre.dims != source.dims or source.segmented:
+    made = source.image
+    if made is None or made.base is not None or made.pre.dims != source.dims or source.segmented:
         return list(source.profile)
     if all(p.ndim == 1 for p in source.profile):
         return list(source.profile)
     space = set(source.axes(range(len(source.dims) - count, len(source.dims))))
-    variance, correlations = covariance(image.pre)
+    variance, correlations = covariance(made.pre)
     c = float(correlations[tuple(int(i in space) for i in range(correlations.ndim))])
     if c <= 0.02 or c >= 0.999:
         return [bent(p, 0.0 if c < 0.5 else 1.0) for p in source.profile]
-    _, near = pair_moments(image.phi.fn, image.phi.kinks, image.pre.mean, variance, np.array([c, c * 1.001]))
+    _, near = pair_moments(made.phi.fn, made.phi.kinks, made.pre.mean, variance, np.array([c, c * 1.001]))
     power = math.log(near[1] / near[0]) / math.log(1.001) if near[0] > 0 else 0.0
     return [bent(p, max(power, 0.0)) for p in source.profile]
 
@@ -282,6 +284,12 @@ def _back_together(signal: Signal, shape: Sequence[int]) -> Signal:
     return viewed(permuted(signal, [1, 0, *range(2, len(signal.dims))]), shape)
 
 
+def _image(call: Call, name: str, y: Signal, x: Signal) -> Signal:
+    """Say that positions of y follow those of the operand of this name."""
+    taps = math.prod(call.signal("weight").shape[2:])
+    return image(y, [0, *range(2, len(y.dims))], x, [1], Source(base(call.trace, call[name].id)), taps)
+
+
 def _convolution(call: Call) -> Sequence[Signal]:
     x = sized(call.signal("input"), 2)
     conv = _conv(call, x.shape, call.shape())
@@ -291,6 +299,7 @@ def _convolution(call: Call) -> Sequence[Signal]:
     if call["bias"] is not None:
         bias = viewed(call.signal("bias"), (1, call.shape()[1], *[1] * len(conv.axes)))
         y = added(*together(y, bias, call.shape()), gaussian=True)
+    y = _image(call, "input", y, x)
     weight = call.signal("weight")
     return [y if call["transposed"] else scattered(y, x, weight, *_read(x, weight.shape, conv.axes))]
 
@@ -318,7 +327,8 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     if wanted[0]:
         roles = conv.roles["y"] + "k" + conv.roles["x"]
         dx = tapped(grouped, conv.weight, conv.axes, roles, over=[(2, 1)], batch=[(1, 0)])
-        found.append(scaled(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]), g.undone))
+        dx = scaled(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]), g.undone)
+        found.append(_image(call, "grad_output", dx, g))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
         dw = tapped(grouped, _grouped(x, conv.groups), conv.axes, roles, over=[(0, 0)], batch=[(1, 1)])
