@@ -49,8 +49,8 @@ def merged(signal: Signal, axis: int, groups: Sequence[int]) -> Signal:
 
 def _merged(signal: Signal, axis: int, groups: Sequence[int]) -> tuple[Signal, bool]:
     atom = signal.atoms[axis]
-    whole, single, parts = merging(atom.patterns.parts, groups)
-    moments, means = along(signal.moments, whole, axis), along(signal.means, single, axis)
+    merge = merging(atom.patterns.parts, groups)
+    moments, means, parts = merge.moments(signal.moments, axis), merge.means(signal.means, axis), merge.parts
     new = replace(atom, parts=parts if len(parts) > 1 else ())
     dims = _replaced(signal.dims, axis, 1, (new,))
     found = replace(signal, dims=dims, moments=moments, means=means, image=None, law=None, gates=())

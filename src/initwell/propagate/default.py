@@ -4,6 +4,7 @@ from functools import cache
 
 from initwell.propagate.rules import (
     arithmetic,
+    average,
     contraction,
     embedding,
     extremes,
@@ -27,6 +28,7 @@ from initwell.propagate.table import RuleTable
 
 _FAMILIES = (
     arithmetic,
+    average,
     contraction,
     embedding,
     extremes,

@@ -131,13 +131,16 @@ def pair_moments(
     (0.398942, [0.5, 0.159155])
     """
     series = hermite(f, kinks, mean, variance)
-    return float(series.coefficients[0]), _at(series, series, correlations)
+    return float(series.coefficients[0]), series_moments(series, series, correlations)
 
 
-def _at(one: Series, two: Series, correlations: Array) -> Array:
+def series_moments(one: Series, two: Series, correlations: Array) -> Array:
     """Return E[f(u) g(v)] = Σ a_k b_k c^k and the rest."""
     unique, places = np.unique(correlations, return_inverse=True)
-    found = np.polynomial.polynomial.polyval(unique, one.coefficients * two.coefficients)
+    products = one.coefficients * two.coefficients
+    # What is smooth, or hardly moved, needs a handful of its terms.
+    needed = np.nonzero(np.abs(products) > 1e-13 * np.abs(products).max(initial=0.0))[0]
+    found = np.polynomial.polynomial.polyval(unique, products[: needed[-1] + 1 if needed.size else 1])
     rest = math.sqrt(one.rest * two.rest)
     found = found + rest * _tail(unique) if rest else found
     return np.asarray(found[places].reshape(correlations.shape))

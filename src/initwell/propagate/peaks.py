@@ -21,16 +21,24 @@ from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal
 
 
-def within_window(u: Signal, kernel: Sequence[int]) -> float:
-    """Return the average correlation of two different entries of a window of the last dimensions."""
+def within_window(u: Signal, kernel: Sequence[int], nearer: Sequence[float] = ()) -> float:
+    """Return the average correlation of two different entries of a window of the last dimensions.
+
+    Args:
+        u: any signal.
+        kernel: how many entries a window has along each of the last dimensions.
+        nearer: for each of them, E[u u'] at two places of a window over that at any two places.
+    """
     _, correlations = covariance(u)
     first = len(u.dims) - len(kernel)
+    nearer = nearer or (1.0,) * len(kernel)
     total, weight = 0.0, 0.0
     for place in np.ndindex(*(2,) * len(kernel)):
         pairs = math.prod(k * (k - 1) if d else k for d, k in zip(place, kernel, strict=True))
         differ = [axis for i, d in enumerate(place) if d for axis in u.axes([first + i])]
         if any(place) and pairs:
-            total += pairs * float(correlations[tuple(int(i in differ) for i in range(correlations.ndim))])
+            found = float(correlations[tuple(int(i in differ) for i in range(correlations.ndim))])
+            total += pairs * found * math.prod(f for d, f in zip(place, nearer, strict=True) if d)
             weight += pairs
     return min(max(total / weight, 0.0), 1.0) if weight else 0.0
 

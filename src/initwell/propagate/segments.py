@@ -100,33 +100,66 @@ def common(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(y - x) for x, y in zip([0, *ends], ends, strict=False))
 
 
-def merging(parts: Sequence[int], groups: Sequence[int]) -> tuple[Array, Array, tuple[int, ...]]:
-    """Return matrices that average patterns and segments when neighbours are taken as alike.
+@dataclass(frozen=True, eq=False)
+class Merging:
+    """What becomes of patterns and segments when neighbouring segments are taken as alike.
+
+    Attributes:
+        parts: the new segments.
+        patterns: new pattern of each old one.
+        groups: new segment of each old one.
+        counts: weights of the old patterns in the averages.
+        lengths: weights of the old segments.
+        empty: new patterns that no pair has → the old pattern whose value serves there, as any would.
+    """
+
+    parts: tuple[int, ...]
+    patterns: Indices
+    groups: Indices
+    counts: Array
+    lengths: Array
+    empty: tuple[tuple[int, int], ...]
+
+    def moments(self, array: Array, axis: int) -> Array:
+        """Average patterns along one axis of an array."""
+        found = _averaged(array, self.patterns, self.counts, len(self.parts) * (len(self.parts) + 1), axis)
+        for new, old in self.empty:
+            found[(slice(None),) * axis + (new,)] = array.take(old, axis)
+        return found
+
+    def means(self, array: Array, axis: int) -> Array:
+        """Average segments along one axis of an array."""
+        return _averaged(array, self.groups, self.lengths, len(self.parts), axis)
+
+
+def merging(parts: Sequence[int], groups: Sequence[int]) -> Merging:
+    """Take neighbouring segments as alike.
 
     Args:
         parts: the old segments.
         groups: for each of them, the number of its new segment: 0, 0, 1, …
 
-    Returns:
-        (new patterns, old patterns), (new segments, old segments), and the new parts.
+    >>> merging((1, 1, 2), (0, 0, 1)).means(np.array([2.0, 4.0, 5.0]), 0).tolist()
+    [3.0, 5.0]
     """
-    old = patterns(tuple(parts))
-    n = np.bincount(groups, weights=np.array(parts, dtype=np.float64))
-    new = patterns(tuple(int(x) for x in n))
-    group, s, k = np.array(groups), len(parts), len(n)
+    old, group = patterns(tuple(parts)), np.array(groups)
+    lengths = np.array(parts, dtype=np.float64)
+    new = patterns(tuple(int(n) for n in np.bincount(group, weights=lengths)))
+    k, s = len(new.parts), len(parts)
     place = k + group[old.first] * k + group[old.second]
     place[:s] = group
-    whole = np.zeros((new.counts.size, old.counts.size))
-    whole[place, np.arange(old.counts.size)] = old.counts
-    empty = new.counts == 0
-    # No such pairs: any value serves, and that of the pair that agrees does no harm.
-    whole[empty] = 0.0
-    for i in np.nonzero(empty)[0]:
-        whole[i, np.nonzero(group == new.first[i])[0][0]] = 1.0
-    whole /= whole.sum(axis=1, keepdims=True)
-    single = np.zeros((k, s))
-    single[group, np.arange(s)] = np.array(parts) / n[group]
-    return whole, single, new.parts
+    empty = [(int(i), int(np.nonzero(group == new.first[i])[0][0])) for i in np.nonzero(new.counts == 0)[0]]
+    return Merging(new.parts, place, group, old.counts, lengths, tuple(empty))
+
+
+def _averaged(array: Array, places: Indices, weights: Array, size: int, axis: int) -> Array:
+    # Sums by place, not a matrix of new by old: a hundred steps of a sequence have ten thousand patterns.
+    moved = np.moveaxis(array, axis, 0)
+    flat = moved.reshape(len(places), -1) * weights[:, None]
+    sums = np.stack([np.bincount(places, column, size) for column in flat.T], axis=1)
+    totals = np.bincount(places, weights, size)
+    found = sums / np.where(totals > 0, totals, 1.0)[:, None]
+    return np.ascontiguousarray(np.moveaxis(found.reshape(size, *moved.shape[1:]), 0, axis))
 
 
 def along(array: Array, matrix: Array, axis: int) -> Array:

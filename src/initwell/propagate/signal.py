@@ -179,7 +179,7 @@ class Signal:
             size of its channels, by the sizes of their weights and by how alike what they read is: see rules/scatter.
         undone: of a gradient, the factor by which going back through the weights before it is made smaller or larger.
         joint: whether operands that have something in common were put together here as what they are.
-        profile: for each of the last dimensions, E[x²] by position over its mean: what zero padding leaves at borders.
+        profile: for each of the last dimensions, how positions differ: what zero padding leaves; see ``places``.
         mask: of scores, which of them are open to the softmax; all, if none.
         closed: of a gradient, the mask that has set it to 0 already.
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.

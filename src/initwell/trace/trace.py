@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from torch import Tensor
@@ -101,6 +101,7 @@ class Op(Record):
         return functional(self.name)
 
 
+@cache
 def packet(name: str) -> str:
     """Return an op's name without its overload.
 
@@ -110,6 +111,7 @@ def packet(name: str) -> str:
     return name.rpartition(".")[0] if name.count(".") >= 2 else name
 
 
+@cache
 def functional(name: str) -> str:
     """Return the packet of the out-of-place op: one trailing underscore less.
 

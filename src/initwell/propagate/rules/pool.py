@@ -24,10 +24,11 @@ from initwell.propagate.atoms import matched, plain, together
 from initwell.propagate.functions import line
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.peaks import covariance_of_largest, peak_law, within_window
+from initwell.propagate.places import LONGEST, carried, of_sizes, settled, sizes
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.parts import one_atom, padded
 from initwell.propagate.rules.pooled import Unpadded, gate_of, unpadded, without_padding
-from initwell.propagate.rules.taps import Axis, adaptive, axis_of, geometry, profiled, spread
+from initwell.propagate.rules.taps import Axis, adaptive, axis_of, geometry, read_places, spread
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Atom, Pointwise, Signal, replace
 from initwell.propagate.table import Call, Rule
@@ -89,7 +90,7 @@ def largest(x: Signal, axes: Sequence[Axis]) -> Signal:
     first = len(x.dims) - len(axes)
     x = _alone(x, first)
     phi, u = behind(x, first)
-    common = within_window(u, [a.sizes[2] for a in axes])
+    common = _common(u, axes)
     mean, within, between = 0.0, 0.0, 0.0
     for count, share in _counts(axes):
         points, chance = peak_law(u, count, common)
@@ -104,7 +105,28 @@ def largest(x: Signal, axes: Sequence[Axis]) -> Signal:
     moments = mean**2 + here + within * together
     space = tuple((Atom(a.sizes[0]),) if a.sizes[0] > 1 else () for a in axes)
     found = x.changed(np.asarray(moments), mean, dims=(*x.dims[:first], *space))
-    return replace(found, profile=profiled(found, x, axes, "p").profile).approximate(_WHY)
+    known = read_places(x, len(axes))
+    return replace(found, profile=tuple(map(_of_windows, known, axes))).approximate(_WHY)
+
+
+def _of_windows(places: Array, axis: Axis) -> Array:
+    """Return how windows differ by where they are: as their entries do, on average."""
+    weights = _membership(axis)
+    if places.ndim == 1 or axis.sizes[0] > LONGEST:
+        return of_sizes(weights @ sizes(places))
+    off = places.copy()
+    np.fill_diagonal(off, 1.0)
+    found = weights @ off @ weights.T
+    np.fill_diagonal(found, weights @ sizes(places))
+    return settled(found)
+
+
+def _membership(axis: Axis) -> Array:
+    """Return 1 over a window's length for each of its entries: shape (windows, inputs)."""
+    found = np.zeros(axis.sizes[:2])
+    rows = np.broadcast_to(np.arange(axis.sizes[0])[:, None], axis.at.shape)
+    found[rows[axis.inside], axis.at[axis.inside]] = 1.0
+    return np.asarray(found / np.maximum(found.sum(axis=1, keepdims=True), 1.0))
 
 
 def _alone(x: Signal, first: int) -> Signal:
@@ -138,7 +160,8 @@ def behind(x: Signal, first: int) -> tuple[Pointwise, Signal]:
     level, scale = _cut_off(share)
     scale = x.mean / scale
     _, correlations = covariance(x)
-    return activation("relu"), x.changed(scale**2 * (level**2 + correlations), level * scale)
+    found = x.changed(scale**2 * (level**2 + correlations), level * scale)
+    return activation("relu"), replace(found, profile=x.profile)
 
 
 # A rectified zero-mean Gaussian has E[x]²/E[x²] = 1/π.
@@ -160,6 +183,22 @@ def _cut_off(share: float) -> tuple[float, float]:
         mean, q = moments(middle)
         low, high = (middle, high) if mean**2 / q < share else (low, middle)
     return low, moments(low)[0]
+
+
+def _common(u: Signal, axes: Sequence[Axis]) -> float:
+    """Return the correlation of two entries of a window: near each other, they are more alike than any two are."""
+    nearer = []
+    for places, axis in zip(read_places(u, len(axes)), axes, strict=True):
+        lengths = axis.inside.sum(axis=1)
+        pairs = float((lengths * (lengths - 1)).sum())
+        if places.ndim == 1 or pairs == 0:
+            nearer.append(1.0)
+            continue
+        off = places.copy()
+        np.fill_diagonal(off, 0.0)
+        members = (_membership(axis) > 0).astype(np.float64)
+        nearer.append(float(((members @ off) * members).sum()) / pairs)
+    return within_window(u, [a.sizes[2] for a in axes], nearer)
 
 
 def _counts(axes: Sequence[Axis]) -> list[tuple[int, float]]:
@@ -245,7 +284,10 @@ def to_largest(g: Signal, x: Signal, axes: Sequence[Axis]) -> Signal:
     space = tuple((Atom(n),) if n > 1 else () for n in sizes)
     means = g.means.reshape((1,) * (lead + sum(map(len, space)))) * math.prod(a.sizes[0] / a.sizes[1] for a in axes)
     found = g.changed(np.asarray(moments), means, dims=(*g.dims[:first], *space))
-    profile = profiled(found, g, axes, "x").profile
+    profile = tuple(
+        settled(carried(places, a.at, a.inside, a.sizes[1], back=True))
+        for places, a in zip(read_places(g, rank), axes, strict=True)
+    )
     return replace(found, profile=profile, peak=_entries(axes)).approximate(_WHY)
 
 
@@ -271,7 +313,7 @@ def _alike(u: Signal, axes: Sequence[Axis]) -> Array:
     rho = _with_all(covariance(u)[1], u, first)
     rho = rho.reshape(*rho.shape[: -len(axes)], -1)
     count = _entries(axes)
-    common = min(within_window(u, [a.sizes[2] for a in axes]), 1 - 1e-9)
+    common = min(_common(u, axes), 1 - 1e-9)
     local = np.clip((rho[..., 0] - rho[..., -1]) / (1 - common), 0.0, 1.0)
     found = (np.arcsin(local) * 2 / math.pi) ** (1 + max(math.log2(count) - 1, 0.0) / 6)
     found[(0,) * found.ndim] = 1.0

@@ -6,8 +6,7 @@ y_p = Σ_x W[p, x] x_x. With a the moment of positions that agree and d of those
 
 and averaged over the pairs p ≠ p', with W summed over p first, Σ_x (Σ_p W)² − ΣΣ W² pairs read the same x and have a,
 all others d. So an axis is one 2×2 matrix, and the backward is the same with Wᵀ. W is what the op itself answers
-to a unit vector. Assumption: positions are exchangeable but for their sizes; of what is made, neighbours are in
-truth more alike than distant ones.
+to a unit vector. Assumption: that of ``places``.
 """
 
 import math
@@ -19,8 +18,9 @@ import numpy as np
 import torch
 
 from initwell.propagate.atoms import plain, refined
+from initwell.propagate.places import even, mixed
 from initwell.propagate.rules.parts import one_atom
-from initwell.propagate.rules.taps import sized
+from initwell.propagate.rules.taps import read_places, sized
 from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Atom, Signal, replace
 from initwell.propagate.table import Call, Rule
@@ -28,40 +28,34 @@ from initwell.propagate.table import Call, Rule
 _NEAR = "resampled positions: neighbours, which are more alike than distant ones, taken as alike"
 
 
-def mapped(signal: Signal, dim: int, weights: Array, size: Array | None = None) -> tuple[Signal, Array]:
+def mapped(signal: Signal, dim: int, weights: Array, places: Array | None = None) -> tuple[Signal, Array]:
     """Apply a known matrix along one dimension.
 
     Args:
         signal: any signal.
         dim: the dimension, of length X.
         weights: shape (P, X).
-        size: E[x²] by position over its mean, shape (X,).
+        places: how its positions differ, if they do.
 
     Returns:
-        The signal with length P there, and E[y²] by position over its mean, shape (P,).
+        The signal with length P there, and how these positions differ.
 
     >>> from initwell.propagate.signal import independent
-    >>> found, size = mapped(independent((4, 2), 1.0), 1, np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]))
-    >>> found.moments[0].round(4).tolist(), size.round(2).tolist()
+    >>> found, places = mapped(independent((4, 2), 1.0), 1, np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]))
+    >>> found.moments[0].round(4).tolist(), places.diagonal().round(2).tolist()
     ([0.8333, 0.3333], [1.2, 0.6, 1.2])
     """
     signal = opened(signal, dim)
-    axis = signal.axes([dim])[0]
-    rows = len(weights)
-    sized_weights = weights if size is None else weights * np.sqrt(size)
-    own, alone = (sized_weights**2).sum(axis=1), sized_weights.sum(axis=1) ** 2
-    same = float((sized_weights.sum(axis=0) ** 2).sum() - own.sum())
-    rest = float(sized_weights.sum() ** 2 - alone.sum()) - same
-    pairs = max(rows * (rows - 1), 1)
-    matrix = np.array([[own.mean(), (alone - own).mean()], [same / pairs, rest / pairs]])
+    axis, rows = signal.axes([dim])[0], len(weights)
+    places = even(weights.shape[1]) if places is None else places
+    matrix, table = mixed(places, weights, signal.averaged(()), signal.averaged((axis,)))
     moments, means = along(signal.moments, matrix, axis), signal.means * weights.sum(axis=1).mean()
-    here = own * signal.averaged(()) + (alone - own) * signal.averaged((axis,))
     if rows == 1:
         moments, means = np.asarray(moments.take(0, axis)), np.asarray(means.take(0, axis))
     atoms = (Atom(rows, signal.atoms[axis].sample),) if rows > 1 else ()
     dims = (*signal.dims[:dim], atoms, *signal.dims[dim + 1 :])
     found = signal.changed(np.asarray(moments), means, dims=dims, gaussian=signal.gaussian)
-    return found, np.asarray(here / (here.mean() or 1.0))
+    return found, table
 
 
 def opened(signal: Signal, dim: int) -> Signal:
@@ -76,22 +70,23 @@ def opened(signal: Signal, dim: int) -> Signal:
     )
 
 
-def resampled(signal: Signal, weights: Sequence[Array]) -> Signal:
+def resampled(signal: Signal, weights: Sequence[Array], why: str = _NEAR) -> Signal:
     """Apply a known matrix along each of the last dimensions.
 
     Args:
         signal: any signal.
         weights: one of shape (P, X) for each of them.
+        why: what it is marked as approximate for, unless nothing is done.
     """
     rank = len(signal.dims) - len(weights)
     signal = sized(signal, rank)
-    sizes, profile, trivial = signal.profile, [], True
+    known, profile, trivial = read_places(signal, len(weights)), [], True
     for i, matrix in enumerate(weights):
-        signal, size = mapped(signal, rank + i, matrix, sizes[i] if sizes else None)
-        profile.append(size)
+        signal, places = mapped(signal, rank + i, matrix, known[i])
+        profile.append(places)
         trivial = trivial and bool(np.array_equal(matrix, np.eye(len(matrix))))
     found = replace(signal, profile=tuple(profile))
-    return found if trivial else found.approximate(_NEAR)
+    return found if trivial or not why else found.approximate(why)
 
 
 @lru_cache(maxsize=32)

@@ -1,4 +1,4 @@
-"""Convolution and pooling: a contraction in which output p reads input x through tap k, along each spatial axis.
+"""Convolution: a contraction in which output p reads input x through tap k, along each spatial axis.
 
 All that a convolution does is the list of its incidences (p, x, k), padding left out. E[y y'] sums over pairs of
 incidences, and each pair counts by which of p, x and k agree. Any two of them give the third, so with E incidences and
@@ -9,9 +9,9 @@ degrees d (how many incidences an index has) there are
 
 and the moments of whichever of the three is the output are Σ N · a · b over the other two, divided by its number of
 pairs, n or n(n−1). One table serves the forward (x, k → p), the input's gradient (p, k → x), the weight's gradient
-(p, x → k), and pooling, whose kernel is a constant. Zero padding, stride and dilation are in the degrees, exactly.
-Channels contract by the contraction rule. Assumption: positions are exchangeable but for the size of their entries,
-which is carried along each axis by itself.
+(p, x → k), and any kernel that is a constant. Zero padding, stride and dilation are in the degrees, exactly. Channels
+contract by the contraction rule. Assumption: positions are exchangeable but for what ``places`` says of them, along
+each axis by itself.
 """
 
 import math
@@ -22,13 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initwell.propagate.atoms import joined, matched, merged, permuted, plain, together, viewed
+from initwell.propagate.gaussian import covariance, pair_moments
 from initwell.propagate.gram import image
+from initwell.propagate.places import bent, carried, even, of_sizes, settled, sizes
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.scatter import fan_of, scattered
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, Source, constant, merged_fidelity, replace
+from initwell.propagate.signal import Atom, Signal, Source, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 
 
@@ -47,15 +49,6 @@ class Axis:
     sizes: tuple[int, int, int]
     at: NDArray[np.int64]
     inside: NDArray[np.bool_]
-
-    def read(self, size: Array) -> Array:
-        """Add up, for each output, what its inputs have."""
-        return np.asarray(np.where(self.inside, size[np.where(self.inside, self.at, 0)], 0.0).sum(axis=1))
-
-    def spread(self, size: Array) -> Array:
-        """Add up, for each input, what the outputs that read it have."""
-        each = np.broadcast_to(size[:, None], self.at.shape)[self.inside]
-        return np.bincount(self.at[self.inside], weights=each, minlength=self.sizes[1]).astype(np.float64)
 
 
 def spatial_axis(inputs: int, outputs: int, taps: int, stride: int, padding: int, dilation: int) -> Axis:
@@ -127,11 +120,11 @@ def tapped(
     out = [names_a[i] for i in a.axes(kept_a)] + [names_b[i] for i in b.axes(kept_b)]
     found = np.asarray(np.einsum(*operands, [*out, *range(40, 40 + len(axes))]))  # type: ignore[call-overload]
     average = np.asarray(np.einsum(*means, out) * number)  # type: ignore[call-overload]
-    sizes = [axis.sizes[order[2]] for axis in axes]
-    found = found[(..., *(slice(None) if n > 1 else 0 for n in sizes))]
-    space = tuple((Atom(n),) if n > 1 else () for n in sizes)
+    lengths = [axis.sizes[order[2]] for axis in axes]
+    found = found[(..., *(slice(None) if n > 1 else 0 for n in lengths))]
+    space = tuple((Atom(n),) if n > 1 else () for n in lengths)
     dims = tuple(a.dims[d] for d in kept_a) + tuple(b.dims[d] for d in kept_b) + space
-    average = average.reshape(average.shape + (1,) * sum(n > 1 for n in sizes))
+    average = average.reshape(average.shape + (1,) * sum(n > 1 for n in lengths))
     return merged_fidelity(a.changed(found, average, dims=dims, gaussian=True), b)
 
 
@@ -147,7 +140,7 @@ def _shares(axis: Axis, order: Sequence[int]) -> Array:
 
 
 def profiled(found: Signal, source: Signal, axes: Sequence[Axis], role: str) -> Signal:
-    """Carry E[x²] by position through taps: an output at p has the sum of what its inputs have.
+    """Carry through taps how places differ: an output at p has the sum of what its inputs have.
 
     With it the borders, which are read by fewer taps and are smaller themselves, count as often as they are read.
 
@@ -157,14 +150,51 @@ def profiled(found: Signal, source: Signal, axes: Sequence[Axis], role: str) -> 
         axes: of the op.
         role: "p" when ``found`` is at the outputs, "x" when at the inputs.
     """
-    factor, profile = 1.0, []
-    for i, axis in enumerate(axes):
-        size = source.profile[i] if source.profile else np.ones(axis.sizes["xp".index(role)])
-        here = axis.read(size) if role == "p" else axis.spread(size)
-        factor *= float(here.sum() / axis.pairs[0, 0, 0])
-        profile.append(here / here.mean())
+    own, profile, moments = 1.0, [], found.moments
+    rank = len(found.dims) - len(axes)
+    for i, (axis, places) in enumerate(zip(axes, read_places(source, len(axes)), strict=True)):
+        here = carried(places, axis.at, axis.inside, axis.sizes[1], back=role == "x")
+        n, agree = here.shape[0], float(sizes(here).sum() / axis.pairs[0, 0, 0])
+        pairs = float(axis.pairs[1, 1, 0])
+        differ = float(here.sum() - sizes(here).sum()) / pairs if here.ndim == 2 and pairs else agree
+        if found.dims[rank + i]:
+            shape = [1] * moments.ndim
+            shape[found.axes([rank + i])[0]] = 2
+            moments = moments * np.array([agree, differ]).reshape(shape)
+        else:
+            moments = moments * agree
+        own *= agree
+        profile.append(settled(here) if here.ndim == 2 else of_sizes(here * n / here.sum()))
     # It is no number times what ``tapped`` gave: that was a step on the way, without the sizes.
-    return replace(scaled(found, math.sqrt(factor)), profile=tuple(profile), image=None)
+    scale = math.sqrt(own)
+    return replace(scaled(found, scale), moments=np.asarray(moments), profile=tuple(profile), image=None)
+
+
+def read_places(source: Signal, count: int) -> list[Array]:
+    """Return how places differ along the last dimensions of what is read.
+
+    Of a function of a Gaussian they are known of the Gaussian: E[φ(u)φ(u′)] goes as the power d log E[φφ′]/d log c of
+    the correlation c.
+
+    Args:
+        source: what is read.
+        count: how many dimensions are spatial.
+    """
+    if not source.profile or len(source.profile) != count:
+        return [even(n) for n in source.shape[len(source.dims) - count :]]
+    made = source.image
+    if made is None or made.base is not None or made.pre.dims != source.dims or source.segmented:
+        return list(source.profile)
+    if all(p.ndim == 1 for p in source.profile):
+        return list(source.profile)
+    space = set(source.axes(range(len(source.dims) - count, len(source.dims))))
+    variance, correlations = covariance(made.pre)
+    c = float(correlations[tuple(int(i in space) for i in range(correlations.ndim))])
+    if c <= 0.02 or c >= 0.999:
+        return [bent(p, 0.0 if c < 0.5 else 1.0) for p in source.profile]
+    _, near = pair_moments(made.phi.fn, made.phi.kinks, made.pre.mean, variance, np.array([c, c * 1.001]))
+    power = math.log(near[1] / near[0]) / math.log(1.001) if near[0] > 0 else 0.0
+    return [bent(p, max(power, 0.0)) for p in source.profile]
 
 
 def _rest(rank: int, gone: Sequence[int]) -> list[int]:
@@ -191,14 +221,14 @@ def sized(signal: Signal, rank: int) -> Signal:
         return signal
     profile = []
     for i, d in enumerate(range(rank, len(signal.dims))):
-        here = np.ones(signal.shape[d]) if not signal.profile else signal.profile[i]
+        here = even(signal.shape[d]) if not signal.profile else signal.profile[i]
         if len(signal.dims[d]) == 1 and signal.dims[d][0].parts:
             axis = signal.axes([d])[0]
             kept = signal
             for other in range(len(signal.atoms)):
                 kept = kept if other == axis else merged(kept, other, (0,) * kept.means.shape[other])
-            sizes = np.moveaxis(kept.diagonal, axis, 0).ravel() / (signal.q or 1.0)
-            here = np.repeat(sizes, signal.dims[d][0].parts)
+            size = np.moveaxis(kept.diagonal, axis, 0).ravel() / (signal.q or 1.0)
+            here = of_sizes(np.repeat(size, signal.dims[d][0].parts))
         profile.append(np.asarray(here))
     return replace(plain(signal, *range(rank, len(signal.dims))), profile=tuple(profile))
 
@@ -282,9 +312,9 @@ def _read(x: Signal, weight: Sequence[int], axes: Sequence[Axis]) -> tuple[float
     taps, fan = fan_of(weight)
     there = 1.0
     for i, axis in enumerate(axes):
-        size = x.profile[i] if x.profile else np.ones(axis.sizes[1])
-        squares = np.maximum(axis.read(size**2), 1e-300)
-        there *= float((axis.read(size) ** 2 / squares).mean()) / axis.sizes[2]
+        size = sizes(x.profile[i]) if x.profile else np.ones(axis.sizes[1])
+        once, twice = (carried(s, axis.at, axis.inside, axis.sizes[1], back=False) for s in (size, size**2))
+        there *= float((once**2 / np.maximum(twice, 1e-300)).mean()) / axis.sizes[2]
     return taps * there, fan * there
 
 
@@ -310,41 +340,6 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     return found
 
 
-def _pool(
-    call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]
-) -> tuple[list[Axis], Signal]:
-    axes = geometry(call, inputs, outputs, kernel)
-    n = len(kernel)
-    stride = spread(call["stride"], n) if call["stride"] not in ((), None) else tuple(kernel)
-    columns = (inputs, outputs, kernel, stride, spread(call["padding"], n))
-    size = math.prod(_window(*column) for column in zip(*columns, strict=True))
-    if call["divisor_override"]:
-        size = float(call["divisor_override"])
-    elif call["count_include_pad"] is False:
-        size = _mean_window(axes)
-    return axes, constant(kernel, 1 / size)
-
-
-def _window(inputs: int, outputs: int, taps: int, stride: int, padding: int) -> float:
-    """Return what a window counts on average: with ``ceil_mode`` it ends where the padding does."""
-    start = np.arange(outputs) * stride - padding
-    return float((np.minimum(start + taps, inputs + padding) - start).mean())
-
-
-def _avg_pool(call: Call) -> Sequence[Signal]:
-    x = call.signal("self")
-    n = len(call.shape()) - 2
-    axes, kernel = _pool(call, x.shape[2:], call.shape()[2:], spread(call["kernel_size"], n))
-    return [profiled(tapped(x, kernel, axes, "xkp"), x, axes, "p")]
-
-
-def _avg_pool_backward(call: Call) -> Sequence[Signal]:
-    g = call.signal("grad_output")
-    n = len(call.shape()) - 2
-    axes, kernel = _pool(call, call.shape()[2:], g.shape[2:], spread(call["kernel_size"], n))
-    return [profiled(tapped(g, kernel, axes, "pkx"), g, axes, "x")]
-
-
 def adaptive(inputs: Sequence[int], outputs: Sequence[int]) -> list[Axis]:
     """Return the axes of adaptive pooling: window i goes from ⌊i·n/m⌋ to ⌈(i + 1)·n/m⌉."""
     axes = []
@@ -356,31 +351,7 @@ def adaptive(inputs: Sequence[int], outputs: Sequence[int]) -> list[Axis]:
     return axes
 
 
-def _mean_window(axes: Sequence[Axis]) -> float:
-    return float(np.prod([a.pairs[0, 0, 0] / a.sizes[0] for a in axes]))
-
-
-def _adaptive_avg_pool(call: Call) -> Sequence[Signal]:
-    x = call.signal("self")
-    axes = adaptive(x.shape[2:], call.shape()[2:])
-    return [tapped(x, constant([a.sizes[2] for a in axes], 1 / _mean_window(axes)), axes, "xkp")]
-
-
-def _adaptive_avg_pool_backward(call: Call) -> Sequence[Signal]:
-    g = call.signal("grad_output")
-    axes = adaptive(call.shape()[2:], g.shape[2:])
-    return [tapped(g, constant([a.sizes[2] for a in axes], 1 / _mean_window(axes)), axes, "pkx")]
-
-
 RULES: Mapping[str, Rule] = {
     "aten.convolution": _convolution,
     "aten.convolution_backward": _convolution_backward,
-    "aten.avg_pool2d": _avg_pool,
-    "aten.avg_pool3d": _avg_pool,
-    "aten.avg_pool2d_backward": _avg_pool_backward,
-    "aten.avg_pool3d_backward": _avg_pool_backward,
-    "aten._adaptive_avg_pool2d": _adaptive_avg_pool,
-    "aten._adaptive_avg_pool2d_backward": _adaptive_avg_pool_backward,
-    "aten._adaptive_avg_pool3d": _adaptive_avg_pool,
-    "aten._adaptive_avg_pool3d_backward": _adaptive_avg_pool_backward,
 }

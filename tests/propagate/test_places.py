@@ -1,0 +1,92 @@
+"""How positions differ, against enumeration, whole covariance matrices, and convolutions of many draws."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import initwell as iw
+from initwell.propagate.places import LONGEST, bent, carried, even, mixed, of_sizes, settled, sizes
+from initwell.propagate.rules.taps import spatial_axis
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+def any_places(n: int) -> Array:
+    rng = np.random.default_rng(3)
+    root = rng.uniform(0.5, 1.5, (n, 2))
+    return settled(root @ root.T)
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 1, 1), (2, 1, 1), (1, 0, 2)])
+@pytest.mark.parametrize("back", [False, True])
+def test_two_positions_have_what_they_read_through_the_same_tap(
+    stride: int, padding: int, dilation: int, back: bool
+) -> None:
+    inputs = 7
+    outputs = (inputs + 2 * padding - 2 * dilation - 1) // stride + 1
+    axis = spatial_axis(inputs, outputs, 3, stride, padding, dilation)
+    places = any_places(outputs if back else inputs)
+    brute = np.zeros((inputs, inputs) if back else (outputs, outputs))
+    for k in range(3):
+        hits = [(p, p * stride - padding + k * dilation) for p in range(outputs)]
+        for p, x in hits:
+            for q, y in hits:
+                if 0 <= x < inputs and 0 <= y < inputs:
+                    one, two, three, four = (p, q, x, y) if back else (x, y, p, q)
+                    brute[three, four] += places[one, two]
+    np.testing.assert_allclose(carried(places, axis.at, axis.inside, inputs, back=back), brute)
+    # Of a long axis, the sizes alone.
+    alone = carried(sizes(places), axis.at, axis.inside, inputs, back=back)
+    np.testing.assert_allclose(alone, brute.diagonal())
+
+
+def test_a_known_matrix_on_a_covariance() -> None:
+    places, own, other = any_places(6), 2.0, 0.7
+    weights = np.random.default_rng(1).normal(size=(4, 6))
+    whole = other * places
+    np.fill_diagonal(whole, own * places.diagonal())
+    true = weights @ whole @ weights.T
+    matrix, table = mixed(places, weights, own, other)
+    apart = (true.sum() - true.trace()) / 12
+    np.testing.assert_allclose(matrix @ [own, other], [true.trace() / 4, apart])
+    np.testing.assert_allclose(sizes(table), true.diagonal() / true.diagonal().mean())
+    np.testing.assert_allclose(table[0, 1], true[0, 1] / apart)
+
+
+def test_a_long_axis_has_sizes_and_pairs_that_are_their_product() -> None:
+    n = LONGEST + 4
+    size = np.linspace(0.5, 1.5, n)
+    weights = np.kron(np.eye(n // 2), np.array([[0.5, 0.5]]))
+    long, short = mixed(size, weights, 1.0, 0.4), mixed(np.outer(size**0.5, size**0.5), weights, 1.0, 0.4)
+    np.testing.assert_allclose(long[0], short[0], rtol=1e-12)
+    np.testing.assert_allclose(sizes(long[1]), sizes(short[1]), rtol=1e-12)
+
+
+def test_a_function_keeps_sizes_and_bends_correlations() -> None:
+    places = any_places(5)
+    np.testing.assert_allclose(bent(places, 1.0), places)
+    np.testing.assert_allclose(bent(places, 0.0), of_sizes(sizes(places)), atol=1e-12)
+    assert even(3).tolist() == [[1.0] * 3] * 3
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2), nn.MaxPool2d(2), nn.AvgPool2d(3, 2, 1)])
+def test_neighbours_behind_padded_convolutions_are_more_alike_than_distant_places(pool: nn.Module) -> None:
+    # Without a norm, positions of a channel share a mean, each border its own: by averages over all pairs of places
+    # the averages come out 3.7 and 6.6 % too small here, and the maximum 4.4 % too large.
+    def layers(width: int) -> list[nn.Module]:
+        return [nn.Conv2d(width, 48, 3, padding=1), nn.ReLU()]
+
+    stack = [*layers(3), *(layer for _ in range(6) for layer in layers(48))]
+    model = nn.Sequential(*stack, pool)
+    batch = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    rows = iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows
+    squares = np.zeros(2)
+    for seed in range(40):
+        iw.init_(model, "kaiming", seed=seed)
+        with torch.no_grad():
+            before = nn.Sequential(*stack)(batch)
+            squares += [float(before.square().mean()), float(pool(before).square().mean())]
+    predicted = rows[-1]["forward_rms"] / rows[-2]["forward_rms"]
+    # A ratio of the same draws: its standard error over 40 of them is below 0.5 %.
+    assert predicted == pytest.approx(np.sqrt(squares[1] / squares[0]), rel=0.03)
