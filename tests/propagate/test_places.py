@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import initwell as iw
+from initwell.propagate.incidence import spatial_axis
 from initwell.propagate.places import LONGEST, bent, carried, even, mixed, of_sizes, settled, sizes
-from initwell.propagate.rules.taps import spatial_axis
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 

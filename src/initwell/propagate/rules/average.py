@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from initwell.propagate.incidence import Axis, adaptive, geometry, spread
+from initwell.propagate.rules.reading import profiled
 from initwell.propagate.rules.resample import resampled
-from initwell.propagate.rules.taps import Axis, adaptive, geometry, profiled, spread, tapped
+from initwell.propagate.rules.taps import tapped
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal, constant
 from initwell.propagate.table import Call, Rule
