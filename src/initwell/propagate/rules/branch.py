@@ -25,7 +25,7 @@ from initwell.propagate.functions import (
     unscaled,
 )
 from initwell.propagate.gaussian import variances
-from initwell.propagate.gram import mixed
+from initwell.propagate.gram import summed
 from initwell.propagate.laws import sum_law
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.segments import Array
@@ -80,7 +80,8 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     gates = scaled(a, alpha).gates + scaled(b, beta).gates
     law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
     profile = _mixed(a, b, alpha**2 * a.q, beta**2 * b.q)
-    found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile, spread=mixed(a, b, alpha, beta))
+    found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile)
+    found = summed(found, a, b, alpha, beta)
     larger = a if alpha**2 * a.q >= beta**2 * b.q else b
     return merged_fidelity(replace(found, peak=larger.peak), b)
 

@@ -55,6 +55,19 @@ def masked_sum(call: Call, first: str, second: str, beta: float) -> Signal | Non
     return None
 
 
+def masked_product(call: Call) -> Signal | None:
+    """Multiply a gradient by a known mask of 0 and 1 where it is 0 already, as the softmax has set it; else None."""
+    for name, other in (("other", "self"), ("self", "other")):
+        known = call.value(name)
+        closed = call.signal(other).closed if known is not None and call.has(other) else None
+        if known is None or closed is None or call.signal(other).shape != call.shape():
+            continue
+        if bool(((known == 0) | (known == 1)).all()):
+            mask = of_rank(known == 0, len(call.shape()), 0.0)
+            return call.signal(other) if bool((closed.open <= mask.open).all()) else None
+    return None
+
+
 def _number(call: Call, name: str) -> float | None:
     """Return what is filled in, where it is one number."""
     value = call[name]
