@@ -35,6 +35,7 @@ from initwell.propagate.atoms import over_all, together, viewed
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
+from initwell.propagate.places import of_sizes, sizes
 from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.scatter import divided_by_size
 from initwell.propagate.rules.shape import summed
@@ -62,7 +63,29 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
     moments, variance = _centred(x, dims, centred=centred)
     scale = 1 / np.sqrt(variance + eps)
     found = x.changed(moments * over_pairs(x.atoms, scale), 0.0 if centred else x.means * scale)
-    return replace(found, gaussian=x.gaussian, roots=((tag, 1.0),), profile=x.profile)
+    profile = _levelled(x, dims, x.changed(moments, 0.0).q) if centred else x.profile
+    return replace(found, gaussian=x.gaussian, roots=((tag, 1.0),), profile=profile)
+
+
+def _levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, ...]:
+    """Return how places differ of what is centred over them.
+
+    What a channel has in common is less at the border than inside, so that taking one mean off leaves some there:
+
+        E[(x_p − x̄)²] = q·s_p − 2μ·t_p + μ,    s the sizes, t_p = E[x_p x̄]/μ,  μ = E[x̄²]
+    """
+    rank = len(x.dims) - len(x.profile)
+    if variance <= 0 or not set(range(rank, len(x.dims))) <= set(dims):
+        return x.profile
+    level, found = x.q - variance, []
+    for places in x.profile:
+        if places.ndim == 2 and len(places) > 1:
+            row = (places.sum(axis=1) - places.diagonal()) / (len(places) - 1)
+        else:
+            row = np.sqrt(np.maximum(sizes(places), 0.0))
+        left = x.q * sizes(places) + level * (1 - 2 * row / row.mean())
+        found.append(of_sizes(np.maximum(left / variance, 0.0)))
+    return tuple(found)
 
 
 def _centred(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, Array]:
