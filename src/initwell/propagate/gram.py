@@ -113,8 +113,28 @@ def summed(found: Signal, a: Signal, b: Signal, alpha: float, beta: float) -> Si
         if one.follows or two.follows:
             varies = [f**2 * max(x.q - x.averaged([i]), 0.0) for x, f in ((a, alpha), (b, beta))]
             total = sum(varies) or 1.0
-            found = multiplied(found, b, i, varies[0] / total, varies[1] / total)
+            found = shared_out(found, b, i, varies[0] / total, varies[1] / total)
     return replace(found, spread=mixed(a, b, alpha, beta))
+
+
+def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
+    """Return the product a·b, its rows following what those of both followed.
+
+    Of factors a and b the products of two rows are (a₀ − a₁)·b₁ + a₁·(b₀ − b₁) + … less than that of a row with itself,
+    by agreement 0 and difference 1; a rotation by the place of a row leaves of its keys' what nearby rows share.
+
+    Args:
+        found: the product, with the atoms of a.
+        a: one factor, independent of the other.
+        b: the other.
+    """
+    for i, (one, two) in enumerate(zip(a.atoms, b.atoms, strict=True)):
+        if one.follows or two.follows:
+            (p, q), (r, s) = ((x.averaged(()), x.averaged([i])) for x in (a, b))
+            total = p * r - q * s
+            shares = (max((p - q) * s, 0.0) / total, max(q * (r - s), 0.0) / total) if total > 0 else (0.0, 0.0)
+            found = shared_out(found, b, i, *shares)
+    return found
 
 
 def following(signal: Signal, dims: Sequence[int], source: Source) -> Signal:
@@ -168,12 +188,12 @@ def _with_sources(
     return replace(signal, dims=tuple(tuple(atoms[a:b]) for a, b in pairwise(ends)))
 
 
-def multiplied(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:
-    """Let rows along an axis follow what both factors of a product followed, each by what it adds to how rows vary.
+def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:
+    """Let rows along an axis follow what both parts of a value followed, each by what it adds to how rows vary.
 
     Args:
-        signal: the product, with the sources of one factor.
-        other: the other factor.
+        signal: the value, with the sources of one part.
+        other: the other part.
         axis: of the moments of both.
         share: what of the signal's strength stays.
         rest: how much of the other's strength there is in it.

@@ -97,6 +97,11 @@ class Mask:
         dims: Dims = (*outer, (Atom(len(segment), False, self.parts),), (Atom(count),))
         return Signal(dims, np.stack([agree, differ], 1), np.asarray(1 / count))
 
+    def scaled(self, factor: float) -> "Mask | None":
+        """Return the mask of scores times a number; None where what is shut would no longer be."""
+        level = self.level * factor
+        return Mask(self.open, self.samples, level) if level <= SHUT else None
+
     def seen_as(self, shape: tuple[int, ...], new: tuple[int, ...]) -> "Mask":
         """Return the mask of the same scores under another shape."""
         whole = np.broadcast_to(self.open, shape)

@@ -16,7 +16,7 @@ import numpy as np
 
 from initwell.propagate.atoms import centred, joined, plain, refined, together
 from initwell.propagate.concentration import Weights, between
-from initwell.propagate.gram import multiplied, rescaled, strength
+from initwell.propagate.gram import rescaled, shared_out, strength
 from initwell.propagate.mask import Mask
 from initwell.propagate.rows import SMALL, Moment, Open, all_open, known_variance, stepped
 from initwell.propagate.segments import common
@@ -225,7 +225,7 @@ def _following(found: Signal, g: Signal, s: Signal, axis: int, apart: float, rat
     one, two = g.averaged(()), g.averaged([axis])
     if varies <= 0:
         return found
-    return multiplied(found, s, axis, (one - two) * apart / varies, max(two, 0.0) * rate / varies)
+    return shared_out(found, s, axis, (one - two) * apart / varies, max(two, 0.0) * rate / varies)
 
 
 def _softmax(call: Call) -> Sequence[Signal]:
