@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from initwell.propagate.atoms import plain
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
 from initwell.propagate.measured import pair_averages
@@ -65,7 +66,7 @@ def each(op: Map, columns: Tensor) -> Tensor:
 def merged(signal: Signal) -> Signal:
     for dim in range(len(signal.dims)):
         signal = one_atom(signal, dim)
-    return signal
+    return plain(signal, *range(len(signal.dims)))
 
 
 def both_ways(op: Map, shape: tuple[int, ...]) -> tuple[Signal, Signal, Any, Any]:
@@ -93,6 +94,27 @@ def resized(mode: str, size: Any, **options: Any) -> Map:
     return lambda x: F.interpolate(
         x, **{("scale_factor" if isinstance(size, float) else "size"): size}, mode=mode, **options
     )
+
+
+def within(x: Tensor) -> Tensor:
+    """Write into a part of zeros, through a view of a view."""
+    whole = torch.zeros(*x.shape[:2], 9, 6, dtype=x.dtype, device=x.device)
+    whole[:, :, 1:5][..., :5] = x
+    return whole
+
+
+def turned(x: Tensor) -> Tensor:
+    """Write into memory that another order of dimensions shows."""
+    whole = torch.zeros(*x.shape, dtype=x.dtype, device=x.device).contiguous(memory_format=torch.channels_last)
+    whole[..., 1:].copy_(x[..., 1:])
+    return whole
+
+
+def channel(x: Tensor) -> Tensor:
+    """Write into one index of a dimension, and read a part of it."""
+    whole = torch.zeros(*x.shape[:2], 3, *x.shape[2:], dtype=x.dtype, device=x.device)
+    whole[:, :, 1] = x
+    return whole[:, :, :2]
 
 
 IMAGE = (2, 3, 4, 5)
@@ -126,6 +148,9 @@ OPS: dict[str, tuple[Map, tuple[int, ...]]] = {
     "pixel unshuffle": (lambda x: F.pixel_unshuffle(x, 2), (2, 2, 4, 2)),
     "channel shuffle": (lambda x: F.channel_shuffle(x, 3), (2, 6, 2, 2)),
     "repeat": (lambda x: x.repeat(1, 2, 3, 1), (2, 3, 4, 2)),
+    "written to one place": (channel, IMAGE),
+    "written to a part": (within, IMAGE),
+    "written to a part, channels last": (turned, IMAGE),
     "roll": (lambda x: torch.roll(x, (1, -2), (2, 3)), IMAGE),
     "as_strided, a stride that leads nowhere": (
         lambda x: x.mean((2, 3), keepdim=True).as_strided_((len(x), 3, 1, 1), (3, 1, 3, 3)),

@@ -13,6 +13,7 @@ from initwell.propagate.known import Known, Signals
 from initwell.propagate.shared import shared_operands
 from initwell.propagate.signal import Signal
 from initwell.propagate.table import Call, RuleTable, UnknownSignalError
+from initwell.propagate.writes import overwritten
 from initwell.records import Record
 from initwell.trace.trace import Op, Trace
 
@@ -116,3 +117,6 @@ def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: MutableMa
         if new not in known and whole is not None and size == int(np.prod(whole.shape)):
             # Another view of all that was written.
             known[new] = viewed(whole, trace.values[new].shape)
+    for new, signal in overwritten(trace, op, known).items() if op.mutates else ():
+        if new not in known and np.all(np.isfinite(signal.moments)):
+            known[new] = signal

@@ -15,24 +15,22 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 
 import numpy as np
 
-from initwell.propagate.atoms import matched, plain, together
-from initwell.propagate.functions import line
+from initwell.propagate.atoms import matched, together
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.peaks import covariance_of_largest, peak_law, within_window
 from initwell.propagate.places import LONGEST, carried, of_sizes, settled, sizes
+from initwell.propagate.rules.behind import alone, behind
 from initwell.propagate.rules.branch import multiplied
-from initwell.propagate.rules.parts import one_atom, padded
+from initwell.propagate.rules.parts import padded
 from initwell.propagate.rules.pooled import Unpadded, gate_of, unpadded, without_padding
 from initwell.propagate.rules.taps import Axis, adaptive, axis_of, geometry, read_places, spread
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Pointwise, Signal, replace
+from initwell.propagate.signal import Atom, Signal, replace
 from initwell.propagate.table import Call, Rule
-from initwell.theory.activations import activation
 
 _WHY = "max pooling: entries of a window as independent but for what all positions share"
 
@@ -88,7 +86,7 @@ def _overlap(axis: Axis, lag: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.i
 def largest(x: Signal, axes: Sequence[Axis]) -> Signal:
     """Take the largest entry of each window of the last dimensions."""
     first = len(x.dims) - len(axes)
-    x = _alone(x, first)
+    x = alone(x, first)
     phi, u = behind(x, first)
     common = _common(u, axes)
     mean, within, between = 0.0, 0.0, 0.0
@@ -127,62 +125,6 @@ def _membership(axis: Axis) -> Array:
     rows = np.broadcast_to(np.arange(axis.sizes[0])[:, None], axis.at.shape)
     found[rows[axis.inside], axis.at[axis.inside]] = 1.0
     return np.asarray(found / np.maximum(found.sum(axis=1, keepdims=True), 1.0))
-
-
-def _alone(x: Signal, first: int) -> Signal:
-    """Take all segments as alike, and make one atom of each dimension from ``first`` on."""
-    x = plain(x, *range(len(x.dims)))
-    for d in range(first, len(x.dims)):
-        x = one_atom(x, d)
-    return x
-
-
-def behind(x: Signal, first: int) -> tuple[Pointwise, Signal]:
-    """Return a rising function and the Gaussian that it makes x of.
-
-    What was put together of rectified values, or pooled before, remembers no Gaussian, but is no Gaussian either: where
-    its mean is as large as those of rectified values are, it is taken as one cut off at zero, of its mean and size.
-
-    >>> from initwell.propagate.rules.pointwise import applied
-    >>> from initwell.propagate.signal import independent
-    >>> from initwell.theory.activations import activation
-    >>> x = applied(activation("relu"), independent((4, 3), 2.0))
-    >>> round(behind(replace(x, image=None), 2)[1].q, 6)
-    2.0
-    """
-    if x.image is not None and x.image.base is None:
-        u = _alone(x.image.pre, first)
-        if u.dims == x.dims:
-            return x.image.phi, u
-    share = x.mean**2 / x.q if x.q > 0 else 1.0
-    if x.gaussian or x.mean <= 0 or not _LEAST < share < 1 - 1e-9:
-        return line(1.0), x
-    level, scale = _cut_off(share)
-    scale = x.mean / scale
-    _, correlations = covariance(x)
-    found = x.changed(scale**2 * (level**2 + correlations), level * scale)
-    return activation("relu"), replace(found, profile=x.profile)
-
-
-# A rectified zero-mean Gaussian has E[x]²/E[x²] = 1/π.
-_LEAST = 0.25
-
-
-@lru_cache(maxsize=256)
-def _cut_off(share: float) -> tuple[float, float]:
-    """Find t for which z + t, cut off at zero, has E[x]²/E[x²] = share; return it and E[x]."""
-
-    def moments(t: float) -> tuple[float, float]:
-        density = math.exp(-t * t / 2) / math.sqrt(2 * math.pi)
-        above = math.erfc(-t / math.sqrt(2)) / 2
-        return density + t * above, (1 + t * t) * above + t * density
-
-    low, high = -2.0, 1e4
-    for _ in range(100):
-        middle = (low + high) / 2
-        mean, q = moments(middle)
-        low, high = (middle, high) if mean**2 / q < share else (low, middle)
-    return low, moments(low)[0]
 
 
 def _common(u: Signal, axes: Sequence[Axis]) -> float:
@@ -272,7 +214,7 @@ def to_largest(g: Signal, x: Signal, axes: Sequence[Axis]) -> Signal:
         axes: one for each of the last dimensions.
     """
     first, rank = len(g.dims) - len(axes), len(axes)
-    g, u = _alone(g, first), behind(_alone(x, first), first)[1]
+    g, u = alone(g, first), behind(alone(x, first), first)[1]
     g, u = matched(g, u, [(d, d) for d in range(first)])
     lead = len(g.axes(range(first)))
     table = _with_all(g.moments, g, first)

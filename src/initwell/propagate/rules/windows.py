@@ -10,18 +10,16 @@ Windows that tile the axis are a view, and exact. All else here only moves entri
 Assumption: positions are exchangeable.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from initwell.propagate.atoms import expanded, permuted, viewed
-from initwell.propagate.rules.parts import sliced
 from initwell.propagate.rules.resample import opened
 from initwell.propagate.rules.taps import Axis, spatial_axis, spread
 from initwell.propagate.signal import Atom, Signal
 from initwell.propagate.table import Call, Rule, UnknownSignalError
-from initwell.trace.trace import ValueRef
+from initwell.propagate.writes import box_of
 
 _OVERLAP = "overlapping windows: which entries of two windows are one and the same was averaged over"
 
@@ -183,46 +181,11 @@ def _copy(call: Call) -> Sequence[Signal]:
 
 
 def _as_strided(call: Call) -> Sequence[Signal]:
-    """The whole of a dense tensor in another layout, or a slice of it: the offset says where along each dimension."""
-    x, shape = call.signal("self"), call.shape()
-    strides, given, offset = _strides(call), tuple(call["stride"]), int(call["storage_offset"] or 0)
-    if offset == 0 and (order := _laid_out(shape, given)) is not None and (own := _laid_out(x.shape, strides)):
-        whole = viewed(permuted(x, own), [shape[d] for d in order])
-        return [permuted(whole, [order.index(d) for d in range(len(shape))])]
-    # Where a dimension is of length 1, its stride leads nowhere and may be any number.
-    if len(given) != len(strides) or any(g != s for g, s, n in zip(given, strides, shape, strict=True) if n > 1):
-        raise UnknownSignalError("strides that are no slice of a dense tensor")
-    for dim in sorted(range(len(strides)), key=lambda d: -strides[d]):
-        start, offset = divmod(offset, strides[dim])
-        x = sliced(x, dim, start, start + shape[dim])
-    return [x]
-
-
-def _laid_out(shape: Sequence[int], strides: Sequence[int]) -> list[int] | None:
-    """Return the dimensions by how far they step through memory, where they fill it without gaps; else None.
-
-    >>> _laid_out((4, 3, 2, 1), (6, 1, 3, 99))
-    [0, 2, 1, 3]
-    """
-    order = sorted((d for d, n in enumerate(shape) if n > 1), key=lambda d: -strides[d])
-    step = 1
-    for d in reversed(order):
-        if strides[d] != step:
-            return None
-        step *= shape[d]
-    return order + [d for d, n in enumerate(shape) if n == 1]
-
-
-def _strides(call: Call) -> tuple[int, ...]:
-    """Return the strides of the tensor that is shown: of the memory that was made for it, else row-major."""
-    ref = call["self"]
-    op = call.trace.producer(ref.id)
-    while op is not None and op.functional == "aten.copy" and isinstance(op.arguments["self"], ValueRef):
-        op = call.trace.producer(op.arguments["self"].id)
-    if op is not None and op.functional == "aten.new_empty_strided":
-        return tuple(op.arguments["stride"])
-    shape = call.trace.values[ref.id].shape
-    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+    """A part of a dense tensor, written as strides."""
+    x, box = call.signal("self"), box_of(call.trace, call.op)
+    if box is None:
+        raise UnknownSignalError("strides that show no box of a dense tensor")
+    return [box.shown(x)]
 
 
 RULES: Mapping[str, Rule] = {
