@@ -183,13 +183,14 @@ def test_the_weights_of_a_bias_by_brute_force() -> None:
     np.testing.assert_allclose(mask.weights, expected.numpy(), rtol=1e-6)
     np.testing.assert_allclose(mask.counts, (1 / expected.square().sum(-1)).numpy(), rtol=1e-6)
     assert mask.even.q == pytest.approx(float(expected.square().mean()))
-    assert mask.scaled(2.0) is not None and mask.scaled(1e-9) is None
+    assert mask.scaled(2.0) is not None
+    assert mask.scaled(1e-9) is None
 
 
 def test_masks_with_nothing_open_in_a_row_have_no_weights_there() -> None:
     """A row that is wholly shut counts for nothing."""
     mask = Mask(np.array([[True, True], [False, False]]))
-    assert mask.sizes == ((2, 1.0),)
+    assert list(mask.sizes) == [(2, 1.0)]
     assert mask.even.q == pytest.approx(0.125)
 
 
