@@ -91,9 +91,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the lot")
     parser.add_argument("--parts", default=None, help=f"of {','.join(PARTS)}; all, or models alone if some are chosen")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    parser.add_argument(
-        "--measured", type=Path, help="a folder: keep what is measured there, and do not measure it again"
-    )
+    parser.add_argument("--measured", type=Path, help="a folder: keep there what is measured, and read it from there")
     parser.add_argument("--json", type=Path, help="write every value there")
     chosen = parser.parse_args()
     if chosen.parts is None:
