@@ -39,19 +39,19 @@ def prepare() -> None:
     iw.predict(torch.nn.Linear(2, 2), torch.ones(2, 2))
 
 
-def of_zoo(name: str, *, starts: Sequence[str], seeds: int) -> list[Outcome]:
+def of_zoo(name: str, *, starts: Sequence[str], seeds: int, folder: Path | None) -> list[Outcome]:
     """Run one model of the zoo at every start."""
     entry = catalogue()[name]
-    return [outcome(name, entry, start, seeds) for start in starts]
+    return [outcome(name, entry, start, seeds, folder=folder) for start in starts]
 
 
-def of_lot(name: str, *, starts: Sequence[str], seeds: int) -> list[Outcome]:
+def of_lot(name: str, *, starts: Sequence[str], seeds: int, folder: Path | None) -> list[Outcome]:
     """Run one architecture of transformers at every start; one outcome that says why, where it cannot be built."""
     try:
         entry = drawn.entry(name)
     except drawn.CannotBuildError as error:
         return [Outcome(name, "", error=" ".join(str(error).split())[:200])]
-    return [outcome(name, entry, start, seeds) for start in starts]
+    return [outcome(name, entry, start, seeds, folder=folder) for start in starts]
 
 
 @contextmanager
@@ -91,6 +91,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the lot")
     parser.add_argument("--parts", default=None, help=f"of {','.join(PARTS)}; all, or models alone if some are chosen")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--measured", type=Path, help="a folder: keep there what is measured, and read it from there")
     parser.add_argument("--json", type=Path, help="write every value there")
     chosen = parser.parse_args()
     if chosen.parts is None:
@@ -103,7 +104,8 @@ def arguments() -> argparse.Namespace:
 
 def run_models(chosen: argparse.Namespace) -> list[Outcome]:
     """Run the zoo, or what was drawn by lot; say on stderr how far it is."""
-    work = partial(of_lot if chosen.random else of_zoo, starts=chosen.schemes.split(","), seeds=chosen.seeds)
+    one = of_lot if chosen.random else of_zoo
+    work = partial(one, starts=chosen.schemes.split(","), seeds=chosen.seeds, folder=chosen.measured)
     lot = chosen.random, chosen.seed
     outcomes: list[Outcome] = []
     skipped: list[str] = []

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import initwell as iw
 from initwell.trace.ops import ACTIVATIONS
 from initwell.trace.recorder import record
 from initwell.trace.trace import functional
+from predict_bench.kept import kept
 from predict_bench.zoo.entry import Entry
 
 Direction = Literal["forward", "backward"]
@@ -125,8 +127,19 @@ def limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def outcome(name: str, entry: Entry, start: str, seeds: int, limit: int = 600) -> Outcome:
-    """Predict and measure one model; a failure of either is an outcome too."""
+def outcome(
+    name: str, entry: Entry, start: str, seeds: int, *, folder: Path | None = None, limit: int = 600
+) -> Outcome:
+    """Predict and measure one model; a failure of either is an outcome too.
+
+    Args:
+        name: of the model.
+        entry: how to build it.
+        start: the scheme.
+        seeds: draws of the weights.
+        folder: where measurements are kept, if they are.
+        limit: seconds for all of it.
+    """
     stage = "build"
     try:
         with limited(limit):
@@ -141,7 +154,7 @@ def outcome(name: str, entry: Entry, start: str, seeds: int, limit: int = 600) -
             predicted = iw.predict(model, batch, plan=plan)
             seconds = time.process_time() - started
             stage = "measure"
-            runs = measured(model, batch, start, seeds)
+            runs = kept(folder, f"{name} {start} {seeds}", lambda: measured(model, batch, start, seeds))
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         return Outcome(name, start, error=f"{stage}: {message[:300]}")

@@ -1,6 +1,8 @@
 """Masks: their weights at equal scores by brute force, and attention behind them by measurement."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,10 +134,63 @@ def test_scores_count_what_the_mask_puts_in() -> None:
     assert filled_rows[0]["forward_rms"] == pytest.approx(1e9 * np.sqrt(120 / 256))
 
 
+def _sloped(scores: Tensor) -> Tensor:
+    # ALiBi: the further back, the less; half as steep in the second head.
+    place = torch.arange(scores.shape[-1], device=scores.device, dtype=scores.dtype)
+    bias = torch.tensor([1.0, 0.5], device=scores.device)[:, None, None] * (place[None, :] - place[:, None])
+    return (scores + bias).masked_fill(causal(scores.shape[-1]).to(scores.device), -1e9)
+
+
+class Heads(nn.Module):
+    """Attention of two heads with a bias that is known."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.norm, self.gain = nn.LayerNorm(width), 1.0 / math.sqrt(width / 2)
+        self.q, self.k, self.v = (nn.Linear(width, width, bias=False) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        split = (*x.shape[:2], 2, x.shape[2] // 2)
+        q, k, v = (layer(x).view(split).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y: Tensor = (_sloped(self.gain * (q @ k.mT)).softmax(-1) @ v).transpose(1, 2).reshape(x.shape)
+        return y
+
+
+def test_a_known_bias_is_what_it_is() -> None:
+    """32 draws have standard errors of 1 %; with the bias as noise of its size, weights would be 12 % too small."""
+    model = Heads()
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(8, LENGTH, 64, generator=generator) for _ in range(32)]
+    predicted = iw.predict(model, iw.signal((8, LENGTH, 64)), plan=iw.plan(model, "xavier"))
+    runs = []
+    for seed, batch in enumerate(batches):
+        iw.init_(model, "xavier", seed=seed)
+        runs.append(iw.measure(model, batch, seed=seed))
+    for i, row in enumerate(predicted.rows):
+        if row["op"] not in ("aten.mm", "aten.bmm", "aten._softmax"):
+            continue
+        for key in ("forward_rms", "gradient_rms"):
+            size = math.sqrt(np.mean([(run.rows[i][key] or 0.0) ** 2 for run in runs]))
+            assert row[key] == pytest.approx(size, rel=0.04), (row["op"], key)
+
+
+def test_the_weights_of_a_bias_by_brute_force() -> None:
+    """A row counts as 1/Σ w² entries, w the softmax of its bias."""
+    bias = torch.arange(4.0).expand(3, 4).clone()
+    mask = replace(of_rank(causal()[:3, :4], 2, -1e9), bias=bias.numpy().astype(float))
+    expected = bias.masked_fill(causal()[:3, :4], -torch.inf).softmax(-1).double()
+    np.testing.assert_allclose(mask.weights, expected.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(mask.counts, (1 / expected.square().sum(-1)).numpy(), rtol=1e-6)
+    assert mask.even.q == pytest.approx(float(expected.square().mean()))
+    assert mask.scaled(2.0) is not None
+    assert mask.scaled(1e-9) is None
+
+
 def test_masks_with_nothing_open_in_a_row_have_no_weights_there() -> None:
     """A row that is wholly shut counts for nothing."""
     mask = Mask(np.array([[True, True], [False, False]]))
-    assert mask.sizes == ((2, 1.0),)
+    assert list(mask.sizes) == [(2, 1.0)]
     assert mask.even.q == pytest.approx(0.125)
 
 

@@ -155,7 +155,8 @@ def joined(signal: Signal, axis: int) -> Signal:
     one, two = outer.size - 1, inner.size - 1
     differ = (m[1, 0] * one + m[0, 1] * two + m[1, 1] * one * two) / (one + two + one * two)
     lossless = np.allclose(m[1, 0], m[1, 1]) and np.allclose(m[0, 1], m[1, 1])
-    follows = outer.follows if outer.follows == inner.follows else ()
+    other = {s.value: s.strength for s in inner.follows}
+    follows = tuple(replace(s, strength=(s.strength + other[s.value]) / 2) for s in outer.follows if s.value in other)
     atom = Atom(outer.size * inner.size, outer.sample or inner.sample, follows=follows)
     dims = _replaced(signal.dims, axis, 2, (atom,))
     means = np.asarray(signal.means.take(0, axis + 1))

@@ -38,12 +38,12 @@ class Weights(Record):
     """The weights of rows of scores.
 
     Attributes:
-        count: T, how many weights a row has, 1 or more.
+        count: T, how many weights a row has, 1 or more; of unequal ones, as many as have their Σ p².
         spread: relative variance of the rows' variances of scores.
         width: dimensions of the sphere that the keys' inputs lie on; infinite for Gaussian ones.
     """
 
-    count: int
+    count: float
     spread: float = 0.0
     width: float = math.inf
 
@@ -61,13 +61,9 @@ class Weights(Record):
         >>> (Weights(8).moments(0.0, [(2,), (1, 1)]) * 64).round(6).tolist()
         [1.0, 1.0]
         """
-        if self.count == 1 or variance <= 0:
-            return np.array([float(self.count) ** -sum(p) for p in powers])
-        if self.spread < 1e-9:
-            return _moments(variance, self.count, self.width, powers)
-        nodes, weights = _gamma(round(1 / self.spread, 6))
-        found = [_moments(variance * x, self.count, self.width, powers) for x in nodes]
-        return np.asarray(weights @ np.array(found))
+        if self.count <= 1 or variance <= 0:
+            return np.array([max(self.count, 1.0) ** -sum(p) for p in powers])
+        return _averaged(variance, self, tuple(map(tuple, powers)))
 
     def coupled(self, variance: float, powers: Powers) -> float:
         """Say how strongly a moment p_1^a p_2^b … goes with the correlation of the scores 1 and 2.
@@ -102,7 +98,7 @@ class Weights(Record):
         return float(variance * found @ np.array([a * a, -(2 * a + 1) * n, n * (n + 1)]))
 
 
-def between(variance: float, count: int, correlation: float, powers: Sequence[tuple[Powers, Powers]]) -> Array:
+def between(variance: float, count: float, correlation: float, powers: Sequence[tuple[Powers, Powers]]) -> Array:
     """Compute E[p_1^a p_2^b … p'_1^a' p'_2^b' …] of two rows of Gaussian scores.
 
     Args:
@@ -117,8 +113,13 @@ def between(variance: float, count: int, correlation: float, powers: Sequence[tu
     >>> (between(1.0, 4, 1.0, [((1,), (1,))]) / Weights(4).moments(1.0, [(2,)])).round(6).tolist()
     [1.0]
     """
-    if count == 1 or variance <= 0:
-        return np.array([float(count) ** -(sum(a) + sum(b)) for a, b in powers])
+    if count <= 1 or variance <= 0:
+        return np.array([max(count, 1.0) ** -(sum(a) + sum(b)) for a, b in powers])
+    return _between(variance, count, correlation, tuple((tuple(a), tuple(b)) for a, b in powers))
+
+
+@lru_cache(maxsize=4096)
+def _between(variance: float, count: float, correlation: float, powers: tuple[tuple[Powers, Powers], ...]) -> Array:
     series = _series(variance, count)
     scale = correlation ** np.arange(_TERMS)
     rest = (series[0] * scale) @ series[0].T
@@ -131,7 +132,16 @@ def between(variance: float, count: int, correlation: float, powers: Sequence[tu
     return np.array(found)
 
 
-def _moments(variance: float, count: int, width: float, powers: Sequence[Powers]) -> Array:
+@lru_cache(maxsize=4096)
+def _averaged(variance: float, rows: Weights, powers: tuple[Powers, ...]) -> Array:
+    """Average over the rows' variances."""
+    if rows.spread < 1e-9:
+        return _moments(variance, rows.count, rows.width, powers)
+    nodes, weights = _gamma(round(1 / rows.spread, 6))
+    return np.asarray(weights @ np.array([_moments(variance * x, rows.count, rows.width, powers) for x in nodes]))
+
+
+def _moments(variance: float, count: float, width: float, powers: Sequence[Powers]) -> Array:
     single = _transforms(variance, count, width)
     found = []
     for several in powers:
@@ -143,7 +153,7 @@ def _moments(variance: float, count: int, width: float, powers: Sequence[Powers]
 
 
 @lru_cache(maxsize=1024)
-def _transforms(variance: float, count: int, width: float) -> Sequence[Array]:
+def _transforms(variance: float, count: float, width: float) -> Sequence[Array]:
     """Return x^p E[e^(ps) e^(−x e^s)] for each power p, over equal steps of log x."""
     z = _points(variance)
     density = _density(z, width)
@@ -157,7 +167,7 @@ def _transforms(variance: float, count: int, width: float) -> Sequence[Array]:
 
 
 @lru_cache(maxsize=16)
-def _series(variance: float, count: int) -> Sequence[Array]:
+def _series(variance: float, count: float) -> Sequence[Array]:
     """Return Hermite coefficients of x^p e^(ps) e^(−x e^s) for p = 0, 1, 2: shape (x, terms)."""
     z = _points(variance)
     density = _density(z, math.inf)
@@ -179,7 +189,7 @@ def _points(variance: float) -> Array:
     return np.arange(-_REACH, _REACH + step, step)
 
 
-def _grown(z: Array, variance: float, count: int) -> Array:
+def _grown(z: Array, variance: float, count: float) -> Array:
     """Return x·e^s over x and s; where it is beyond e^7, e^(−x e^s) is nothing, and so is any power times it."""
     std = math.sqrt(variance)
     log_x = np.arange(-_REACH * std - 14 - math.log(count), _REACH * std + 6, _STEP)

@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Atom, Signal, Source
 
+# Of more values than these, rows follow the rest too little to matter.
+_MOST = 4
+
 
 def fluctuation(x: Signal, features: Sequence[int]) -> float:
     """Compute the relative variance of the average product of two rows.
@@ -94,6 +97,46 @@ def mixed(a: Signal, b: Signal, alpha: float, beta: float) -> float:
     return (sizes[0] ** 2 * a.spread + sizes[1] ** 2 * b.spread + 2 * sizes[0] * sizes[1] * both) / total**2
 
 
+def summed(found: Signal, a: Signal, b: Signal, alpha: float, beta: float) -> Signal:
+    """Return the sum alpha·a + beta·b with the spread of one, its rows following what those of both followed.
+
+    Each counts by its share of how rows vary: a bias added to scores makes them go less with their keys.
+
+    Args:
+        found: the sum, of the same atoms.
+        a: one summand.
+        b: the other.
+        alpha: factor of a.
+        beta: factor of b.
+    """
+    for i, (one, two) in enumerate(zip(a.atoms, b.atoms, strict=True)):
+        if one.follows or two.follows:
+            varies = [f**2 * max(x.q - x.averaged([i]), 0.0) for x, f in ((a, alpha), (b, beta))]
+            total = sum(varies) or 1.0
+            found = shared_out(found, b, i, varies[0] / total, varies[1] / total)
+    return replace(found, spread=mixed(a, b, alpha, beta))
+
+
+def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
+    """Return the product a·b, its rows following what those of both followed.
+
+    Of factors a and b the products of two rows are (a₀ − a₁)·b₁ + a₁·(b₀ − b₁) + … less than that of a row with itself,
+    by agreement 0 and difference 1; a rotation by the place of a row leaves of its keys' what nearby rows share.
+
+    Args:
+        found: the product, with the atoms of a.
+        a: one factor, independent of the other.
+        b: the other.
+    """
+    for i, (one, two) in enumerate(zip(a.atoms, b.atoms, strict=True)):
+        if one.follows or two.follows:
+            (p, q), (r, s) = ((x.averaged(()), x.averaged([i])) for x in (a, b))
+            total = p * r - q * s
+            shares = (max((p - q) * s, 0.0) / total, max(q * (r - s), 0.0) / total) if total > 0 else (0.0, 0.0)
+            found = shared_out(found, b, i, *shares)
+    return found
+
+
 def following(signal: Signal, dims: Sequence[int], source: Source) -> Signal:
     """Say that along these dimensions the rows are linear images of a value's rows, and of no other's that matters."""
     return _with_sources(signal, signal.axes(dims), lambda _: (source,))
@@ -145,12 +188,12 @@ def _with_sources(
     return replace(signal, dims=tuple(tuple(atoms[a:b]) for a, b in pairwise(ends)))
 
 
-def multiplied(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:
-    """Let rows along an axis follow what both factors of a product followed, each by what it adds to how rows vary.
+def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:
+    """Let rows along an axis follow what both parts of a value followed, each by what it adds to how rows vary.
 
     Args:
-        signal: the product, with the sources of one factor.
-        other: the other factor.
+        signal: the value, with the sources of one part.
+        other: the other part.
         axis: of the moments of both.
         share: what of the signal's strength stays.
         rest: how much of the other's strength there is in it.
@@ -160,7 +203,8 @@ def multiplied(signal: Signal, other: Signal, axis: int, share: float, rest: flo
     for s in signal.atoms[axis].follows:
         old = sources.get(s.value)
         sources[s.value] = replace(s, strength=s.strength * share + (old.strength if old else 0.0))
-    return _with_sources(signal, [axis], lambda _: tuple(sources.values()))
+    strongest = sorted(sources.values(), key=lambda s: -s.strength)[:_MOST]
+    return _with_sources(signal, [axis], lambda _: tuple(strongest))
 
 
 def forgotten(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:

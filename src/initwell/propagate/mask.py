@@ -2,7 +2,8 @@
 
 A causal mask, padding, the windows of Swin: they depend on nothing random, so their numbers are known, and with them
 how many entries n_i each row leaves open and how often two rows are open at the same place. At equal scores the
-weights are the known matrix (open/n_i), whose moments are measured like those of any tensor.
+weights are the known matrix (open/n_i), whose moments are measured like those of any tensor. With a known bias, such as
+ALiBi's, they are the softmax w of it, and a row counts as its 1/Σ w² entries.
 
 Rows that leave unlike numbers open become segments, within which these differ by a factor of two at most: of a causal
 mask 1, 1, 2, 4, …, 2^k. Where samples or heads have masks of their own, rows are averaged over.
@@ -23,7 +24,9 @@ from initwell.propagate.signal import Atom, Dims, Signal
 
 # Known scores at or below this are shut: e^(−50) is 0 beside anything that a model computes. Swin writes −100.
 SHUT = -50.0
-_SIZES = 12
+# Groups of rows by how many entries they leave open: of all rows, of those of a segment.
+_SIZES, _OF_SEGMENT = 8, 3
+_BORDERS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,21 +37,56 @@ class Mask:
         open: of as many dimensions as the scores, of length 1 where all indices have the same mask.
         samples: whether its first dimension counts samples.
         level: what stands where they are shut, on average.
+        bias: what is added to the open ones, where that is known, of as many dimensions.
     """
 
     open: NDArray[np.bool_]
     samples: bool = False
     level: float = -math.inf
+    bias: Array | None = None
 
     @cached_property
-    def counts(self) -> NDArray[np.int64]:
-        """How many entries each row, along the last dimension, leaves open."""
-        return np.asarray(self.open.sum(-1))
+    def weights(self) -> Array:
+        """The weights at equal scores; 0 in rows with nothing open."""
+        if self.bias is None:
+            return np.asarray(self.open / np.maximum(self.open.sum(-1, keepdims=True), 1))
+        scores = np.where(self.open, self.bias, -np.inf)
+        high = scores.max(-1, keepdims=True)
+        found = np.exp(scores - np.where(np.isfinite(high), high, 0.0))
+        return np.asarray(found / np.maximum(found.sum(-1, keepdims=True), 1e-300))
 
     @cached_property
-    def sizes(self) -> tuple[tuple[int, float], ...]:
+    def counts(self) -> Array:
+        """How many entries each row, along the last dimension, leaves open: of unequal weights, 1/Σ w²."""
+        if self.bias is None:
+            return np.asarray(self.open.sum(-1), float)
+        squares = (self.weights**2).sum(-1)
+        return np.where(squares > 0, 1 / np.maximum(squares, 1e-9), 0.0)
+
+    @cached_property
+    def uneven(self) -> tuple[float, float]:
+        """What unequal weights leave of how Σ p² grows with the scores' variance, and of Σ d², d_j = p_j(x_j − Σ p x).
+
+        With S_k = Σ w^k they are v·(S₂ − 4 S₃ + 3 S₂²) and S₂ − 2 S₃ + S₂², both S₂(1 − S₂) for n equal weights.
+        """
+        if self.bias is None:
+            return 1.0, 1.0
+        two, three = ((self.weights**k).sum(-1) for k in (2, 3))
+        even = float((two * (1 - two)).sum())
+        found = (two - 4 * three + 3 * two**2).sum(), (two - 2 * three + two**2).sum()
+        return (float(found[0]) / even, float(found[1]) / even) if even > 0 else (1.0, 1.0)
+
+    @cached_property
+    def biases(self) -> Signal | None:
+        """The bias, measured."""
+        if self.bias is None:
+            return None
+        return measured(torch.from_numpy(np.ascontiguousarray(self.bias)), sample=0 if self.samples else None)
+
+    @cached_property
+    def sizes(self) -> tuple[tuple[float, float], ...]:
         """(open entries, share of the rows) of rows with any; if there are many sizes, of groups of them."""
-        return _grouped(self.counts)
+        return _grouped(self.counts, _SIZES)
 
     @cached_property
     def shut(self) -> float:
@@ -62,22 +100,22 @@ class Mask:
         Of a causal mask 1, 1, 2, 4, …: the first row has one entry, the last all. Empty where rows are alike, or where
         their sizes do not rise or fall along the axis.
         """
-        if any(n > 1 for n in self.open.shape[:-2]) or self.open.ndim < 2 or self.open.shape[-2] < 2:
+        if any(n > 1 for n in self.weights.shape[:-2]) or self.open.ndim < 2 or self.weights.shape[-2] < 2:
             return ()
         level = np.ceil(np.log2(np.maximum(self.counts.ravel(), 1))).astype(int)
         borders = np.nonzero(np.diff(level))[0] + 1
-        if borders.size == 0 or borders.size > _SIZES:
+        if not 0 < borders.size <= _BORDERS:
             return ()
         return tuple(int(n) for n in np.diff([0, *borders, level.size]))
 
-    def sizes_of(self, start: int, stop: int) -> tuple[tuple[int, float], ...]:
+    def sizes_of(self, start: int, stop: int) -> tuple[tuple[float, float], ...]:
         """(open entries, share of these rows) of some rows of a mask that all samples and heads have."""
-        return _grouped(self.counts.ravel()[start:stop])
+        return _grouped(self.counts.ravel()[start:stop], _OF_SEGMENT)
 
     @cached_property
     def even(self) -> Signal:
         """The weights at equal scores; their rows by segments, where there are any."""
-        even = self.open / np.maximum(self.counts, 1)[..., None]
+        even = self.weights
         if not self.parts:
             return measured(torch.from_numpy(even), sample=0 if self.samples else None)
         count = int(even.shape[-1])
@@ -97,17 +135,25 @@ class Mask:
         dims: Dims = (*outer, (Atom(len(segment), False, self.parts),), (Atom(count),))
         return Signal(dims, np.stack([agree, differ], 1), np.asarray(1 / count))
 
+    def scaled(self, factor: float) -> "Mask | None":
+        """Return the mask of scores times a number; None where what is shut would no longer be."""
+        level = self.level * factor
+        bias = None if self.bias is None else self.bias * factor
+        return Mask(self.open, self.samples, level, bias) if level <= SHUT else None
+
     def seen_as(self, shape: tuple[int, ...], new: tuple[int, ...]) -> "Mask":
         """Return the mask of the same scores under another shape."""
-        whole = np.broadcast_to(self.open, shape)
-        return Mask(np.ascontiguousarray(whole.reshape(new)), self.samples and shape[0] == new[0], self.level)
+        whole = np.ascontiguousarray(np.broadcast_to(self.open, shape).reshape(new))
+        bias = None if self.bias is None else np.ascontiguousarray(np.broadcast_to(self.bias, shape).reshape(new))
+        return Mask(whole, self.samples and shape[0] == new[0], self.level, bias)
 
 
-def _grouped(counts: NDArray[np.int64]) -> tuple[tuple[int, float], ...]:
-    found, times = np.unique(counts[counts > 0], return_counts=True)
-    groups = np.array_split(np.arange(found.size), min(_SIZES, max(found.size, 1)))
+def _grouped(counts: Array, most: int) -> tuple[tuple[float, float], ...]:
+    """Return (open entries, share of the rows) in a few groups, each with the average of 1/n."""
+    found, times = np.unique(counts[counts > 0].round(2), return_counts=True)
+    groups = np.array_split(np.arange(found.size), min(most, max(found.size, 1)))
     rows = [(found[g], times[g]) for g in groups if g.size]
-    return tuple((round(float(n @ t / t.sum())), float(t.sum() / times.sum())) for n, t in rows)
+    return tuple((float(t.sum() / (t / n).sum()), float(t.sum() / times.sum())) for n, t in rows)
 
 
 def both(a: Mask | None, b: Mask | None) -> Mask | None:
@@ -120,7 +166,9 @@ def both(a: Mask | None, b: Mask | None) -> Mask | None:
         return a if b is None else b
     rank = max(a.open.ndim, b.open.ndim)
     one, two = (m.open.reshape((1,) * (rank - m.open.ndim) + m.open.shape) for m in (a, b))
-    return Mask(one & two, a.samples or b.samples, a.level + b.level)
+    biases = [m.bias.reshape((1,) * (rank - m.bias.ndim) + m.bias.shape) for m in (a, b) if m.bias is not None]
+    level = sum(m.level for m in (a, b) if m.shut)
+    return Mask(one & two, a.samples or b.samples, level, np.asarray(sum(biases)) if biases else None)
 
 
 def of_rank(shut: Tensor, rank: int, level: float, *, samples: bool = False) -> Mask:

@@ -46,7 +46,7 @@ def known_variance(v: float) -> float:
     return stepped(max(v, 0.0))
 
 
-Sizes = tuple[tuple[int, float], ...]
+Sizes = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,23 +58,25 @@ class Open:
         count: T.
         rows: (open entries, share of the rows).
         sizes: place in the rows' segments → (open entries, share of its rows).
+        uneven: what unequal weights at equal scores leave of the variance of scores, and of gradients' squares.
     """
 
     even: Array
     count: int
     rows: Sizes
     sizes: Callable[[tuple[int, ...]], Sizes]
+    uneven: tuple[float, float] = (1.0, 1.0)
 
     @property
-    def typical(self) -> int:
+    def typical(self) -> float:
         """Open entries of a row, on average."""
-        return max(round(sum(n * share for n, share in self.rows)), 1)
+        return sum(n * share for n, share in self.rows)
 
-    def entries(self, value: Callable[[int], float], sizes: Sizes) -> float:
+    def entries(self, value: Callable[[float], float], sizes: Sizes) -> float:
         """Average over all entries of rows of these sizes what those that are open have, by how many these are."""
         return float(sum(share * n / self.count * value(n) for n, share in sizes))
 
-    def pairs(self, value: Callable[[int], float]) -> float:
+    def pairs(self, value: Callable[[float], float]) -> float:
         """Average over all pairs of different entries of a row what those have of which both are open."""
         total = self.count * (self.count - 1)
         return float(sum(share * n * (n - 1) / total * value(n) for n, share in self.rows if n > 1))
@@ -95,11 +97,11 @@ class Moment(Record):
     """
 
     alone: Callable[[Weights, float], float]
-    pair: Callable[[int, float, float], float]
+    pair: Callable[[float, float, float], float]
 
-    def growth(self, count: int, v: float, correlation: float) -> float:
+    def growth(self, count: float, v: float, correlation: float) -> float:
         """Return how far it has come at a correlation, from 0 for independent rows to 1 for equal ones."""
-        if v < SMALL or count < 2:
+        if v < SMALL or count <= 1:
             return correlation
         apart, same = self.pair(count, v, 0.0), self.pair(count, v, 1.0)
         return (self.pair(count, v, correlation) - apart) / (same - apart)
@@ -113,9 +115,9 @@ class Moment(Record):
             left: what is open.
             axis: of the scores' moments.
         """
-        v, count = known_variance(s.q), left.typical
+        v, count = known_variance(s.q * left.uneven[0]), left.typical
         c = s.averaged([axis]) / s.q if s.q > 0 else 1.0
-        if v == 0 or count < 2 or c > 1 - 1e-6:
+        if v == 0 or count <= 1 or c > 1 - 1e-6:
             return 0.0
         step = 0.01 * (1 - c)
         ends = [self.growth(count, v, c + x) for x in (-step, step)]
@@ -135,29 +137,29 @@ class Moment(Record):
         v = s.diagonal
         whole, apart = np.empty(v.shape), np.empty(v.shape)
         for place in np.ndindex(v.shape):
-            ends = self._ends(known_variance(float(v[place])), weights, left, left.sizes(place))
+            ends = self._ends(known_variance(float(v[place]) * left.uneven[0]), weights, left, left.sizes(place))
             whole[place], apart[place] = ends
         even = np.broadcast_to(left.even, s.moments.shape)
         level = even[tuple(slice(n) for n in v.shape)]
         overlap = even / over_pairs(s.atoms, np.sqrt(np.where(level > 0, level, 1.0)))
         high, low = (over_pairs(s.atoms, np.sqrt(np.maximum(x, 0.0))) for x in (whole, apart))
-        return np.asarray(overlap * (low + self._shapes(s, left.typical) * (high - low)))
+        return np.asarray(overlap * (low + self._shapes(s, left) * (high - low)))
 
     def _ends(self, v: float, weights: Weights, left: Open, sizes: Sizes) -> tuple[float, float]:
         """Return it of rows with themselves, and of rows without correlation."""
         whole = left.entries(lambda n: self.alone(replace(weights, count=n), v), sizes)
         return whole, left.entries(lambda n: self.pair(n, v, 0.0), sizes)
 
-    def _shapes(self, s: Signal, count: int) -> Array:
+    def _shapes(self, s: Signal, left: Open) -> Array:
         size = over_pairs(s.atoms, np.sqrt(np.maximum(s.diagonal, 0.0)))
         correlation = np.clip(np.where(size > 0, s.moments / np.where(size > 0, size, 1.0), 1.0), -1.0, 1.0)
         wide = np.where(_fluctuates(s), math.sqrt(3 * s.spread) * (1 - correlation**2), 0.0)
         rows = np.stack(np.broadcast_arrays(size, correlation, wide), -1).round(4).reshape(-1, 3)
         cases, places = np.unique(rows, axis=0, return_inverse=True)
-        found = [self._averaged(count, known_variance(v), c, x) for v, c, x in cases.tolist()]
+        found = [self._averaged(left.typical, known_variance(v * left.uneven[0]), c, x) for v, c, x in cases.tolist()]
         return np.asarray(np.array(found)[places].reshape(s.moments.shape))
 
-    def _averaged(self, count: int, v: float, correlation: float, wide: float) -> float:
+    def _averaged(self, count: float, v: float, correlation: float, wide: float) -> float:
         # Gauss's three nodes.
         if wide == 0 or correlation == 1:
             return self.growth(count, v, correlation)

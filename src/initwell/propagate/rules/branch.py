@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from initwell.propagate import gram
 from initwell.propagate.atoms import together
 from initwell.propagate.averages import is_average_of_squares, spanned
 from initwell.propagate.functions import (
@@ -25,7 +26,6 @@ from initwell.propagate.functions import (
     unscaled,
 )
 from initwell.propagate.gaussian import variances
-from initwell.propagate.gram import mixed
 from initwell.propagate.laws import sum_law
 from initwell.propagate.places import even
 from initwell.propagate.rules.pointwise import gated
@@ -57,7 +57,9 @@ def scaled(signal: Signal, factor: float) -> Signal:
     gates = tuple(replace(g, moments=g.moments * square, power=g.power * square) for g in signal.gates)
     before = as_image(signal)
     image = replace(before, phi=composed(line(factor), before))
-    return replace(found, roots=roots, gates=gates, peak=signal.peak, profile=signal.profile, image=image)
+    mask = signal.mask.scaled(factor) if signal.mask is not None else None
+    found = replace(found, roots=roots, gates=gates, peak=signal.peak, profile=signal.profile, image=image)
+    return replace(found, mask=mask, closed=signal.closed)
 
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
@@ -81,7 +83,8 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     gates = scaled(a, alpha).gates + scaled(b, beta).gates
     law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
     profile = _mixed(a, b, alpha**2 * a.q, beta**2 * b.q)
-    found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile, spread=mixed(a, b, alpha, beta))
+    found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile)
+    found = gram.summed(found, a, b, alpha, beta)
     larger = a if alpha**2 * a.q >= beta**2 * b.q else b
     return merged_fidelity(replace(found, peak=larger.peak), b)
 
@@ -108,8 +111,8 @@ def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:
 
 def multiplied(a: Signal, b: Signal) -> Signal:
     """Multiply two independent signals of the same atoms, entry by entry."""
-    found = replace(a.changed(a.moments * b.moments, a.means * b.means), peak=max(a.peak, b.peak))
-    return merged_fidelity(found, b)
+    found = gram.multiplied(a.changed(a.moments * b.moments, a.means * b.means), a, b)
+    return merged_fidelity(replace(found, peak=max(a.peak, b.peak)), b)
 
 
 def operand(call: Call, name: str) -> Signal:

@@ -24,7 +24,8 @@ import numpy as np
 
 from initwell.propagate.atoms import matched, permuted, together
 from initwell.propagate.gram import adding, fluctuation, forgotten, image, in_common, varied, varying
-from initwell.propagate.rules.branch import added
+from initwell.propagate.rules.branch import added, scaled
+from initwell.propagate.rules.masks import biased
 from initwell.propagate.signal import Signal, Source, merged_fidelity
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
@@ -161,6 +162,8 @@ def _plus(found: Signal, call: Call) -> Signal:
     alpha, beta = float(call["alpha"]), float(call["beta"])
     if beta == 0:
         return added(found, found, alpha, 0.0)
+    if beta == 1 and (whole := biased(call, scaled(found, alpha), "self", scores=len(found.dims) == 3)) is not None:
+        return whole
     one, two = together(found, call.signal("self"), call.shape())
     return added(one, two, alpha, beta, gaussian=True)
 

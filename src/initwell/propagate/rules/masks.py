@@ -4,6 +4,7 @@ A known tensor of 0 and −∞ (or the least number there is) added to scores le
 bias adds its own moments, those of the open entries. What is shut matters to the softmax alone, which asks for it.
 """
 
+import math
 from functools import partial
 
 import torch
@@ -15,6 +16,7 @@ from initwell.propagate.measured import measured
 from initwell.propagate.rules.branch import added
 from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call
+from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import ValueRef
 
 
@@ -25,33 +27,77 @@ def _first(call: Call, ref: object) -> int:
 
 
 def _additive(known: Tensor, rank: int, sample: int | None) -> tuple[Mask, Signal | None] | None:
-    """Return the mask and the bias of known scores; None where nothing is shut."""
+    """Return the mask and the bias of known scores; None where nothing is shut and all are alike."""
     shut = known <= SHUT
-    if not bool(shut.any()):
-        return None
-    mask = of_rank(shut, rank, float(known[shut].double().mean()), samples=sample == 0)
     bias = filled(known, shut)
-    return mask, measured(torch.from_numpy(bias), sample=sample) if bias.any() else None
+    if not bool(shut.any()) and bias.size and bias.min() == bias.max():
+        return None
+    level = float(known[shut].double().mean()) if bool(shut.any()) else -math.inf
+    mask = of_rank(shut, rank, level, samples=sample == 0)
+    if not bias.any():
+        return mask, None
+    signal = measured(torch.from_numpy(bias), sample=sample)
+    return replace(mask, bias=bias.reshape((1,) * (rank - bias.ndim) + bias.shape)), signal
+
+
+def _are_scores(call: Call, ref: ValueRef) -> bool:
+    """Whether a value is a batched product, perhaps scaled: scores of attention."""
+    op = call.trace.producer(ref.id)
+    while op is not None and op.inputs and op.functional in _PASSED:
+        op = call.trace.producer(op.inputs[0])
+    return op is not None and op.functional in ("aten.bmm", "aten.baddbmm")
+
+
+_PASSED = frozenset({*VIEWS, *COPIES, "aten.mul", "aten.div"})
 
 
 def masked_sum(call: Call, first: str, second: str, beta: float) -> Signal | None:
-    """Add a known mask to scores, or scores that have one; None where neither operand is or has a mask."""
-    rank = len(call.shape())
+    """Add a known mask or bias to scores; None where neither operand is one."""
     for name, other in ((second, first), (first, second)):
         known = call.value(name)
         if known is None or not known.is_floating_point() or not call.has(other) or (name == second and beta < 0):
             continue
-        ref = call[name]
-        sample = call.values.sample(ref.id)
-        found = call.values.once(f"mask {_first(call, ref)} {rank}", partial(_additive, known, rank, sample))
-        if found is None:
+        scores = isinstance(call[other], ValueRef) and _are_scores(call, call[other])
+        found = biased(call, call.signal(other), name, scores=scores)
+        if found is not None:
+            return found
+    return None
+
+
+def biased(call: Call, x: Signal, name: str, *, scores: bool) -> Signal | None:
+    """Add a known tensor to scores, as what shuts some of them and what is added to the others.
+
+    Args:
+        call: of the op.
+        x: the scores.
+        name: of the known operand.
+        scores: whether they are a product of queries and keys; what they are not is only added to where some are shut.
+    """
+    known, rank = call.value(name), len(call.shape())
+    if known is None:
+        return None
+    sample = call.values.sample(call[name].id)
+    found = call.values.once(f"mask {_first(call, call[name])} {rank}", partial(_additive, known, rank, sample))
+    if found is None or (not scores and found[0].shut == 0):
+        return None
+    mask, bias = found
+    if bias is not None:
+        x = replace(added(*together(x, bias, call.shape())), mask=x.mask)
+    elif x.shape != call.shape():
+        x = together(x, mask.even, call.shape())[0]
+    return replace(x, mask=both(x.mask, mask))
+
+
+def masked_product(call: Call) -> Signal | None:
+    """Multiply a gradient by a known mask of 0 and 1 where it is 0 already, as the softmax has set it; else None."""
+    for name, other in (("other", "self"), ("self", "other")):
+        known = call.value(name)
+        closed = call.signal(other).closed if known is not None and call.has(other) else None
+        if known is None or closed is None or call.signal(other).shape != call.shape():
             continue
-        x, (mask, bias) = call.signal(other), found
-        if bias is not None:
-            x = added(*together(x, bias, call.shape()))
-        elif x.shape != call.shape():
-            x = together(x, mask.even, call.shape())[0]
-        return replace(x, mask=both(x.mask, mask))
+        if bool(((known == 0) | (known == 1)).all()):
+            mask = of_rank(known == 0, len(call.shape()), 0.0)
+            return call.signal(other) if bool((closed.open <= mask.open).all()) else None
     return None
 
 

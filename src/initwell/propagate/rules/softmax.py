@@ -16,7 +16,7 @@ import numpy as np
 
 from initwell.propagate.atoms import centred, joined, plain, refined, together
 from initwell.propagate.concentration import Weights, between
-from initwell.propagate.gram import multiplied, rescaled, strength
+from initwell.propagate.gram import rescaled, shared_out, strength
 from initwell.propagate.mask import Mask
 from initwell.propagate.rows import SMALL, Moment, Open, all_open, known_variance, stepped
 from initwell.propagate.segments import common
@@ -60,9 +60,9 @@ def _open(mask: Mask | None, s: Signal, axis: int) -> Open:
     even = mask.even if at is not None else plain(mask.even, *range(len(mask.even.dims)))
     agree = np.asarray(together(even, s, s.shape)[0].moments.take(0, axis))
     if at is None:
-        return Open(agree, count, mask.sizes, lambda _: mask.sizes)
+        return Open(agree, count, mask.sizes, lambda _: mask.sizes, mask.uneven)
     ends, k = [0, *accumulate(s.atoms[at].patterns.parts)], at - (at > axis)
-    return Open(agree, count, mask.sizes, lambda place: mask.sizes_of(ends[place[k]], ends[place[k] + 1]))
+    return Open(agree, count, mask.sizes, lambda place: mask.sizes_of(ends[place[k]], ends[place[k] + 1]), mask.uneven)
 
 
 def _row_axis(mask: Mask, s: Signal) -> int | None:
@@ -86,7 +86,15 @@ def _by_rows(s: Signal, mask: Mask | None) -> Signal:
     return refined(s, axes[0], mask.parts)
 
 
-def _pair(count: int, v: float, correlation: float) -> float:
+def _own(s: Signal, mask: Mask | None) -> Signal:
+    """Return scores without the known bias of their mask, which is in the weights at equal scores."""
+    if mask is None or mask.biases is None:
+        return s
+    scores, bias = together(s, mask.biases, s.shape)
+    return scores.changed(scores.moments - bias.moments, scores.mean, dims=scores.dims)
+
+
+def _pair(count: float, v: float, correlation: float) -> float:
     return float(between(v, count, correlation, [((1,), (1,))])[0])
 
 
@@ -98,13 +106,15 @@ def softmaxed(s: Signal, dim: int) -> Signal:
     if not s.dims[dim]:
         return s.changed(np.ones_like(s.moments), 1.0)
     mask = s.mask if dim == len(s.dims) - 1 else None
-    s, axis = _one_axis(_by_rows(s, mask), dim, segments=False)
+    s, axis = _one_axis(_by_rows(_own(s, mask), mask), dim, segments=False)
     left, scores, weights = _open(mask, s, axis), _without(s, axis), _weights(s, axis)
     agree = _SQUARE.over(scores, weights, left)
     differ = (1 / left.count - agree) / (left.count - 1)
     found = s.changed(np.stack([agree, differ], axis), 1 / left.count).approximate(_WHY)
     rates = {i: _SQUARE.rate(scores, weights, left, i - (i > axis)) for i in range(len(s.atoms)) if i != axis}
-    rates[axis] = left.pairs(lambda n: replace(weights, count=n).coupled(known_variance(scores.q), (1, 1)))
+    rates[axis] = left.pairs(
+        lambda n: replace(weights, count=n).coupled(known_variance(scores.q * left.uneven[0]), (1, 1))
+    )
     apart = _apart(found, scores, axis, weights, left)
     for i, rate in rates.items():
         varies = found.averaged(()) - found.averaged([i])
@@ -122,9 +132,9 @@ def _apart(p: Signal, s: Signal, axis: int, weights: Weights, left: Open) -> flo
     size = p.averaged(rows) - p.averaged([*rows, axis])
     if not rows or size <= 0 or s.q <= 0:
         return 0.0
-    v, c = known_variance(s.q), s.averaged([i - (i > axis) for i in rows]) / s.q
+    v, c = known_variance(s.q * left.uneven[0]), s.averaged([i - (i > axis) for i in rows]) / s.q
 
-    def strength(n: int) -> float:
+    def strength(n: float) -> float:
         row = replace(weights, count=n)
         (square,) = row.moments(v, [(2,)])
         return float(c * ((1 - c) * v * (1 / n - square) ** 2 + c * row.coupled(v, (1, 1))))
@@ -171,9 +181,9 @@ def gradient_coupling(weights: Weights, v: float, *, common: bool) -> float:
     return found + 2 * weights.coupled(v, (3, 1)) + others - 2 * weights.coupled(v, (2, 1))
 
 
-def _gradient_pair(count: int, v: float, correlation: float) -> float:
+def _gradient_pair(count: float, v: float, correlation: float) -> float:
     """Return E[d_j d'_j] of the same x of variance 1 in two rows of Gaussian scores."""
-    if count == 1:
+    if count <= 1:
         return 0.0
     powers: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((1,), (1,)), ((2,), (1,)), ((2,), (2,)), ((1, 1), (1, 1))]
     one, mixed, both, others = between(v, count, correlation, powers)
@@ -188,25 +198,26 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     if not s.dims[dim]:
         return s.changed(np.zeros_like(s.moments), 0.0)
     mask = s.mask if dim == len(s.dims) - 1 else None
-    s, _ = _one_axis(_by_rows(s, mask), dim, segments=False)
+    s, _ = _one_axis(_by_rows(_own(s, mask), mask), dim, segments=False)
     g, s = together(g, s, s.shape)
     g, axis = _one_axis(g, dim, segments=True)
     s, _ = _one_axis(s, dim, segments=False)
     left, scores, shared = _open(mask, s, axis), _without(s, axis), strength(g, axis, s, axis)
-    weights, v = _weights(s, axis), known_variance(scores.q)
+    weights, v = _weights(s, axis), known_variance(scores.q * left.uneven[0])
     level = max((source.level for source in s.atoms[axis].follows), default=0.0)
     moment = Moment(lambda w, v: gradient_size(w, v, shared, level), _gradient_pair)
-    sizes = moment.over(scores, weights, left) / (1 - 1 / left.count)
+    factor = left.uneven[1] / (1 - 1 / left.count)
+    sizes = factor * moment.over(scores, weights, left)
     inner = g.changed(centred(g, [axis]), 0.0)
     found = merged_fidelity(inner.changed(inner.moments * np.expand_dims(sizes, axis), 0.0), s).approximate(_WHY)
     whole = scores.changed(sizes, 0.0)
     for i in range(len(g.atoms)):
         if i != axis:
             k = i - (i > axis)
-            rate = moment.rate(scores, weights, left, k) / (1 - 1 / left.count)
+            rate = factor * moment.rate(scores, weights, left, k)
             found = _following(found, inner, s, i, whole.averaged([k]), rate)
     coupled = left.pairs(lambda n: gradient_coupling(replace(weights, count=n), v, common=shared > 0))
-    found = rescaled(found, axis, coupled / whole.q * (1 - 1 / left.count) if whole.q > 0 else 0.0)
+    found = rescaled(found, axis, left.uneven[1] * coupled / whole.q * (1 - 1 / left.count) if whole.q > 0 else 0.0)
     return found if mask is None else replace(found, closed=mask)
 
 
@@ -225,7 +236,7 @@ def _following(found: Signal, g: Signal, s: Signal, axis: int, apart: float, rat
     one, two = g.averaged(()), g.averaged([axis])
     if varies <= 0:
         return found
-    return multiplied(found, s, axis, (one - two) * apart / varies, max(two, 0.0) * rate / varies)
+    return shared_out(found, s, axis, (one - two) * apart / varies, max(two, 0.0) * rate / varies)
 
 
 def _softmax(call: Call) -> Sequence[Signal]:
