@@ -163,10 +163,13 @@ def mixed(places: Array, weights: Array, own: float, other: float) -> tuple[Arra
 
 def _mixed_sizes(size: Array, weights: Array, own: float, other: float) -> tuple[Array, Array]:
     n = len(weights)
-    pairs = max(n * (n - 1), 1)
+    pairs, inputs = max(n * (n - 1), 1), len(size)
     rooted = weights * np.sqrt(size)
+    # S averages to 1 over pairs, which the product of the roots does not.
+    common = (float(np.sqrt(size).sum()) ** 2 - float(size.sum())) / max(inputs * (inputs - 1), 1) or 1.0
     alone, whole = (rooted**2).sum(axis=1), rooted.sum(axis=1)
     square, every = float((rooted.sum(axis=0) ** 2).sum()), float(rooted.sum()) ** 2
-    matrix = [[alone.sum() / n, (whole**2 - alone).sum() / n]]
-    matrix += [[(square - alone.sum()) / pairs, (every - (whole**2).sum() - square + alone.sum()) / pairs]]
-    return np.array(matrix), of_sizes(own * alone + other * (whole**2 - alone))
+    matrix = [[alone.sum() / n, (whole**2 - alone).sum() / n / common]]
+    apart = (every - (whole**2).sum() - square + alone.sum()) / pairs
+    matrix += [[(square - alone.sum()) / pairs, apart / common]]
+    return np.array(matrix), of_sizes(own * alone + other * (whole**2 - alone) / common)

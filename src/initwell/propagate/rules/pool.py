@@ -23,7 +23,7 @@ from initwell.propagate.atoms import matched, together
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.incidence import Axis, adaptive, axis_of, geometry, spread
 from initwell.propagate.peaks import Near, covariance_of_largest, of_pairs, peak_law
-from initwell.propagate.places import LONGEST, carried, of_sizes, off_average, settled, sizes
+from initwell.propagate.places import LONGEST, of_sizes, off_average, settled, sizes
 from initwell.propagate.rules.behind import alone, behind
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.parts import padded
@@ -226,11 +226,22 @@ def to_largest(g: Signal, x: Signal, axes: Sequence[Axis]) -> Signal:
     space = tuple((Atom(n),) if n > 1 else () for n in sizes)
     means = g.means.reshape((1,) * (lead + sum(map(len, space)))) * math.prod(a.sizes[0] / a.sizes[1] for a in axes)
     found = g.changed(np.asarray(moments), means, dims=(*g.dims[:first], *space))
-    profile = tuple(
-        settled(carried(places, a.at, a.inside, a.sizes[1], back=True))
-        for places, a in zip(read_places(g, rank), axes, strict=True)
-    )
+    profile = tuple(map(_of_largest, read_places(g, rank), axes))
     return replace(found, profile=profile, peak=_entries(axes)).approximate(_WHY)
+
+
+def _of_largest(places: Array, axis: Axis) -> Array:
+    """Return how inputs differ by where they are: two of them get what two windows have, if each is the largest."""
+    weights = _membership(axis)
+    size = sizes(places) @ weights
+    if places.ndim == 1 or axis.sizes[1] > LONGEST:
+        return settled(size)
+    # Of two entries of one window only one is the largest.
+    off = places * ~np.eye(axis.sizes[0], dtype=bool)
+    found = np.stack([weights.T @ table @ weights for table in off])
+    for table in found:
+        np.fill_diagonal(table, size)
+    return settled(found)
 
 
 def _entries(axes: Sequence[Axis]) -> int:
