@@ -16,6 +16,7 @@ does too. Of an axis longer than ``LONGEST`` only the sizes are kept; S is taken
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,10 +124,20 @@ def carried(places: Array, at: NDArray[np.int64], inside: NDArray[np.bool_], inp
     found = np.zeros((2, count, count))
     for k in range(at.shape[1]):
         outputs = np.nonzero(inside[:, k])[0]
-        read = at[outputs, k]
-        one, two = (outputs, read) if back else (read, outputs)
-        found[:, two[:, None], two] += places[:, one[:, None], one]
+        if outputs.size:
+            one, two = _strided(at[outputs, k]), _strided(outputs)
+            one, two = (two, one) if back else (one, two)
+            found[:, *two] += places[:, *one]
     return found
+
+
+def _strided(places: NDArray[np.int64]) -> tuple[Any, Any]:
+    """Return an index of the pairs of these places: as slices, which are faster, where they lie evenly."""
+    first, last = int(places[0]), int(places[-1])
+    step = int(places[1]) - first if places.size > 1 else 1
+    if step > 0 and last - first == step * (places.size - 1) and bool((np.diff(places) == step).all()):
+        return (slice(first, last + 1, step),) * 2
+    return places[:, None], places
 
 
 def mixed(places: Array, weights: Array, own: float, other: float) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from initwell.propagate.atoms import merged, plain
-from initwell.propagate.gaussian import covariance, pair_moments
+from initwell.propagate.gaussian import covariance, hermite, series_moments
 from initwell.propagate.incidence import Axis
 from initwell.propagate.places import (
     bent,
@@ -28,20 +28,20 @@ from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Signal, replace
 
 
-def profiled(found: Signal, source: Signal, axes: Sequence[Axis], role: str) -> Signal:
+def profiled(found: Signal, known: Sequence[Array], axes: Sequence[Axis], role: str) -> Signal:
     """Carry through taps how places differ: an output at p has the sum of what its inputs have.
 
     With it the borders, which are read by fewer taps and are smaller themselves, count as often as they are read.
 
     Args:
         found: what ``tapped`` gave, all positions taken as alike.
-        source: what was read.
+        known: how positions of what was read differ, from ``read_places``.
         axes: of the op.
         role: "p" when ``found`` is at the outputs, "x" when at the inputs.
     """
     scale, profile, moments = 1.0, [], found.moments
     rank = len(found.dims) - len(axes)
-    for i, (axis, places) in enumerate(zip(axes, read_places(source, len(axes)), strict=True)):
+    for i, (axis, places) in enumerate(zip(axes, known, strict=True)):
         here = carried(places, axis.at, axis.inside, axis.sizes[1], back=role == "x")
         matrix = _corrected(axis, places, here)
         axes_here = found.axes([rank + i])
@@ -92,8 +92,10 @@ def read_places(source: Signal, count: int) -> list[Array]:
     variance, correlations = covariance(made.pre)
     c = min(max(float(correlations[tuple(int(i in space) for i in range(correlations.ndim))]), 0.0), 0.999)
 
+    series = hermite(made.phi.fn, made.phi.kinks, made.pre.mean, variance)
+
     def kappa(at: Array) -> Array:
-        return pair_moments(made.phi.fn, made.phi.kinks, made.pre.mean, variance, at)[1]
+        return series_moments(series, series, at)
 
     one, more, whole = kappa(np.array([c, c * 1.001 + 1e-9, 1.0]))
     power = math.log(more / one) / math.log(1.001) if c > 0.02 and one > 0 else 0.0
@@ -129,10 +131,10 @@ def sized(signal: Signal, rank: int) -> Signal:
     return replace(plain(signal, *range(rank, len(signal.dims))), profile=tuple(profile))
 
 
-def likeness(x: Signal, axes: Sequence[Axis]) -> float:
+def likeness(known: Sequence[Array], axes: Sequence[Axis]) -> float:
     """Return the average squared correlation of what two different taps read, of what is each place's own."""
     every, count = 1.0, 1
-    for places, axis in zip(read_places(x, len(axes)), axes, strict=True):
+    for places, axis in zip(known, axes, strict=True):
         taps, own = axis.sizes[2], own_correlations(places)
         if own is None or not _near(places):
             every, count = every / taps, count * taps

@@ -25,7 +25,7 @@ from initwell.propagate.gram import image
 from initwell.propagate.incidence import Axis, geometry
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
-from initwell.propagate.rules.reading import likeness, profiled, really_read, sized
+from initwell.propagate.rules.reading import likeness, profiled, read_places, really_read, sized
 from initwell.propagate.rules.scatter import scattered
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array
@@ -160,7 +160,8 @@ def _convolution(call: Call) -> Sequence[Signal]:
     conv = _conv(call, x.shape, call.shape())
     roles = conv.roles["x"] + "k" + conv.roles["y"]
     y = tapped(_grouped(x, conv.groups), conv.weight, conv.axes, roles, over=[(2, 2)], batch=[(1, 0)])
-    y = profiled(_back_together(y, call.shape()), x, conv.axes, conv.roles["y"])
+    known = read_places(x, len(conv.axes))
+    y = profiled(_back_together(y, call.shape()), known, conv.axes, conv.roles["y"])
     if call["bias"] is not None:
         bias = viewed(call.signal("bias"), (1, call.shape()[1], *[1] * len(conv.axes)))
         y = added(*together(y, bias, call.shape()), gaussian=True)
@@ -168,7 +169,7 @@ def _convolution(call: Call) -> Sequence[Signal]:
     weight = call.signal("weight")
     if call["transposed"]:
         return [y]
-    return [scattered(y, x, weight, *really_read(x, weight.shape, conv.axes), near=likeness(x, conv.axes))]
+    return [scattered(y, x, weight, *really_read(x, weight.shape, conv.axes), near=likeness(known, conv.axes))]
 
 
 def _convolution_backward(call: Call) -> Sequence[Signal | None]:
@@ -180,7 +181,8 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     if wanted[0]:
         roles = conv.roles["y"] + "k" + conv.roles["x"]
         dx = tapped(grouped, conv.weight, conv.axes, roles, over=[(2, 1)], batch=[(1, 0)])
-        dx = scaled(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]), g.undone)
+        known = read_places(g, len(conv.axes))
+        dx = scaled(profiled(_back_together(dx, x.shape), known, conv.axes, conv.roles["x"]), g.undone)
         found.append(_image(call, "grad_output", dx, g))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
