@@ -47,13 +47,8 @@ def test_two_weights_are_sigmoids(variance: float) -> None:
     density = np.exp(-z * z / 2) * 0.01 / math.sqrt(2 * math.pi)
     p = 1 / (1 + np.exp(-math.sqrt(2 * variance) * z))
     powers = [(2,), (1, 1), (2, 2), (3, 1), (5,)]
-    expected = [
-        density @ p**2,
-        density @ (p - p**2),
-        density @ (p - p**2) ** 2,
-        density @ (p**3 - p**4),
-        density @ p**5,
-    ]
+    both = p * (1 - p)
+    expected = [density @ x for x in (p**2, both, both**2, p**2 * both, p**5)]
     assert Weights(2).moments(variance, powers) == pytest.approx(expected, rel=1e-6)
 
 
@@ -74,6 +69,15 @@ def test_rows_of_fewer_weights_than_a_moment_has() -> None:
     # On average rows of a mask may have 1.6 open entries; on a sphere the largest scores have a limit.
     found = Weights(1.6, spread=0.1, width=40.0).moments(183.0, [(2,), (1, 1), (2, 2)])
     assert np.isfinite(found).all() and (found > 0).all()
+
+
+@pytest.mark.parametrize("correlation", [-0.9, -0.6])
+def test_rows_that_are_opposed_have_moments_at_any_count(correlation: float) -> None:
+    """A mask leaves 12.25 of 16 entries open on average: a number between those of 12 and 13, not a NaN."""
+    twelve, found, thirteen = (
+        float(between(11.5, count, correlation, [((1,), (1,))])[0]) for count in (12.0, 12.25, 13.0)
+    )
+    assert thirteen < found < twelve
 
 
 def test_rows_of_unlike_variance_by_sampling() -> None:

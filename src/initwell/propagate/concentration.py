@@ -131,7 +131,8 @@ def _between(variance: float, count: float, correlation: float, powers: tuple[tu
     thinned = max(1, here.size // _POINTS)
     series = [coefficients[here[::thinned]] for coefficients in whole]
     scale = correlation ** np.arange(_TERMS)
-    rest = (series[0] * scale) @ series[0].T
+    # Positive but for what the series leaves out, and a mask's average count is no whole power.
+    rest = np.maximum((series[0] * scale) @ series[0].T, 1e-30)
     left = {n: rest ** (count - n) for n in {len(one) for one, _ in powers}}
     found = []
     for one, two in powers:
