@@ -79,11 +79,8 @@ def _levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, .
         return x.profile
     level, found = x.q - variance, []
     for places in x.profile:
-        if places.ndim == 2 and len(places) > 1:
-            # x̄ holds other samples' entries at this very place, too.
-            row = places.mean(axis=1)
-        else:
-            row = np.sqrt(np.maximum(sizes(places), 0.0))
+        # x̄ holds other samples' entries at this very place, too.
+        row = places.mean(axis=1) if places.ndim == 2 else np.sqrt(np.maximum(sizes(places), 0.0))
         left = x.q * sizes(places) + level * (1 - 2 * row / row.mean())
         found.append(of_sizes(np.maximum(left / variance, 0.0)))
     return tuple(found)

@@ -121,7 +121,7 @@ def _integrals(tails: float, share: float, squared: float, floor: float) -> tupl
 
 
 def _of_square(tails: float) -> Callable[[Array], tuple[Array, Array]]:
-    """Return the function that gives E[e^(−tw²)], and E[w²e^(−tw²)] over it, of w² of mean 1: of normal or uniform w."""
+    """Return what gives E[e^(−tw²)], and E[w²e^(−tw²)] over it, for w² of mean 1: of normal or uniform w."""
 
     def gamma(t: Array) -> tuple[Array, Array]:
         return (1 + tails * t) ** (-1 / tails), 1 / (1 + tails * t)
