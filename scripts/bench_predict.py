@@ -1,7 +1,8 @@
 """How close `predict` comes to measurement: errors of rms over weight seeds, forward and backward, model by model.
 
 Also its single components against the figures published for them, and its speed. `--only` picks models of the zoo by
-name, `--random N` takes N architectures of transformers that no list here names.
+name, `--random N` takes N architectures of transformers that no list here names, `--timm` one model of each of timm's
+families, if that is installed.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,6 +25,7 @@ import initwell as iw
 from predict_bench import components, drawn, speed
 from predict_bench.compare import Outcome, outcome
 from predict_bench.tables import TABLES, Table
+from predict_bench.zoo import families
 from predict_bench.zoo.catalogue import catalogue
 
 PARTS = ("models", "components", "speed")
@@ -42,6 +44,12 @@ def prepare() -> None:
 def of_zoo(name: str, *, starts: Sequence[str], seeds: int, folder: Path | None) -> list[Outcome]:
     """Run one model of the zoo at every start."""
     entry = catalogue()[name]
+    return [outcome(name, entry, start, seeds, folder=folder) for start in starts]
+
+
+def of_families(name: str, *, starts: Sequence[str], seeds: int, folder: Path | None) -> list[Outcome]:
+    """Run one of timm's models at every start."""
+    entry = families.zoo()[name]
     return [outcome(name, entry, start, seeds, folder=folder) for start in starts]
 
 
@@ -64,10 +72,10 @@ def workers(jobs: int) -> Iterator[Callable[[Run, Sequence[str]], Iterator[list[
         yield pool.map
 
 
-def run_zoo(only: str, run: Run, jobs: int) -> Iterator[list[Outcome]]:
-    """Yield the outcomes of the zoo's models in whose names the expression is found."""
+def run_zoo(names: Iterable[str], only: str, run: Run, jobs: int) -> Iterator[list[Outcome]]:
+    """Yield the outcomes of those models in whose names the expression is found."""
     with workers(jobs) as spread:
-        yield from spread(run, [name for name in catalogue() if re.search(only, name)])
+        yield from spread(run, [name for name in names if re.search(only, name)])
 
 
 def run_lot(count: int, seed: int, run: Run, jobs: int) -> Iterator[list[Outcome]]:
@@ -88,6 +96,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--schemes", default="pytorch,kaiming,xavier")
     parser.add_argument("--only", default="", help="a regular expression that is found in the models' names")
     parser.add_argument("--random", type=int, default=0, help="this many architectures by lot, instead of the zoo")
+    parser.add_argument("--timm", action="store_true", help="one model of each of timm's families, instead of the zoo")
     parser.add_argument("--seed", type=int, default=0, help="of the lot")
     parser.add_argument("--parts", default=None, help=f"of {','.join(PARTS)}; all, or models alone if some are chosen")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
@@ -95,7 +104,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write every value there")
     chosen = parser.parse_args()
     if chosen.parts is None:
-        chosen.parts = "models" if chosen.only or chosen.random else ",".join(PARTS)
+        chosen.parts = "models" if chosen.only or chosen.random or chosen.timm else ",".join(PARTS)
     unknown = set(chosen.parts.split(",")) - set(PARTS)
     if unknown:
         parser.error(f"--parts: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
@@ -104,12 +113,15 @@ def arguments() -> argparse.Namespace:
 
 def run_models(chosen: argparse.Namespace) -> list[Outcome]:
     """Run the zoo, or what was drawn by lot; say on stderr how far it is."""
-    one = of_lot if chosen.random else of_zoo
+    one = of_lot if chosen.random else of_families if chosen.timm else of_zoo
     work = partial(one, starts=chosen.schemes.split(","), seeds=chosen.seeds, folder=chosen.measured)
-    lot = chosen.random, chosen.seed
     outcomes: list[Outcome] = []
     skipped: list[str] = []
-    for found in run_lot(*lot, work, chosen.jobs) if chosen.random else run_zoo(chosen.only, work, chosen.jobs):
+    if chosen.random:
+        every = run_lot(chosen.random, chosen.seed, work, chosen.jobs)
+    else:
+        every = run_zoo(families.zoo() if chosen.timm else catalogue(), chosen.only, work, chosen.jobs)
+    for found in every:
         print(found[0].model, file=sys.stderr, flush=True)
         if found[0].start:
             outcomes += found

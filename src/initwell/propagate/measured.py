@@ -111,7 +111,7 @@ def measured_weight(tensor: Tensor) -> Signal:
             moments[place] = 0.0
     squares = tensor.detach().double().square()
     scatter = float(squares.square().mean() / squares.mean() ** 2) - 1.0
-    return replace(signal.changed(moments, 0.0), scatter=(scatter, 0.0))
+    return replace(signal.changed(moments, 0.0), scatter=(scatter,))
 
 
 # So many rows of an image, evenly chosen, show how its places go together.
