@@ -15,7 +15,7 @@ of points on a sphere of so many dimensions, whose density (1 − z²/C)^((C−3
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -29,6 +29,7 @@ _STEP = 0.35
 _NODES = 6
 _HIGHEST = 6
 _TERMS = 64
+_LARGE = 256.0
 
 Powers = Sequence[int]
 
@@ -63,7 +64,9 @@ class Weights(Record):
         """
         if self.count <= 1 or variance <= 0:
             return np.array([max(self.count, 1.0) ** -sum(p) for p in powers])
-        return _averaged(variance, self, tuple(map(tuple, powers)))
+        found = tuple(map(tuple, powers))
+        limit = np.array([1 / self.count if len(p) == 1 else 0.0 for p in found])
+        return _beyond(variance, lambda v: _averaged(v, self, found), limit)
 
     def coupled(self, variance: float, powers: Powers) -> float:
         """Say how strongly a moment p_1^a p_2^b … goes with the correlation of the scores 1 and 2.
@@ -115,7 +118,29 @@ def between(variance: float, count: float, correlation: float, powers: Sequence[
     """
     if count <= 1 or variance <= 0:
         return np.array([max(count, 1.0) ** -(sum(a) + sum(b)) for a, b in powers])
-    return _between(variance, count, correlation, tuple((tuple(a), tuple(b)) for a, b in powers))
+    found = tuple((tuple(a), tuple(b)) for a, b in powers)
+    return _beyond(variance, lambda v: _between(v, count, correlation, found))
+
+
+def _beyond(variance: float, moments: Callable[[float], Array], limit: Array | None = None) -> Array:
+    """Return moments of a variance; of a large one from what they tend to.
+
+    There the largest score takes nearly all. The others' share is that of a second score which comes within reach of
+    e^1, whose chance goes as 1/σ: moments are a parabola in 1/σ, through three points.
+
+    Args:
+        variance: of a score.
+        moments: of a variance that is not large.
+        limit: that of an infinite one, if it is known.
+    """
+    if variance <= _LARGE:
+        return moments(variance)
+    known = [(math.sqrt(_LARGE / v), moments(v)) for v in (_LARGE, _LARGE / 4)]
+    known.append((0.0, limit) if limit is not None else (math.sqrt(2), moments(_LARGE / 2)))
+    at, found = math.sqrt(_LARGE / variance), np.zeros_like(known[0][1])
+    for x, here in known:
+        found = found + here * math.prod((at - y) / (x - y) for y, _ in known if y != x)
+    return np.asarray(found)
 
 
 @lru_cache(maxsize=4096)
