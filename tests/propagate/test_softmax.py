@@ -40,6 +40,15 @@ def test_moments_of_weights_by_sampling(variance: float, count: int) -> None:
     assert count * square + count * (count - 1) * pair == pytest.approx(1.0, rel=1e-9)
 
 
+@pytest.mark.parametrize("correlation", [-0.9, -0.6])
+def test_rows_that_are_opposed_have_moments_at_any_count(correlation: float) -> None:
+    """A mask leaves 12.25 of 16 entries open on average: a number between those of 12 and 13, not a NaN."""
+    twelve, found, thirteen = (
+        float(between(11.5, count, correlation, [((1,), (1,))])[0]) for count in (12.0, 12.25, 13.0)
+    )
+    assert thirteen < found < twelve
+
+
 def test_rows_of_unlike_variance_by_sampling() -> None:
     # Scores q·k of 8 channels: given q their variance is |q|²/8, a χ² of 8 degrees with relative variance 2/8.
     generator = torch.Generator().manual_seed(4)

@@ -194,6 +194,15 @@ def test_writing_in_place_makes_new_versions_of_the_tensor_its_base_and_its_view
     assert trace.producer(new[column]) == write
 
 
+def test_the_gradient_of_a_view_that_was_written_whole_is_that_of_the_tensor() -> None:
+    """A linear layer's output is a view of addmm's, and an activation in place writes all of it."""
+    linear = nn.Linear(4, 6)
+    trace = record(as_module(lambda x: linear(x).relu_() * 2), torch.zeros(2, 3, 4))
+    (relu,) = (op for op in trace.forward_ops if op.packet == "aten.relu_")
+    gradient = trace.values[trace.gradients[relu.outputs[0]]]
+    assert gradient.producer is not None
+
+
 def as_module(function: Callable[..., Any]) -> nn.Module:
     class Wrapped(nn.Module):
         def __init__(self) -> None:

@@ -147,7 +147,8 @@ def _beyond(variance: float, moments: Callable[[float], Array], limit: Array | N
 def _between(variance: float, count: float, correlation: float, powers: tuple[tuple[Powers, Powers], ...]) -> Array:
     series = _series(variance, count)
     scale = correlation ** np.arange(_TERMS)
-    rest = (series[0] * scale) @ series[0].T
+    # Positive but for what the series leaves out, and a mask's average count is no whole power.
+    rest = np.maximum((series[0] * scale) @ series[0].T, 0.0)
     found = []
     for one, two in powers:
         inside = rest ** (count - len(one)) / (math.factorial(sum(one) - 1) * math.factorial(sum(two) - 1))

@@ -38,12 +38,14 @@ class Mask:
         samples: whether its first dimension counts samples.
         level: what stands where they are shut, on average.
         bias: what is added to the open ones, where that is known, of as many dimensions.
+        added: whether the level was added to the scores there, and not put in their place.
     """
 
     open: NDArray[np.bool_]
     samples: bool = False
     level: float = -math.inf
     bias: Array | None = None
+    added: bool = False
 
     @cached_property
     def weights(self) -> Array:
@@ -135,17 +137,25 @@ class Mask:
         dims: Dims = (*outer, (Atom(len(segment), False, self.parts),), (Atom(count),))
         return Signal(dims, np.stack([agree, differ], 1), np.asarray(1 / count))
 
+    def rms(self, open_rms: float, mean: float) -> float:
+        """Return the rms of all scores, of this rms and mean where they are open; what is shut counts as it stands."""
+        if self.shut == 0:
+            return open_rms
+        spread = math.sqrt(max(open_rms**2 - mean**2, 0.0))
+        level = math.hypot(self.level + mean, spread) if self.added else self.level
+        return math.hypot(math.sqrt(1 - self.shut) * open_rms, math.sqrt(self.shut) * level)
+
     def scaled(self, factor: float) -> "Mask | None":
         """Return the mask of scores times a number; None where what is shut would no longer be."""
         level = self.level * factor
         bias = None if self.bias is None else self.bias * factor
-        return Mask(self.open, self.samples, level, bias) if level <= SHUT else None
+        return Mask(self.open, self.samples, level, bias, self.added) if level <= SHUT else None
 
     def seen_as(self, shape: tuple[int, ...], new: tuple[int, ...]) -> "Mask":
         """Return the mask of the same scores under another shape."""
         whole = np.ascontiguousarray(np.broadcast_to(self.open, shape).reshape(new))
         bias = None if self.bias is None else np.ascontiguousarray(np.broadcast_to(self.bias, shape).reshape(new))
-        return Mask(whole, self.samples and shape[0] == new[0], self.level, bias)
+        return Mask(whole, self.samples and shape[0] == new[0], self.level, bias, self.added)
 
 
 def _grouped(counts: Array, most: int) -> tuple[tuple[float, float], ...]:
@@ -157,21 +167,30 @@ def _grouped(counts: Array, most: int) -> tuple[tuple[float, float], ...]:
 
 
 def both(a: Mask | None, b: Mask | None) -> Mask | None:
-    """Return what two masks leave open together.
+    """Return what two masks leave open together; where both shut an entry, what the second adds comes on top.
 
-    >>> both(Mask(np.array([[True, False]])), Mask(np.array([[True], [True]]))).open.tolist()
-    [[True, False], [True, False]]
+    >>> once = Mask(np.array([[True, False]]), level=-100.0, added=True)
+    >>> both(once, Mask(np.array([[True], [True]]))).open.tolist(), both(once, once).level
+    ([[True, False], [True, False]], -200.0)
     """
-    if a is None or b is None or a is b:
+    if a is None or b is None or (a is b and not b.added):
         return a if b is None else b
     rank = max(a.open.ndim, b.open.ndim)
     one, two = (m.open.reshape((1,) * (rank - m.open.ndim) + m.open.shape) for m in (a, b))
     biases = [m.bias.reshape((1,) * (rank - m.bias.ndim) + m.bias.shape) for m in (a, b) if m.bias is not None]
-    level = sum(m.level for m in (a, b) if m.shut)
-    return Mask(one & two, a.samples or b.samples, level, np.asarray(sum(biases)) if biases else None)
+    bias = np.asarray(sum(biases)) if biases else None
+    return Mask(one & two, a.samples or b.samples, _level(a, b, one, two), bias, a.added and b.added)
 
 
-def of_rank(shut: Tensor, rank: int, level: float, *, samples: bool = False) -> Mask:
+def _level(a: Mask, b: Mask, one: NDArray[np.bool_], two: NDArray[np.bool_]) -> float:
+    """Return the size, with a minus, of what stands where either of two masks shuts."""
+    levels = (b.level, a.level, b.level + a.level if b.added else b.level)
+    shares = [float(x.mean()) for x in (one & ~two, ~one & two, ~one & ~two)]
+    found = [share * level**2 for share, level in zip(shares, levels, strict=True) if share > 0]
+    return -math.sqrt(sum(found) / sum(shares)) if found else -math.inf
+
+
+def of_rank(shut: Tensor, rank: int, level: float, *, samples: bool = False, added: bool = False) -> Mask:
     """Make a mask of the entries that are shut, with dimensions of length 1 in front.
 
     Where a dimension only repeats what its first index has, it gets length 1.
@@ -182,7 +201,7 @@ def of_rank(shut: Tensor, rank: int, level: float, *, samples: bool = False) -> 
         first = found.take([0], axis)
         if found.shape[axis] > 1 and bool((found == first).all()):
             found = first
-    return Mask(found, samples and found.shape[0] > 1, level)
+    return Mask(found, samples and found.shape[0] > 1, level, None, added)
 
 
 def filled(tensor: Tensor, shut: Tensor) -> Array:

@@ -268,13 +268,7 @@ class Signal:
     def rms(self) -> float:
         """The root mean square, √E[x²]."""
         q = max(self.q, 0.0)
-        return math.sqrt(q) if self.mask is None else math.hypot(*self._masked(math.sqrt(q)))
-
-    def _masked(self, open_rms: float) -> tuple[float, float]:
-        # What a mask puts in its place counts too, as in the tensor itself.
-        shut = self.mask.shut if self.mask is not None else 0.0
-        level = self.mask.level if self.mask is not None and shut else 0.0
-        return math.sqrt(1 - shut) * open_rms, math.sqrt(shut) * level
+        return math.sqrt(q) if self.mask is None else self.mask.rms(math.sqrt(q), self.mean)
 
     @property
     def overlap(self) -> float | None:

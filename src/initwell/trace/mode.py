@@ -249,12 +249,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._op_of_node.setdefault(tensor.grad_fn._sequence_nr(), op)
         sizes, strides, offset = view.size(), view.stride(), view.storage_offset() - whole.storage_offset()
         layout = torch.empty_strided(whole.size(), whole.stride(), device="meta")
+        all_of_it = view.numel() == whole.numel()
 
         def arrived(gradient: Tensor) -> None:
             with self.unrecorded(), torch.no_grad():
                 self.record_gradient(root, gradient)
                 placed = gradient.new_empty_strided(layout.size(), layout.stride()).copy_(gradient)
-                self.record_gradient(value, placed.as_strided(sizes, strides, offset))
+                shown = placed.as_strided(sizes, strides, offset)
+                self.record_gradient(value, shown, same=gradient if all_of_it else shown)
 
         whole.register_hook(arrived)  # type: ignore[no-untyped-call]
 
@@ -268,11 +270,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         tensor.register_hook(arrived)  # type: ignore[no-untyped-call]
 
-    def record_gradient(self, value: int, gradient: Tensor) -> None:
-        """Tie a gradient to the value it is the gradient of, and show it to the observer."""
-        id = self.ledger.find(gradient)
+    def record_gradient(self, value: int, gradient: Tensor, *, same: Tensor | None = None) -> None:
+        """Tie a gradient to the value it is the gradient of, and show it to the observer.
+
+        Args:
+            value: its id.
+            gradient: of the value's shape.
+            same: a tensor of the trace with the same entries, where that is another.
+        """
+        known = gradient if same is None else same
+        id = self.ledger.find(known)
         if id is None:
-            id = self.ledger.add(gradient, "constant")
+            id = self.ledger.add(known, "constant")
         self.gradients[value] = id
         if self.observer is not None:
             with self.unrecorded(), torch.no_grad():

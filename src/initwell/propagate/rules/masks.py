@@ -33,7 +33,7 @@ def _additive(known: Tensor, rank: int, sample: int | None) -> tuple[Mask, Signa
     if not bool(shut.any()) and bias.size and bias.min() == bias.max():
         return None
     level = float(known[shut].double().mean()) if bool(shut.any()) else -math.inf
-    mask = of_rank(shut, rank, level, samples=sample == 0)
+    mask = of_rank(shut, rank, level, samples=sample == 0, added=True)
     if not bias.any():
         return mask, None
     signal = measured(torch.from_numpy(bias), sample=sample)
