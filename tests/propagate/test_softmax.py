@@ -40,6 +40,37 @@ def test_moments_of_weights_by_sampling(variance: float, count: int) -> None:
     assert count * square + count * (count - 1) * pair == pytest.approx(1.0, rel=1e-9)
 
 
+@pytest.mark.parametrize("variance", [0.05, 0.7, 0.8, 6.0, 100.0, 290.0])
+def test_two_weights_are_sigmoids(variance: float) -> None:
+    """Of two scores p = σ(s − s'), a function of one Gaussian of twice their variance: a sum over a fine grid."""
+    z = np.arange(-9.0, 9.0, 0.01)
+    density = np.exp(-z * z / 2) * 0.01 / math.sqrt(2 * math.pi)
+    p = 1 / (1 + np.exp(-math.sqrt(2 * variance) * z))
+    powers = [(2,), (1, 1), (2, 2), (3, 1), (5,)]
+    both = p * (1 - p)
+    expected = [density @ x for x in (p**2, both, both**2, p**2 * both, p**5)]
+    assert Weights(2).moments(variance, powers) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("correlation", [-0.7, 0.3, 0.8])
+@pytest.mark.parametrize("variance", [0.05, 2.0, 30.0, 250.0])
+def test_two_rows_of_two_weights(variance: float, correlation: float) -> None:
+    """The same of two rows: E[σ(d) σ(d')] over d and d' = ρd + √(1 − ρ²)e on a fine grid."""
+    z = np.arange(-8.5, 8.5, 0.012)
+    density = np.exp(-z * z / 2) * 0.012 / math.sqrt(2 * math.pi)
+    scale = math.sqrt(2 * variance)
+    other = correlation * z[:, None] + math.sqrt(1 - correlation**2) * z[None, :]
+    p, rest = 1 / (1 + np.exp(-scale * z)), 1 / (1 + np.exp(-scale * other)) @ density
+    (found,) = between(variance, 2, correlation, [((1,), (1,))])
+    assert found == pytest.approx(float(density @ (p * rest)), rel=1e-7)
+
+
+def test_rows_of_fewer_weights_than_a_moment_has() -> None:
+    # On average rows of a mask may have 1.6 open entries; on a sphere the largest scores have a limit.
+    found = Weights(1.6, spread=0.1, width=40.0).moments(183.0, [(2,), (1, 1), (2, 2)])
+    assert np.isfinite(found).all() and (found > 0).all()
+
+
 @pytest.mark.parametrize("correlation", [-0.9, -0.6])
 def test_rows_that_are_opposed_have_moments_at_any_count(correlation: float) -> None:
     """A mask leaves 12.25 of 16 entries open on average: a number between those of 12 and 13, not a NaN."""

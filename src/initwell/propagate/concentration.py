@@ -29,7 +29,12 @@ _STEP = 0.35
 _NODES = 6
 _HIGHEST = 6
 _TERMS = 64
+# Above this variance of scores, one takes nearly all.
 _LARGE = 256.0
+# Rows of so many weights at most.
+_LONGEST = 1e8
+# Of an integral over two rows so many points along each are enough for nine digits.
+_POINTS = 70
 
 Powers = Sequence[int]
 
@@ -64,9 +69,9 @@ class Weights(Record):
         """
         if self.count <= 1 or variance <= 0:
             return np.array([max(self.count, 1.0) ** -sum(p) for p in powers])
-        found = tuple(map(tuple, powers))
+        found = [tuple(sorted(p)) for p in powers]
         limit = np.array([1 / self.count if len(p) == 1 else 0.0 for p in found])
-        return _beyond(variance, lambda v: _averaged(v, self, found), limit)
+        return _beyond(variance, lambda v: np.array([_averaged(v, self, p) for p in found]), limit)
 
     def coupled(self, variance: float, powers: Powers) -> float:
         """Say how strongly a moment p_1^a p_2^b … goes with the correlation of the scores 1 and 2.
@@ -145,69 +150,69 @@ def _beyond(variance: float, moments: Callable[[float], Array], limit: Array | N
 
 @lru_cache(maxsize=4096)
 def _between(variance: float, count: float, correlation: float, powers: tuple[tuple[Powers, Powers], ...]) -> Array:
-    series = _series(variance, count)
+    whole = _series(variance)
+    inside = whole[1][:, 0] * whole[0][:, 0] ** (count - 1)
+    here = np.flatnonzero(inside > 1e-13 * inside.max())
+    # As wide as it is, as smooth it is.
+    thinned = max(1, here.size // _POINTS)
+    series = [coefficients[here[::thinned]] for coefficients in whole]
     scale = correlation ** np.arange(_TERMS)
     # Positive but for what the series leaves out, and a mask's average count is no whole power.
-    rest = np.maximum((series[0] * scale) @ series[0].T, 0.0)
+    rest = np.maximum((series[0] * scale) @ series[0].T, 1e-30)
+    left = {n: rest ** (count - n) for n in {len(one) for one, _ in powers}}
     found = []
     for one, two in powers:
-        inside = rest ** (count - len(one)) / (math.factorial(sum(one) - 1) * math.factorial(sum(two) - 1))
+        inside = left[len(one)] / (math.factorial(sum(one) - 1) * math.factorial(sum(two) - 1))
         for a, b in zip(one, two, strict=True):
             inside = inside * ((series[a] * scale) @ series[b].T)
-        found.append(float(inside.sum()) * _STEP**2)
+        found.append(float(inside.sum()) * (thinned * _STEP) ** 2)
     return np.array(found)
 
 
 @lru_cache(maxsize=4096)
-def _averaged(variance: float, rows: Weights, powers: tuple[Powers, ...]) -> Array:
+def _averaged(variance: float, rows: Weights, powers: Powers) -> float:
     """Average over the rows' variances."""
     if rows.spread < 1e-9:
-        return _moments(variance, rows.count, rows.width, powers)
+        return _moment(variance, rows.count, rows.width, powers)
     nodes, weights = _gamma(round(1 / rows.spread, 6))
-    return np.asarray(weights @ np.array([_moments(variance * x, rows.count, rows.width, powers) for x in nodes]))
+    return float(weights @ [_moment(variance * x, rows.count, rows.width, powers) for x in nodes.tolist()])
 
 
-def _moments(variance: float, count: float, width: float, powers: Sequence[Powers]) -> Array:
-    single = _transforms(variance, count, width)
-    found = []
-    for several in powers:
-        inside = single[0] ** (count - len(several)) / math.factorial(sum(several) - 1)
-        for power in several:
-            inside = inside * single[power]
-        found.append(float(inside.sum()) * _STEP)
-    return np.array(found)
+def _moment(variance: float, count: float, width: float, powers: Powers) -> float:
+    single = _transforms(variance, width)
+    # What has underflowed has no infinite power, where a row has fewer weights than the moment has.
+    inside = np.maximum(single[0], 1e-300) ** (count - len(powers)) / math.factorial(sum(powers) - 1)
+    for power in powers:
+        inside = inside * single[power]
+    return float(inside.sum()) * _STEP
 
 
 @lru_cache(maxsize=1024)
-def _transforms(variance: float, count: float, width: float) -> Sequence[Array]:
+def _transforms(variance: float, width: float) -> Sequence[Array]:
     """Return x^p E[e^(ps) e^(−x e^s)] for each power p, over equal steps of log x."""
     z = _points(variance)
     density = _density(z, width)
-    grown = _grown(z, variance, count)
+    grown = _grown(z, variance)
     decay = np.exp(-grown)
-    single = [decay @ density]
+    single = [_summed(decay, density)]
     for _ in range(_HIGHEST):
         decay = decay * grown
-        single.append(decay @ density)
+        single.append(_summed(decay, density))
     return tuple(single)
 
 
-@lru_cache(maxsize=16)
-def _series(variance: float, count: float) -> Sequence[Array]:
+@lru_cache(maxsize=32)
+def _series(variance: float) -> Sequence[Array]:
     """Return Hermite coefficients of x^p e^(ps) e^(−x e^s) for p = 0, 1, 2: shape (x, terms)."""
     z = _points(variance)
-    density = _density(z, math.inf)
-    grown = _grown(z, variance, count)
-    decay = np.exp(-grown)
-    inside = ((decay * grown) @ density) * (decay @ density) ** (count - 1)
-    here = inside > 1e-13 * inside.max()
-    grown, decay = grown[here], decay[here]
     basis = np.empty((z.size, _TERMS))
-    before, polynomial = np.zeros_like(z), density
+    before, polynomial = np.zeros_like(z), _density(z, math.inf)
     for k in range(_TERMS):
         basis[:, k] = polynomial
         before, polynomial = polynomial, (z * polynomial - math.sqrt(k) * before) / math.sqrt(k + 1)
-    return tuple((decay * grown**p) @ basis for p in range(3))
+    grown = _grown(z, variance)
+    decay = np.exp(-grown)
+    return tuple(_summed(decay * grown**p, basis) for p in range(3))
 
 
 def _points(variance: float) -> Array:
@@ -215,11 +220,28 @@ def _points(variance: float) -> Array:
     return np.arange(-_REACH, _REACH + step, step)
 
 
-def _grown(z: Array, variance: float, count: float) -> Array:
-    """Return x·e^s over x and s; where it is beyond e^7, e^(−x e^s) is nothing, and so is any power times it."""
+def _grown(z: Array, variance: float) -> Array:
+    """Return x·e^s over x and s; where it is beyond e^7, e^(−x e^s) is nothing, and so is any power times it.
+
+    Where the steps of s are those of log x it depends on the sum of their places alone: one axis for both.
+    """
     std = math.sqrt(variance)
-    log_x = np.arange(-_REACH * std - 14 - math.log(count), _REACH * std + 6, _STEP)
-    return np.asarray(np.exp(np.minimum(log_x[:, None] + std * z[None, :], 7.0)))
+    low, high = -_REACH * std - 14 - math.log(_LONGEST), _REACH * std + 6
+    count = math.ceil((high - low) / _STEP)
+    if (z[1] - z[0]) * std < _STEP * (1 - 1e-9):
+        grown = (low + _STEP * np.arange(count))[:, None] + std * z[None, :]
+    else:
+        grown = low + std * z[0] + _STEP * np.arange(count + z.size - 1)
+    return np.asarray(np.exp(np.minimum(grown, 7.0)))
+
+
+def _summed(values: Array, weights: Array) -> Array:
+    """Sum over s what ``_grown`` gave, or a function of it."""
+    if values.ndim == 2:
+        return np.asarray(values @ weights)
+    if weights.ndim == 1:
+        return np.correlate(values, weights, "valid")
+    return np.asarray(np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(values, len(weights))) @ weights)
 
 
 def _density(z: Array, width: float) -> Array:
