@@ -8,6 +8,7 @@ homogeneous of degree k has x·∇f = k·f. Taken op by op, with R(v) = Σ v·�
     y = v + w                                               R(v) = β R(y) + s,  R(w) = (1 − β) R(y) − s
     y = φ(v)                                                R(v) = β R(y) + s
     y = a norm of v                                         R(v) = 0: a norm does not see the length of its row
+    y = softmax(v)                                          R(v) = Σ y (v − Σ y v) g
 
 with β the share that makes s independent of R(y): for a sum E[v y]/E[y²] and Var s = n E[g²](E[v²] − β² E[y²]), for
 a function E[v φ′ φ]/E[φ²] and Var s = n E[g²](E[(v φ′)²] − β² E[φ²]). So R is a sum of such independent sources, of
@@ -21,9 +22,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from initwell.propagate.concentration import Weights
 from initwell.propagate.functions import as_image, line
 from initwell.propagate.gaussian import nodes
 from initwell.propagate.known import Known
+from initwell.propagate.rows import stepped
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Image, Signal
@@ -39,6 +42,7 @@ _SAME = frozenset(
     select split split_with_sizes unbind alias detach _to_copy reshape contiguous flatten unflatten""".split()
 )
 _LINEAR: Mapping[str, tuple[str, str]] = {"aten.mm": ("self", "mat2"), "aten.addmm": ("mat1", "mat2")}
+_PRODUCTS = frozenset({"aten.bmm", "aten.mm"})
 _NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
 _SCALES = frozenset(
     f"aten.{name}"
@@ -183,10 +187,13 @@ class Radial:
         if op.functional in _SAME:
             ways = [self._of(o) for o in op.outputs if o in self._trace.gradients]
             return None if None in ways else _sum(way for way in ways if way is not None)
-        if op.functional in _LINEAR:
-            data, weight = _LINEAR[op.functional]
-            fits = _id(op, data) == value and self._is_weight(_id(op, weight))
-            return self._less_bias(op) if fits else None
+        if op.functional in _LINEAR and self._is_weight(_id(op, _LINEAR[op.functional][1])):
+            return self._less_bias(op) if _id(op, _LINEAR[op.functional][0]) == value else None
+        if op.functional in _PRODUCTS:
+            # Of queries times keys, and of weights times values, the rows are those of what comes first.
+            return self._of(op.outputs[0]) if _id(op, "self") == value else None
+        if op.functional == "aten._softmax":
+            return self._weights(op, value)
         if op.functional in ("aten.mul", "aten.div"):
             return self._product(op, value)
         if op.functional in ("aten.add", "aten.sub") and _id(op, "other") is not None:
@@ -210,6 +217,22 @@ class Radial:
         if whole is None or own is None:
             return None
         return self._shared(op, out, whole.q - own.q, own.q, 1.0)
+
+    def _weights(self, op: Op, value: int) -> Parts | None:
+        """Return R of scores: of what their weights get, what lies along them; see ``concentration.Weights.along``."""
+        scores, gradient = self._signals.get(value), self._gradient(op.outputs[0])
+        dim = int(op.arguments["dim"])
+        if scores is None or gradient is None:
+            return None
+        axes, others = (s.axes([dim % len(s.dims)]) for s in (scores, gradient))
+        variance, sent = scores.q - scores.averaged(axes), gradient.q - gradient.averaged(others)
+        if variance <= 0 or not axes:
+            return {}
+        count = self._trace.values[value].shape[dim]
+        sizes = scores.mask.sizes if scores.mask is not None else ((count, 1.0),)
+        along = sum(share * Weights(n, stepped(2 * scores.spread)).along(stepped(variance)) for n, share in sizes)
+        self._variance[(op.index,)] = _size(self._trace, value) / count * max(sent, 0.0) * along
+        return {(op.index,): 1.0}
 
     def _product(self, op: Op, value: int) -> Parts | None:
         parts, times = self._of(op.outputs[0]), [_id(op, n) == value for n in ("self", "other")]
