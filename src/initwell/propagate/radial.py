@@ -23,32 +23,31 @@ from dataclasses import dataclass
 import numpy as np
 
 from initwell.propagate.concentration import Weights
-from initwell.propagate.functions import as_image, line
+from initwell.propagate.functions import Function, as_image, composed, evaluated, line
 from initwell.propagate.gaussian import nodes
 from initwell.propagate.known import Known
 from initwell.propagate.rows import stepped
-from initwell.propagate.rules.branch import scaled
+from initwell.propagate.rules.branch import multiplied, scaled
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Image, Signal
+from initwell.propagate.signal import Image, Signal, replace
 from initwell.trace.trace import Op, Trace, ValueRef
 
 Found = Sequence[Signal | None]
 Parts = Mapping[object, float]
 
 _REASON = "what a gradient has along its row, which a norm's scale gets: from sums and functions as independent"
-_SAME = frozenset(
-    f"aten.{name}"
-    for name in """view _unsafe_view t transpose permute expand clone neg native_dropout repeat squeeze unsqueeze slice
-    select split split_with_sizes unbind alias detach _to_copy reshape contiguous flatten unflatten""".split()
-)
+_NAMES = """
+    view _unsafe_view t transpose permute expand clone neg native_dropout repeat squeeze unsqueeze slice select split
+    split_with_sizes unbind alias detach _to_copy reshape contiguous flatten unflatten
+"""
+_SAME = frozenset(f"aten.{name}" for name in _NAMES.split())
 _LINEAR: Mapping[str, tuple[str, str]] = {"aten.mm": ("self", "mat2"), "aten.addmm": ("mat1", "mat2")}
 _PRODUCTS = frozenset({"aten.bmm", "aten.mm"})
 _NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
-_SCALES = frozenset(
-    f"aten.{name}"
-    for name in """pow mul mean sum add rsqrt sqrt reciprocal var clamp clamp_min linalg_vector_norm _to_copy expand
-    sub div maximum""".split()
-)
+_MADE_BY = """
+    pow mul mean sum add rsqrt sqrt reciprocal var clamp clamp_min linalg_vector_norm _to_copy expand sub div maximum
+"""
+_SCALES = frozenset(f"aten.{name}" for name in _MADE_BY.split())
 _LONGEST = 9
 
 
@@ -149,9 +148,8 @@ class Radial:
         parts, scale = self._of(norm.op.outputs[0]), self._signals.get(norm.scale)
         if parts is None or scale is None or scale.q <= 0:
             return found
-        whole = sum(c * c * self._variance[source] for source, c in parts.items())
-        size = math.sqrt(max(whole, 0.0) / _size(self._trace, norm.scale) / scale.q / found[0].q)
-        return (scaled(found[0], size).approximate(_REASON), *found[1:])
+        whole = sum(c * c * self._variance[source] for source, c in parts.items()) / _size(self._trace, norm.scale)
+        return (_over(scale, found[0], whole).approximate(_REASON), *found[1:])
 
     def _of(self, value: int) -> Parts | None:
         """Return R of a value as source → factor; None where something is not known."""
@@ -275,6 +273,22 @@ class Radial:
         beta = cross / square
         self._variance[op.index, value] = _size(self._trace, out) * gradient.q * max(own - beta * cross, 0.0)
         return _sum([{source: c * beta for source, c in parts.items()}, {(op.index, value): 1.0}])
+
+
+def _over(scale: Signal, gradient: Signal, square: float) -> Signal:
+    """Return R/scale, R of this second moment: both of a norm's ways to write it, y = x·r and y = x/r, ask for that.
+
+    Args:
+        scale: r, a function of the rows' average square.
+        gradient: what R/scale would be, taken at random.
+        square: E[R²].
+    """
+    image = as_image(scale)
+    if image.base is not None or image.pre.dims != gradient.dims:
+        return scaled(gradient, math.sqrt(max(square, 0.0) / scale.q / gradient.q))
+    inverse = composed(Function(lambda x: 1 / x), image)
+    whole = gradient.changed(gradient.moments * (max(square, 0.0) / gradient.q), 0.0)
+    return replace(multiplied(whole, evaluated(Image(inverse, image.pre))), image=Image(inverse, image.pre, whole))
 
 
 def _points(v: Signal | None, y: Signal | None) -> tuple[Array, Array, Array] | None:
