@@ -44,12 +44,13 @@ def gamma_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
     >>> round(float(gamma_moments(Function(lambda v: 1 / v), v)[0][0]), 3)  # 8/(8 − 2)
     1.333
     """
-    means, spread = np.empty(u.means.shape), np.empty(u.means.shape)
-    for place, mean, variance in zip(np.ndindex(u.means.shape), u.means.flat, variances(u).flat, strict=True):
+    found = []
+    for mean, variance in zip(u.means.flat, variances(u).flat, strict=True):
         points, weights = gamma_law(float(mean), float(variance))
         values = f.fn(points)
-        means[place] = values @ weights
-        spread[place] = max(float((values * values) @ weights) - means[place] ** 2, 0.0)
+        found.append((float(values @ weights), float((values * values) @ weights)))
+    means, squares = (np.array(part).reshape(u.means.shape) for part in zip(*found, strict=True))
+    spread = np.maximum(squares - means**2, 0.0)
     return means, over_pairs(u.atoms, means) + over_pairs(u.atoms, np.sqrt(spread)) * covariance(u)[1]
 
 

@@ -30,7 +30,7 @@ _NODES = 6
 _HIGHEST = 6
 _TERMS = 64
 # Above this variance of scores, one takes nearly all.
-_LARGE = 256.0
+_LARGE = 1024.0
 # Rows of so many weights at most.
 _LONGEST = 1e8
 # Of an integral over two rows so many points along each are enough for nine digits.
