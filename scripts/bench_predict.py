@@ -2,7 +2,7 @@
 
 Also its single components against the figures published for them, and its speed. `--only` picks models of the zoo by
 name, `--random N` takes N architectures of transformers that no list here names, `--timm` one model of each of timm's
-families, if that is installed.
+families, if that is installed, and `--images DATA` the zoo's models of images on real ones instead of noise.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import initwell as iw
 from predict_bench import components, drawn, speed
 from predict_bench.compare import Outcome, outcome
 from predict_bench.tables import TABLES, Table
-from predict_bench.zoo import families
+from predict_bench.zoo import families, pictures
 from predict_bench.zoo.catalogue import catalogue
 
 PARTS = ("models", "components", "speed")
@@ -51,6 +51,13 @@ def of_families(name: str, *, starts: Sequence[str], seeds: int, folder: Path | 
     """Run one of timm's models at every start."""
     entry = families.zoo()[name]
     return [outcome(name, entry, start, seeds, folder=folder) for start in starts]
+
+
+def of_pictures(name: str, *, starts: Sequence[str], seeds: int, folder: Path | None, source: str) -> list[Outcome]:
+    """Run one model of the zoo on real images at every start."""
+    entry = pictures.zoo(source)[name]
+    held = folder / Path(source).name if folder else None
+    return [outcome(name, entry, start, seeds, folder=held) for start in starts]
 
 
 def of_lot(name: str, *, starts: Sequence[str], seeds: int, folder: Path | None) -> list[Outcome]:
@@ -97,6 +104,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="a regular expression that is found in the models' names")
     parser.add_argument("--random", type=int, default=0, help="this many architectures by lot, instead of the zoo")
     parser.add_argument("--timm", action="store_true", help="one model of each of timm's families, instead of the zoo")
+    parser.add_argument(
+        "--images", help="mnist-5k, or a folder of MNIST or CIFAR-10: the zoo's models of images on these"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the lot")
     parser.add_argument("--parts", default=None, help=f"of {','.join(PARTS)}; all, or models alone if some are chosen")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
@@ -104,7 +114,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write every value there")
     chosen = parser.parse_args()
     if chosen.parts is None:
-        chosen.parts = "models" if chosen.only or chosen.random or chosen.timm else ",".join(PARTS)
+        chosen.parts = "models" if chosen.only or chosen.random or chosen.timm or chosen.images else ",".join(PARTS)
     unknown = set(chosen.parts.split(",")) - set(PARTS)
     if unknown:
         parser.error(f"--parts: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
@@ -113,14 +123,17 @@ def arguments() -> argparse.Namespace:
 
 def run_models(chosen: argparse.Namespace) -> list[Outcome]:
     """Run the zoo, or what was drawn by lot; say on stderr how far it is."""
-    one = of_lot if chosen.random else of_families if chosen.timm else of_zoo
+    one: Callable[..., list[Outcome]] = of_lot if chosen.random else of_families if chosen.timm else of_zoo
+    if chosen.images:
+        one = partial(of_pictures, source=chosen.images)
     work = partial(one, starts=chosen.schemes.split(","), seeds=chosen.seeds, folder=chosen.measured)
     outcomes: list[Outcome] = []
     skipped: list[str] = []
     if chosen.random:
         every = run_lot(chosen.random, chosen.seed, work, chosen.jobs)
     else:
-        every = run_zoo(families.zoo() if chosen.timm else catalogue(), chosen.only, work, chosen.jobs)
+        names = pictures.zoo(chosen.images) if chosen.images else families.zoo() if chosen.timm else catalogue()
+        every = run_zoo(names, chosen.only, work, chosen.jobs)
     for found in every:
         print(found[0].model, file=sys.stderr, flush=True)
         if found[0].start:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import initwell as iw
 from predict_bench import compare, components, speed, tables
 from predict_bench.compare import Outcome, TooLongError, Value, limited, outcome, paired, rms_over
-from predict_bench.zoo import attention, first, images, stacks
+from predict_bench.zoo import attention, first, images, pictures, stacks
 from predict_bench.zoo.catalogue import catalogue
 from predict_bench.zoo.entry import Entry, normal
 
@@ -33,7 +33,7 @@ def row(path: str, size: float | None, gradient: float | None = None, op: str = 
     return {"path": path, "op": op, "call": 0, "shape": (2, 2), **numbers}
 
 
-@pytest.mark.parametrize("module", [compare, tables, components, speed], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [compare, tables, components, speed, pictures], ids=lambda m: m.__name__)
 def test_doctests(module: Any) -> None:
     assert doctest.testmod(module).failed == 0
 
