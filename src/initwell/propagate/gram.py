@@ -14,14 +14,13 @@ and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plu
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, Source
+from initwell.propagate.signal import Atom, Signal, Source, replace
 
 # Of more values than these, rows follow the rest too little to matter.
 _MOST = 4

@@ -168,4 +168,4 @@ def along(array: Array, matrix: Array, axis: int) -> Array:
     >>> along(np.ones((2, 3)), np.ones((1, 3)), 1).tolist()
     [[3.0], [3.0]]
     """
-    return np.moveaxis(np.tensordot(matrix, array, (1, axis)), 0, axis)
+    return (array.swapaxes(axis, -1) @ matrix.T).swapaxes(axis, -1)

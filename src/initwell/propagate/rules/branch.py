@@ -13,6 +13,7 @@ import numpy as np
 from initwell.propagate import gram
 from initwell.propagate.atoms import together
 from initwell.propagate.averages import is_average_of_squares, spanned
+from initwell.propagate.by_pairs import by_pattern, over_pairs, product_of_means
 from initwell.propagate.functions import (
     Function,
     as_image,
@@ -29,17 +30,7 @@ from initwell.propagate.gaussian import variances
 from initwell.propagate.laws import sum_law
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import (
-    Image,
-    Pointwise,
-    Signal,
-    by_pattern,
-    constant,
-    merged_fidelity,
-    over_pairs,
-    product_of_means,
-    replace,
-)
+from initwell.propagate.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 

@@ -18,7 +18,6 @@ Keys and score gradients are such images, and their sum is the gradient of the q
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from initwell.propagate.atoms import matched, permuted, together
 from initwell.propagate.gram import adding, fluctuation, forgotten, image, in_common, varied, varying
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.masks import biased
-from initwell.propagate.signal import Signal, Source, merged_fidelity
+from initwell.propagate.signal import Signal, Source, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Trace

@@ -32,6 +32,7 @@ import numpy as np
 
 from initwell.propagate.atoms import centred as centred_moments
 from initwell.propagate.atoms import over_all, together, viewed
+from initwell.propagate.by_pairs import over_pairs
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
@@ -40,7 +41,7 @@ from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.scatter import divided_by_size
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
-from initwell.propagate.signal import Gate, Signal, merged_fidelity, over_pairs, replace
+from initwell.propagate.signal import Gate, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op
