@@ -1,4 +1,4 @@
-"""Channels that few weights made: the gradient behind batch norm after a depthwise convolution, against 24 draws."""
+"""Channels that few weights made: batch norm after a depthwise convolution, and its gradient, against 24 draws."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
+from initwell.propagate.rules.scatter import inverse_sizes
+from initwell.propagate.signal import independent, replace
 
 SEEDS = 24
+KEYS = ("forward_rms", "gradient_rms")
 
 
 class Depthwise(nn.Module):
@@ -38,3 +41,65 @@ def test_a_depthwise_convolution_before_batch_norm(scheme: str) -> None:
             squares[row["path"]] = squares.get(row["path"], 0.0) + row["gradient_rms"] ** 2
     for path in ("deep", "enter"):
         assert predicted[path]["gradient_rms"] == pytest.approx(np.sqrt(squares[path] / SEEDS), rel=0.04), path
+
+
+class Tiny(nn.Module):
+    """A depthwise 3×3 convolution of images so small that most of its taps read padding, and norms around it."""
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.enter, self.first = nn.Conv2d(8, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.deep = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.norm, self.out = nn.BatchNorm2d(width, eps=1e-3), nn.Conv2d(width, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.norm(self.deep(self.first(self.enter(x)))))
+        return y
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_a_depthwise_convolution_of_tiny_images(side: int) -> None:
+    """One weight a channel is left of 9 at one position: E[1/(s² + ε)] is 1.25/√ε, some 10 times 1/(E[s²] + ε).
+
+    At 2×2 the nine count as 64/9. Before the weights were counted over positions, and ε, the gradient at the
+    convolution was 50 and 18 % off. A standard error of an rms over 24 draws is 2 %, and 6 % of what is heavy-tailed.
+    """
+    batch = torch.randn(64, 8, side, side, generator=torch.Generator().manual_seed(0))
+    model, squares = Tiny(), dict[str, float]()
+    plan = iw.plan(model, "kaiming")
+    rows = {f"{row['path']} {key}": row[key] for row in iw.predict(model, batch, plan=plan).rows for key in KEYS}
+    for seed in range(SEEDS):
+        iw.init_(model, "kaiming", seed=seed)
+        for row in iw.measure(model, batch, seed=seed).rows:
+            for key in KEYS:
+                place = f"{row['path']} {key}"
+                squares[place] = squares.get(place, 0.0) + row[key] ** 2
+    for place, tolerance in (("deep gradient_rms", 0.08), ("first gradient_rms", 0.03), ("norm forward_rms", 0.01)):
+        assert rows[place] == pytest.approx(np.sqrt(squares[place] / SEEDS), rel=tolerance), place
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+@pytest.mark.parametrize(("count", "correlation"), [(1, 0.0), (2, 0.0), (9, 0.0), (9, 0.5)])
+def test_sizes_of_channels_that_few_weights_made(count: int, correlation: float, uniform: bool) -> None:
+    """Against 400000 draws of the weights; the first mean's standard error is 0.4 % at one weight, 0.1 % at others.
+
+    Uniform weights of correlated entries count as normal where they are summed, which is 3 % off at nine.
+    """
+    rng, floor = np.random.default_rng(0), 0.01
+    w = rng.standard_normal((400_000, count)) if not uniform else rng.uniform(-(3**0.5), 3**0.5, (400_000, count))
+    s = ((1 - correlation) * (w**2).sum(1) + correlation * w.sum(1) ** 2) / count
+    x = replace(independent((4, 3), 1.0), scatter=(0.8 if uniform else 2.0, 1 / count, correlation**2, 0.0))
+    inverse, undone = inverse_sizes(x, floor)
+    tolerance = 0.03 if uniform and correlation else 0.012
+    assert inverse == pytest.approx((1 / (s + floor)).mean(), rel=tolerance)
+    assert undone == pytest.approx(((w**2).sum(1) / count / (s + floor)).mean(), rel=tolerance)
+
+
+def test_sizes_that_scatter_besides() -> None:
+    """A gamma variable of relative variance 0.3 beside two weights: E[1/(s² + ε)] against 400000 draws, within 2 %."""
+    rng = np.random.default_rng(0)
+    w, r = rng.standard_normal((400_000, 2)), rng.gamma(1 / 0.3, 0.3, 400_000)
+    s = (w**2).mean(1) * r
+    inverse, undone = inverse_sizes(replace(independent((4, 3), 1.0), scatter=(2.0, 0.5, 0.0, 0.3)), 0.01)
+    assert inverse == pytest.approx((1 / (s + 0.01)).mean(), rel=0.02)
+    assert undone == pytest.approx(((w**2).mean(1) / (s + 0.01)).mean(), rel=0.02)

@@ -110,4 +110,4 @@ def measured_weight(tensor: Tensor) -> Signal:
             moments[place] = 0.0
     squares = tensor.detach().double().square()
     scatter = float(squares.square().mean() / squares.mean() ** 2) - 1.0
-    return replace(signal.changed(moments, 0.0), scatter=(scatter, 0.0))
+    return replace(signal.changed(moments, 0.0), scatter=(scatter,))

@@ -173,8 +173,8 @@ class Signal:
         square_of: what it is the square of, where it is one.
         centred_of: the mean that was taken off, where one was.
         atoms: all atoms, in the order of ``moments``.
-        scatter: of a weight, the relative variance of its squared entries, and 0; of what few weights made, that of the
-            size of its channels, by the sizes of their weights and by how alike what they read is: see rules/scatter.
+        scatter: of a weight, the relative variance of its squared entries; of what few weights made, that, one over
+            their number, how alike what they read is, and how unlike its channels are: see rules/scatter.
         undone: of a gradient, the factor by which going back through the weights before it is made smaller or larger.
         joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, how positions differ: what zero padding leaves; see ``places``.
@@ -199,7 +199,7 @@ class Signal:
     square_of: "Signal | None" = None
     centred_of: Average | None = None
     joint: bool = False
-    scatter: tuple[float, float] = (0.0, 0.0)
+    scatter: tuple[float, ...] = ()
     undone: float = 1.0
     spread: float = 0.0
     mask: "Mask | None" = None

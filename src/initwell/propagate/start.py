@@ -147,7 +147,7 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
             mean, std = float(distribution.mean), float(distribution.std)
             # What a constructor would draw is known by its mean and std alone.
             spread = _SCATTER.get(getattr(distribution, "kind", ""), 2.0)
-            found[value] = replace(independent(tensor.shape, mean**2 + std**2, mean), scatter=(spread, 0.0))
+            found[value] = replace(independent(tensor.shape, mean**2 + std**2, mean), scatter=(spread,))
         elif value in found:
             continue
         elif not tensor.is_meta:
@@ -191,7 +191,7 @@ def _default(model: nn.Module, name: str, tensor: Tensor) -> Signal | None:
     module = model.get_submodule(path)
     if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
         fan = math.prod(module.weight.shape[1:])
-        return replace(independent(tensor.shape, 1 / (3 * fan)), scatter=(0.8, 0.0))
+        return replace(independent(tensor.shape, 1 / (3 * fan)), scatter=(0.8,))
     if isinstance(module, nn.Embedding):
         return independent(tensor.shape, 1.0)
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

@@ -18,7 +18,7 @@ alone. Two different entries, whose x̂ correlate by X̂, have G·(m² + X̂(1 �
 
 1/s² is larger than 1/E[s²]: over ν independent entries s² is a χ² with E[1/s²] = ν/(ν−2)/E[s²], and correlated ones
 count as 1/ν = the average of their squared correlations over all pairs. (At ν below 2.5 there is next to no such
-expectation, and 1/s² is left alone.)
+expectation, and 1/s² is left alone.) Channels that few weights made differ in s² besides: see ``scatter``.
 
 Group norm takes its axes from a view that cuts the channels; instance norm reaches ATen as batch norm of such a view.
 The scale's gradient is g·x̂ summed over all that the scale is shared by, and so is the same E[g x̂ g' x̂'].
@@ -38,7 +38,7 @@ from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
 from initwell.propagate.places import of_sizes, sizes
 from initwell.propagate.rules.branch import added, multiplied, scaled
-from initwell.propagate.rules.scatter import divided_by_size
+from initwell.propagate.rules.scatter import inverse_sizes
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Gate, Signal, merged_fidelity, replace
@@ -80,10 +80,8 @@ def _levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, .
         return x.profile
     level, found = x.q - variance, []
     for places in x.profile:
-        if places.ndim == 2 and len(places) > 1:
-            row = (places.sum(axis=1) - places.diagonal()) / (len(places) - 1)
-        else:
-            row = np.sqrt(np.maximum(sizes(places), 0.0))
+        # x̄ holds other samples' entries at this very place, too.
+        row = places.mean(axis=1) if places.ndim == 2 else np.sqrt(np.maximum(sizes(places), 0.0))
         left = x.q * sizes(places) + level * (1 - 2 * row / row.mean())
         found.append(of_sizes(np.maximum(left / variance, 0.0)))
     return tuple(found)
@@ -109,6 +107,7 @@ def normalized_backward(
     centred: bool = True,
     tag: int = -1,
     gates: Sequence[Gate] = (),
+    channels: bool = False,
 ) -> Signal:
     """Take a gradient back through a normalization.
 
@@ -120,6 +119,7 @@ def normalized_backward(
         centred: as in the forward.
         tag: as in the forward.
         gates: the masks that g went through last, where it does not itself remember them.
+        channels: whether each channel is divided by its own size, which scatters as x says.
 
     Returns:
         The gradient at x.
@@ -133,8 +133,13 @@ def normalized_backward(
     found = inner - cross * hat * over_pairs(x.atoms, np.sqrt(share * (2 - share)))
     free = 1 / np.maximum(over_all(g, hat**2, axes)[tuple(slice(n) for n in share.shape)], 1e-12)
     varies = np.where(free > 2.5, 1 + share * (free / np.maximum(free - 2, 0.5) - 1), 1.0)
+    undone = 1.0
+    if channels and len(x.scatter) > 1:
+        level, few = float(variance.mean()), float((2 / free).mean())
+        inverse, read = inverse_sizes(x, eps / max(level, 1e-300), few if free.min() > 2.5 else 0.0)
+        varies, undone = inverse * (variance + eps) / level, math.sqrt(read / inverse)
     scale = np.sqrt(varies / (variance + eps))
-    dx = replace(g.changed(found * over_pairs(g.atoms, scale), 0.0), profile=g.profile)
+    dx = replace(g.changed(found * over_pairs(g.atoms, scale), 0.0), profile=g.profile, undone=undone)
     return merged_fidelity(dx, x)
 
 
@@ -224,10 +229,19 @@ def _batch_norm(call: Call) -> Sequence[Signal | None]:
     x, eps = call.signal("input"), float(call["eps"])
     dims, layout = _channels(call)
     if call["training"] or call["running_var"] is None:
-        hat = normalized(x, dims, eps, tag=call.op.outputs[0])
+        hat = scaled(normalized(x, dims, eps, tag=call.op.outputs[0]), _smaller(x, dims, eps))
     else:
         hat = replace(_running(call, x, layout, eps), roots=((call.op.outputs[0], 1.0),))
     return [_affine(call, hat, layout), *_statistics(call)]
+
+
+def _smaller(x: Signal, dims: Sequence[int], eps: float) -> float:
+    """Return by how much x̂ is smaller than if all channels were of one size: E[s²/(s² + ε)] over its value there."""
+    variance = float(_centred(x, dims)[1].mean())
+    if len(x.scatter) < 2 or variance <= 0:
+        return 1.0
+    floor = eps / variance
+    return math.sqrt(max(1 - floor * inverse_sizes(x, floor)[0], 0.0) * (1 + floor))
 
 
 def _running(call: Call, x: Signal, layout: Sequence[int], eps: float) -> Signal:
@@ -271,7 +285,7 @@ def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
     tag, gates = call.forward().outputs[0], _gates(call)
     inner = _unscaled(call, g, layout)
     if call["train"]:
-        dx = divided_by_size(normalized_backward(inner, x, dims, eps, tag=tag, gates=gates), x)
+        dx = normalized_backward(inner, x, dims, eps, tag=tag, gates=gates, channels=True)
         product = times_hat(g, x, dims, eps, tag=tag, gates=gates)
     else:
         dx = replace(_by_running_variance(call, inner, layout, eps), gates=())

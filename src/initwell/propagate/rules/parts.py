@@ -205,14 +205,9 @@ def _select(call: Call) -> Sequence[Signal]:
     return [selected(x, call["dim"] % len(x.dims), int(call["index"]))]
 
 
-def _bounds(call: Call, length: int) -> tuple[int, int, int]:
+def bounds(call: Call, length: int) -> tuple[int, int, int]:
+    """Return (start, stop, step) of a slice of a dimension of this length."""
     return slice(call["start"], call["end"], call["step"] or 1).indices(length)
-
-
-def _slice(call: Call) -> Sequence[Signal]:
-    x = call.signal("self")
-    dim = (call["dim"] or 0) % len(x.dims)
-    return [sliced(x, dim, *_bounds(call, x.shape[dim]))]
 
 
 def _narrow(call: Call) -> Sequence[Signal]:
@@ -257,7 +252,7 @@ def _slice_backward(call: Call) -> Sequence[Signal]:
         return [constant(shape, 0.0)]
     g = call.signal("grad_output")
     dim = call["dim"] % len(shape)
-    start, stop, step = _bounds(call, shape[dim])
+    start, stop, step = bounds(call, shape[dim])
     if step == 1:
         return [_filled(g, dim, start, shape[dim])]
     # Every step-th index of a stretch: its entries are zero or not by place, which is taken as chance.
@@ -275,13 +270,6 @@ def _select_backward(call: Call) -> Sequence[Signal]:
     return [_filled(opened, dim, int(call["index"]) % shape[dim], shape[dim])]
 
 
-def _constant_pad(call: Call) -> Sequence[Signal]:
-    x, pads = call.signal("self"), list(call["pad"])
-    for i in range(0, len(pads), 2):
-        x = padded(x, len(x.dims) - 1 - i // 2, int(pads[i]), int(pads[i + 1]), float(call["value"] or 0.0))
-    return [x]
-
-
 def _flip(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     dims = [d % len(x.dims) for d in call["dims"]]
@@ -296,7 +284,6 @@ def _flip(call: Call) -> Sequence[Signal]:
 
 RULES: Mapping[str, Rule] = {
     "aten.select": _select,
-    "aten.slice": _slice,
     "aten.narrow": _narrow,
     "aten.split": _split,
     "aten.split_with_sizes": _split,
@@ -308,6 +295,5 @@ RULES: Mapping[str, Rule] = {
     "aten.cat": _cat,
     "aten.slice_backward": _slice_backward,
     "aten.select_backward": _select_backward,
-    "aten.constant_pad_nd": _constant_pad,
     "aten.flip": _flip,
 }

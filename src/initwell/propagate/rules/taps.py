@@ -222,7 +222,7 @@ def sized(signal: Signal, rank: int) -> Signal:
     profile = []
     for i, d in enumerate(range(rank, len(signal.dims))):
         here = even(signal.shape[d]) if not signal.profile else signal.profile[i]
-        if len(signal.dims[d]) == 1 and signal.dims[d][0].parts:
+        if not signal.profile and len(signal.dims[d]) == 1 and signal.dims[d][0].parts:
             axis = signal.axes([d])[0]
             kept = signal
             for other in range(len(signal.atoms)):
@@ -307,14 +307,14 @@ def _convolution(call: Call) -> Sequence[Signal]:
 def _read(x: Signal, weight: Sequence[int], axes: Sequence[Axis]) -> tuple[float, float]:
     """Return (taps, fan-in) of what is there to be read: taps that fall on padding, or on small entries, count less.
 
-    Of taps that read the sizes s_k, as many count as have (Σ s_k)²/Σ s_k².
+    Of taps that read the sizes s_k, over all positions, as many count as have (Σ s_k)²/Σ s_k².
     """
     taps, fan = fan_of(weight)
     there = 1.0
     for i, axis in enumerate(axes):
         size = sizes(x.profile[i]) if x.profile else np.ones(axis.sizes[1])
-        once, twice = (carried(s, axis.at, axis.inside, axis.sizes[1], back=False) for s in (size, size**2))
-        there *= float((once**2 / np.maximum(twice, 1e-300)).mean()) / axis.sizes[2]
+        read = np.where(axis.inside, size[np.where(axis.inside, axis.at, 0)], 0.0).sum(axis=0)
+        there *= float(read.sum() ** 2 / max((read**2).sum(), 1e-300)) / axis.sizes[2]
     return taps * there, fan * there
 
 

@@ -1,0 +1,60 @@
+"""Positions that are not all alike, cut out or surrounded by zeros: explicit padding, as of TensorFlow's models."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import initwell as iw
+from initwell.propagate.places import of_sizes, sizes
+from initwell.propagate.rules.cropping import cropped, surrounded
+from initwell.propagate.rules.taps import sized
+from initwell.propagate.signal import independent, replace
+
+SEEDS = 32
+
+
+class Padded(nn.Module):
+    """Three convolutions of images that are padded before, outside the layer."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(i, width, 3, bias=False) for i in (4, width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(F.pad(x, (1, 1, 1, 1)))
+        return x
+
+
+def test_gradients_that_are_cropped_are_larger_than_those_at_the_padding() -> None:
+    """Inputs of 3×3 images are read 4 to 9 times, their padding 1 to 3 times: 4.44 times as much on average.
+
+    Explicit padding is what padding in the layer is, forward and backward. A standard error over 32 draws is 1 %.
+    """
+    batch = torch.randn(16, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    model, squares = Padded(), np.zeros((6, 2))
+    predicted = iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows
+    for seed in range(SEEDS):
+        iw.init_(model, "kaiming", seed=seed)
+        rows = iw.measure(model, batch, seed=seed).rows
+        squares += [[row["forward_rms"] ** 2, row["gradient_rms"] ** 2] for row in rows]
+    for row, measured in zip(predicted, np.sqrt(squares / SEEDS), strict=True):
+        found = [row["forward_rms"], row["gradient_rms"]]
+        assert found == pytest.approx(list(measured), rel=0.03), (row["path"], row["op"])
+
+
+def test_zeros_around_places_that_differ() -> None:
+    uneven = replace(independent((4, 3), 1.0), profile=(of_sizes(np.array([0.5, 2.0, 0.5])),))
+    wide = surrounded(uneven, {1: (1, 2)}, 0.0)
+    assert wide.q == pytest.approx(0.5)
+    assert sizes(sized(wide, 1).profile[0]) == pytest.approx([0.0, 1.0, 4.0, 1.0, 0.0, 0.0])
+
+
+def test_a_part_of_places_that_differ() -> None:
+    uneven = replace(independent((4, 5), 1.0), profile=(of_sizes(np.array([0.0, 1.0, 2.0, 2.0, 0.0])),))
+    part = cropped(uneven, 1, 1, 4)
+    assert part.q == pytest.approx(5 / 3)
+    assert sizes(part.profile[0]) == pytest.approx([0.6, 1.2, 1.2])
+    assert surrounded(uneven, {1: (-1, -1)}, 0.0).q == pytest.approx(5 / 3)
