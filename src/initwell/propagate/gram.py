@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from initwell.propagate.segments import Array
+from initwell.propagate.segments import Array, dropped
 from initwell.propagate.signal import Atom, Signal, Source, replace
 
 # Of more values than these, rows follow the rest too little to matter.
@@ -65,15 +65,18 @@ def varying(x: Signal, features: Sequence[int]) -> float:
 
 def _from_row_to_row(x: Signal, features: Sequence[int]) -> Array:
     """Return the moments between features of a row, less those between rows: one axis for each atom of features."""
-    others = [i for i in range(x.moments.ndim) if i not in x.axes(features)]
+    kept = x.axes(features)
+    others = [i for i in range(x.moments.ndim) if i not in kept]
     # What rows of one sample have in common is no part of how they vary.
     apart = [i for i in others if not x.atoms[i].sample] or others
+    if not others:
+        return x.moments
     own = common = x.moments
     for i in reversed(others):
         atom = x.atoms[i].patterns
-        own = np.tensordot(own, atom.agree, (i, 0))
-        common = np.tensordot(common, atom.differ if i in apart else atom.agree, (i, 0))
-    return np.asarray(own - common) if others else own
+        own = dropped(own, atom.agree, i)
+        common = dropped(common, atom.differ if i in apart else atom.agree, i)
+    return own - common
 
 
 def mixed(a: Signal, b: Signal, alpha: float, beta: float) -> float:

@@ -14,14 +14,21 @@ as does a known linear map. Of an axis longer than ``LONGEST`` only the diagonal
 of its roots, by which pairs differ in size alone.
 """
 
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from initwell.propagate.segments import Array
 
+T = TypeVar("T")
+
 LONGEST = 160
 
 
+@cache
 def even(n: int) -> Array:
     """Return the table of positions that are all alike.
 
@@ -29,6 +36,17 @@ def even(n: int) -> Array:
     [[1.0, 1.0], [1.0, 1.0]]
     """
     return np.ones((n, n) if n <= LONGEST else n)
+
+
+def by_axis(work: Callable[..., T], *columns: Iterable[Any]) -> list[T]:
+    """Apply to each axis what there is of it; axes of the very same objects, as of square images, share the work."""
+    done: dict[tuple[int, ...], T] = {}
+    keys = []
+    for row in zip(*columns, strict=True):
+        keys.append(tuple(map(id, row)))
+        if keys[-1] not in done:
+            done[keys[-1]] = work(*row)
+    return [done[key] for key in keys]
 
 
 def sizes(places: Array) -> Array:

@@ -10,6 +10,7 @@ of S segments, or differs, with its first index in one segment and its second in
 With S = 1 these are the two patterns "agree" and "differ", n and n(n − 1).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -160,6 +161,17 @@ def _averaged(array: Array, places: Indices, weights: Array, size: int, axis: in
     totals = np.bincount(places, weights, size)
     found = sums / np.where(totals > 0, totals, 1.0)[:, None]
     return np.ascontiguousarray(np.moveaxis(found.reshape(size, *moved.shape[1:]), 0, axis))
+
+
+def dropped(array: Array, weights: Array, axis: int) -> Array:
+    """Sum over one axis of an array by weights.
+
+    >>> dropped(np.ones((2, 3)), np.array([1.0, 2.0, 3.0]), 1).tolist()
+    [6.0, 6.0]
+    """
+    shape = array.shape
+    rows = array.reshape(math.prod(shape[:axis]), shape[axis], -1)
+    return np.asarray((weights @ rows).reshape(shape[:axis] + shape[axis + 1 :]))
 
 
 def along(array: Array, matrix: Array, axis: int) -> Array:

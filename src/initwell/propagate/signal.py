@@ -215,7 +215,9 @@ class Signal:
 
     def _fit(self) -> None:
         rank = len(self.atoms)
-        if not self._has_parts and self.moments.shape == (2,) * rank and self.means.shape == (1,) * rank:
+        if not self._has_parts and self.moments.shape == (2,) * rank and self.means.size == 1:
+            if self.means.ndim != rank:
+                vars(self)["means"] = self.means.reshape((1,) * rank)
             return
         lengths = tuple(atom.patterns.counts.size for atom in self.atoms)
         if self.moments.shape != lengths:
@@ -336,10 +338,11 @@ def replace(record: R, **changes: Any) -> R:
     >>> replace(Atom(4, parts=(1, 3)), size=5, parts=(1, 4)).patterns.counts.tolist()
     [1.0, 4.0, 0.0, 4.0, 4.0, 12.0]
     """
-    found = object.__new__(type(record))
-    known, worked_out = _worked_out(type(record))
+    kind: type = type(record)
+    found: R = object.__new__(kind)
+    known, worked_out = _worked_out(kind)
     if not changes.keys() <= known:
-        raise TypeError(f"{type(record).__name__} has no field {min(changes.keys() - known)}")
+        raise TypeError(f"{kind.__name__} has no field {min(changes.keys() - known)}")
     state = vars(found)
     state.update(vars(record))
     state.update(changes)

@@ -70,7 +70,8 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
     if rows:
         one, two = (varied(x, [pairs[r][i] for r in rows], value) for i, x in enumerate((a, b)))
         moments = moments + _einsum([one, names_a, two, names_b, *counted], out)
-    means = _einsum([a.means, names_a, b.means, names_b, *lengths], out)
+    crossed = a.means.any() and b.means.any()
+    means = _einsum([a.means, names_a, b.means, names_b, *lengths], out) if crossed else 0.0
     dims = tuple(forgotten(a.dims[d]) for d in shared) + tuple(a.dims[d] for d in free_a)
     found = a.changed(moments, means, dims=dims + tuple(b.dims[d] for d in free_b), gaussian=True)
     spread = min(fluctuation(a, summed_a), fluctuation(b, summed_b))

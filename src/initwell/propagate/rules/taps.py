@@ -17,6 +17,7 @@ each axis by itself.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from initwell.propagate.atoms import joined, matched, merged, permuted, plain, together, viewed
 from initwell.propagate.gaussian import covariance, pair_moments
 from initwell.propagate.gram import image
-from initwell.propagate.places import bent, carried, even, of_sizes, settled, sizes
+from initwell.propagate.places import bent, by_axis, carried, even, of_sizes, settled, sizes
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.scatter import fan_of, scattered
@@ -50,7 +51,14 @@ class Axis:
     at: NDArray[np.int64]
     inside: NDArray[np.bool_]
 
+    @cached_property
+    def one_to_one(self) -> bool:
+        """Whether each output reads the input at its own place, and no other."""
+        n = self.sizes[0]
+        return self.sizes == (n, n, 1) and bool((self.at[:, 0] == np.arange(n)).all())
 
+
+@lru_cache(maxsize=1024)
 def spatial_axis(inputs: int, outputs: int, taps: int, stride: int, padding: int, dilation: int) -> Axis:
     """Count the incidences of one axis of a convolution or pooling.
 
@@ -119,12 +127,14 @@ def tapped(
     kept_b = _rest(rank_b, [d for _, d in (*over, *batch)])
     out = [names_a[i] for i in a.axes(kept_a)] + [names_b[i] for i in b.axes(kept_b)]
     found = np.asarray(np.einsum(*operands, [*out, *range(40, 40 + len(axes))]))  # type: ignore[call-overload]
-    average = np.asarray(np.einsum(*means, out) * number)  # type: ignore[call-overload]
     lengths = [axis.sizes[order[2]] for axis in axes]
     found = found[(..., *(slice(None) if n > 1 else 0 for n in lengths))]
     space = tuple((Atom(n),) if n > 1 else () for n in lengths)
     dims = tuple(a.dims[d] for d in kept_a) + tuple(b.dims[d] for d in kept_b) + space
-    average = average.reshape(average.shape + (1,) * sum(n > 1 for n in lengths))
+    average: Array | float = 0.0
+    if a.means.any() and b.means.any():
+        flat = np.asarray(np.einsum(*means, out) * number)  # type: ignore[call-overload]
+        average = flat.reshape(flat.shape + (1,) * sum(n > 1 for n in lengths))
     return merged_fidelity(a.changed(found, average, dims=dims, gaussian=True), b)
 
 
@@ -152,11 +162,8 @@ def profiled(found: Signal, source: Signal, axes: Sequence[Axis], role: str) -> 
     """
     own, profile, moments = 1.0, [], found.moments
     rank = len(found.dims) - len(axes)
-    for i, (axis, places) in enumerate(zip(axes, read_places(source, len(axes)), strict=True)):
-        here = carried(places, axis.at, axis.inside, axis.sizes[1], back=role == "x")
-        n, agree = here.shape[0], float(sizes(here).sum() / axis.pairs[0, 0, 0])
-        pairs = float(axis.pairs[1, 1, 0])
-        differ = float(here.sum() - sizes(here).sum()) / pairs if here.ndim == 2 and pairs else agree
+    read = by_axis(_read_through if role == "p" else _read_back, axes, read_places(source, len(axes)))
+    for i, (agree, differ, places) in enumerate(read):
         if found.dims[rank + i]:
             shape = [1] * moments.ndim
             shape[found.axes([rank + i])[0]] = 2
@@ -164,10 +171,26 @@ def profiled(found: Signal, source: Signal, axes: Sequence[Axis], role: str) -> 
         else:
             moments = moments * agree
         own *= agree
-        profile.append(settled(here) if here.ndim == 2 else of_sizes(here * n / here.sum()))
+        profile.append(places)
     # It is no number times what ``tapped`` gave: that was a step on the way, without the sizes.
     scale = math.sqrt(own)
     return replace(scaled(found, scale), moments=np.asarray(moments), profile=tuple(profile), image=None)
+
+
+def _read_through(axis: Axis, places: Array, *, back: bool = False) -> tuple[float, float, Array]:
+    """Carry places through an axis: by what moments that agree and that differ along it change, and places there."""
+    if axis.one_to_one:
+        return 1.0, 1.0, places
+    here = carried(places, axis.at, axis.inside, axis.sizes[1], back=back)
+    own, n = float(sizes(here).sum()), here.shape[0]
+    agree, pairs = own / float(axis.pairs[0, 0, 0]), float(axis.pairs[1, 1, 0])
+    if here.ndim == 1:
+        return agree, agree, of_sizes(here * n / own)
+    return agree, (float(here.sum()) - own) / pairs if pairs else agree, settled(here)
+
+
+def _read_back(axis: Axis, places: Array) -> tuple[float, float, Array]:
+    return _read_through(axis, places, back=True)
 
 
 def read_places(source: Signal, count: int) -> list[Array]:
@@ -191,10 +214,10 @@ def read_places(source: Signal, count: int) -> list[Array]:
     variance, correlations = covariance(made.pre)
     c = float(correlations[tuple(int(i in space) for i in range(correlations.ndim))])
     if c <= 0.02 or c >= 0.999:
-        return [bent(p, 0.0 if c < 0.5 else 1.0) for p in source.profile]
+        return by_axis(lambda p: bent(p, 0.0 if c < 0.5 else 1.0), source.profile)
     _, near = pair_moments(made.phi.fn, made.phi.kinks, made.pre.mean, variance, np.array([c, c * 1.001]))
     power = math.log(near[1] / near[0]) / math.log(1.001) if near[0] > 0 else 0.0
-    return [bent(p, max(power, 0.0)) for p in source.profile]
+    return by_axis(lambda p: bent(p, max(power, 0.0)), source.profile)
 
 
 def _rest(rank: int, gone: Sequence[int]) -> list[int]:
@@ -312,6 +335,8 @@ def _read(x: Signal, weight: Sequence[int], axes: Sequence[Axis]) -> tuple[float
     taps, fan = fan_of(weight)
     there = 1.0
     for i, axis in enumerate(axes):
+        if axis.one_to_one:
+            continue
         size = sizes(x.profile[i]) if x.profile else np.ones(axis.sizes[1])
         read = np.where(axis.inside, size[np.where(axis.inside, axis.at, 0)], 0.0).sum(axis=0)
         there *= float(read.sum() ** 2 / max((read**2).sum(), 1e-300)) / axis.sizes[2]
