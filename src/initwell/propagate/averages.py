@@ -8,9 +8,9 @@ would reach 0 and below. Assumption: entries of f(v) go together as those of v d
 
 import numpy as np
 
-from initwell.propagate.gaussian import covariance
+from initwell.propagate.gaussian import covariance, variances
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Pointwise, Signal
+from initwell.propagate.signal import Pointwise, Signal, over_pairs
 
 _POINTS = 241
 _REACH = 9.0
@@ -18,15 +18,15 @@ _REACH = 9.0
 
 def is_average_of_squares(u: Signal) -> bool:
     """Whether a signal is an average of squares that is not the same everywhere."""
-    known = u.average is not None and u.average.kind != "mean" and not u.segmented
-    return known and u.mean > 0 and u.q > u.mean**2 * (1 + 1e-12)
+    known = u.average is not None and u.average.kind != "mean"
+    return known and bool((u.means > 0).all()) and u.q > u.mean**2 * (1 + 1e-12)
 
 
-def gamma_law(u: Signal) -> tuple[Array, Array]:
-    """Return points and weights of the gamma law of an average of squares."""
-    shape = u.mean**2 / max(u.q - u.mean**2, 1e-12 * u.q)
+def gamma_law(mean: float, variance: float) -> tuple[Array, Array]:
+    """Return points and weights of the gamma law of a mean and a variance."""
+    shape = mean**2 / max(variance, 1e-12 * mean**2)
     # In log v the density is smooth and falls off on both sides: equal steps are exact to rounding.
-    centre, width = np.log(u.mean), 1 / np.sqrt(shape)
+    centre, width = np.log(mean), 1 / np.sqrt(shape)
     low = -_REACH * width * (1 + width)
     t = np.linspace(low, _REACH * width, _POINTS)
     log_weight = shape * (t - np.expm1(t))
@@ -35,7 +35,7 @@ def gamma_law(u: Signal) -> tuple[Array, Array]:
 
 
 def gamma_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
-    """Return E[f(v)] and E[f(v)f(v')] of an average of squares.
+    """Return E[f(v)] by segment and E[f(v)f(v')] by pattern of an average of squares.
 
     >>> from initwell.propagate.signal import Average, independent, replace
     >>> x = independent((500, 8), 1.0)
@@ -44,17 +44,20 @@ def gamma_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
     >>> round(float(gamma_moments(Function(lambda v: 1 / v), v)[0][0]), 3)  # 8/(8 − 2)
     1.333
     """
-    points, weights = gamma_law(u)
-    values = f.fn(points)
-    mean, q = float(values @ weights), float((values * values) @ weights)
-    moments = mean**2 + (q - mean**2) * covariance(u)[1]
-    return np.full_like(u.means, mean), np.asarray(moments)
+    found = []
+    for mean, variance in zip(u.means.flat, variances(u).flat, strict=True):
+        points, weights = gamma_law(float(mean), float(variance))
+        values = f.fn(points)
+        found.append((float(values @ weights), float((values * values) @ weights)))
+    means, squares = (np.array(part).reshape(u.means.shape) for part in zip(*found, strict=True))
+    spread = np.maximum(squares - means**2, 0.0)
+    return means, over_pairs(u.atoms, means) + over_pairs(u.atoms, np.sqrt(spread)) * covariance(u)[1]
 
 
 def spanned(u: Signal) -> Array:
     """Return points over all that a value may well be."""
     if is_average_of_squares(u):
-        points, weights = gamma_law(u)
-        return points[weights > 1e-12]
+        laws = [gamma_law(float(m), float(v)) for m, v in zip(u.means.flat, variances(u).flat, strict=True)]
+        return np.concatenate([points[weights > 1e-12] for points, weights in laws])
     spread = np.sqrt(max(u.q - u.mean**2, 0.0))
     return np.asarray(u.mean + spread * np.linspace(-6.0, 6.0, 121))

@@ -15,8 +15,8 @@ of points on a sphere of so many dimensions, whose density (1 − z²/C)^((C−3
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 import numpy as np
@@ -29,6 +29,8 @@ _STEP = 0.35
 _NODES = 6
 _HIGHEST = 6
 _TERMS = 64
+# Above this variance of scores, one takes nearly all.
+_LARGE = 1024.0
 # Rows of so many weights at most.
 _LONGEST = 1e8
 # Of an integral over two rows so many points along each are enough for nine digits.
@@ -67,7 +69,9 @@ class Weights(Record):
         """
         if self.count <= 1 or variance <= 0:
             return np.array([max(self.count, 1.0) ** -sum(p) for p in powers])
-        return np.array([_averaged(variance, self, tuple(sorted(p))) for p in powers])
+        found = [tuple(sorted(p)) for p in powers]
+        limit = np.array([1 / self.count if len(p) == 1 else 0.0 for p in found])
+        return _beyond(variance, lambda v: np.array([_averaged(v, self, p) for p in found]), limit)
 
     def coupled(self, variance: float, powers: Powers) -> float:
         """Say how strongly a moment p_1^a p_2^b … goes with the correlation of the scores 1 and 2.
@@ -101,6 +105,21 @@ class Weights(Record):
         found = self.moments(variance, [(a, *rest), (a + 1, *rest), (a + 2, *rest)])
         return float(variance * found @ np.array([a * a, -(2 * a + 1) * n, n * (n + 1)]))
 
+    def along(self, variance: float) -> float:
+        """Compute Σ_t E[p_t² (s_t − Σ_u p_u s_u)²]: what gradients of weights send along the row of scores itself.
+
+        With g_t = p_t (d_t − Σ p_u d_u), Σ s_t g_t = Σ p_t (s_t − Σ p_u s_u) d_t.
+
+        Args:
+            variance: of a score.
+
+        >>> round(Weights(8).along(1e-6) * 8 / 1e-6 / (1 - 1 / 8), 3)
+        1.0
+        """
+        if self.count <= 1 or variance <= 0:
+            return 0.0
+        return float(_beyond(variance, lambda v: np.array([_along(v, self)]), np.zeros(1))[0])
+
 
 def between(variance: float, count: float, correlation: float, powers: Sequence[tuple[Powers, Powers]]) -> Array:
     """Compute E[p_1^a p_2^b … p'_1^a' p'_2^b' …] of two rows of Gaussian scores.
@@ -119,7 +138,29 @@ def between(variance: float, count: float, correlation: float, powers: Sequence[
     """
     if count <= 1 or variance <= 0:
         return np.array([max(count, 1.0) ** -(sum(a) + sum(b)) for a, b in powers])
-    return _between(variance, count, correlation, tuple((tuple(a), tuple(b)) for a, b in powers))
+    found = tuple((tuple(a), tuple(b)) for a, b in powers)
+    return _beyond(variance, lambda v: _between(v, count, correlation, found))
+
+
+def _beyond(variance: float, moments: Callable[[float], Array], limit: Array | None = None) -> Array:
+    """Return moments of a variance; of a large one from what they tend to.
+
+    There the largest score takes nearly all. The others' share is that of a second score which comes within reach of
+    e^1, whose chance goes as 1/σ: moments are a parabola in 1/σ, through three points.
+
+    Args:
+        variance: of a score.
+        moments: of a variance that is not large.
+        limit: that of an infinite one, if it is known.
+    """
+    if variance <= _LARGE:
+        return moments(variance)
+    known = [(math.sqrt(_LARGE / v), moments(v)) for v in (_LARGE, _LARGE / 4)]
+    known.append((0.0, limit) if limit is not None else (math.sqrt(2), moments(_LARGE / 2)))
+    at, found = math.sqrt(_LARGE / variance), np.zeros_like(known[0][1])
+    for x, here in known:
+        found = found + here * math.prod((at - y) / (x - y) for y, _ in known if y != x)
+    return np.asarray(found)
 
 
 @lru_cache(maxsize=4096)
@@ -159,6 +200,29 @@ def _moment(variance: float, count: float, width: float, powers: Powers) -> floa
     for power in powers:
         inside = inside * single[power]
     return float(inside.sum()) * _STEP
+
+
+@lru_cache(maxsize=1024)
+def _along(variance: float, rows: Weights) -> float:
+    if rows.spread >= 1e-9:
+        nodes, weights = _gamma(round(1 / rows.spread, 6))
+        return float(weights @ [_along(variance * x, replace(rows, spread=0.0)) for x in nodes.tolist()])
+    z, n = _points(variance), rows.count
+    density, scores, grown = _density(z, rows.width), math.sqrt(variance) * z, _grown(z, variance)
+    decay = np.exp(-grown)
+    none = np.maximum(_summed(decay, density), 1e-300)
+
+    def of(*several: tuple[int, int]) -> float:
+        """Return E[p_1^a s_1^b p_2^c s_2^d …]."""
+        inside = none ** (n - len(several)) / math.factorial(sum(a for a, _ in several) - 1)
+        for a, b in several:
+            inside = inside * _summed(decay * grown**a, density * scores**b)
+        return float(inside.sum()) * _STEP
+
+    crossed = of((3, 2)) + (n - 1) * of((2, 1), (1, 1))
+    whole = of((4, 2)) + (n - 1) * (2 * of((3, 1), (1, 1)) + of((2, 0), (2, 2)))
+    whole += (n - 1) * (n - 2) * of((2, 0), (1, 1), (1, 1))
+    return n * (of((2, 2)) - 2 * crossed + whole)
 
 
 @lru_cache(maxsize=1024)

@@ -10,6 +10,7 @@ from initwell.errors import ModelError
 from initwell.propagate.atoms import viewed
 from initwell.propagate.joint import Joint
 from initwell.propagate.known import Known, Signals
+from initwell.propagate.radial import Radial
 from initwell.propagate.shared import shared_operands
 from initwell.propagate.signal import Signal
 from initwell.propagate.table import Call, RuleTable, UnknownSignalError
@@ -58,6 +59,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     unknown: Counter[str] = Counter()
     shared = values.once("shared", lambda: shared_operands(trace, values))
     joint = Joint(trace, known, values, table)
+    radial = Radial(trace, known, values)
     for op in trace.ops:
         if values.made(op) or _makes_nothing(trace, op):
             continue
@@ -73,7 +75,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
             with np.errstate(all="ignore"):
                 found = tuple(rule(call))
             _check(trace, op, found)
-            found = tuple(joint.amended(op, found))
+            found = tuple(radial.amended(op, joint.amended(op, found)))
             if op.index in shared:
                 found = tuple(s if s is None or s.joint else s.approximate(shared[op.index]) for s in found)
         except UnknownSignalError:

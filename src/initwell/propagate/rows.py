@@ -25,6 +25,8 @@ from initwell.records import Record
 
 # Below this variance of scores what grows with it is proportional to it.
 SMALL = 1e-3
+# Scores have no such variance, but for a mask of −10⁴ or less.
+_MASK = 1e6
 
 
 def stepped(x: float) -> float:
@@ -40,9 +42,9 @@ def known_variance(v: float) -> float:
     """Return a variance of scores, one of ``stepped``.
 
     Raises:
-        UnknownSignalError: it is beyond what exp has numbers for: that of a mask, which is no Gaussian.
+        UnknownSignalError: it is that of a mask, which is no Gaussian.
     """
-    if v > 300:
+    if v > _MASK:
         raise UnknownSignalError("a softmax of scores with a mask added to them")
     return stepped(max(v, 0.0))
 
