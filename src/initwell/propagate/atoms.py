@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from initwell.errors import ShapeError
-from initwell.propagate.segments import MOST, Array, along, common, merging, refinement
+from initwell.propagate.segments import MOST, Array, along, common, dropped, merging, refinement
 from initwell.propagate.signal import Atom, Dims, Signal, replace
 
 _JOINED = "a reshape across axes whose lengths do not divide one another: their moments were averaged"
@@ -334,7 +334,7 @@ def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal
 
 def _sampled(dims: Dims, others: Dims) -> Dims:
     return tuple(
-        tuple(replace(x, sample=x.sample or y.sample) for x, y in zip(p, q, strict=True))
+        tuple([replace(x, sample=True) if y.sample and not x.sample else x for x, y in zip(p, q, strict=True)])
         for p, q in zip(dims, others, strict=True)
     )
 
@@ -349,11 +349,9 @@ def over_all(signal: Signal, moments: Array, axes: Sequence[int]) -> Array:
     """
     for axis in axes:
         atom = signal.atoms[axis]
-        if atom.parts:
-            moments = along(moments, atom.patterns.every[None, :], axis)
-        else:
-            agree, differ = moments.take([0], axis), moments.take([1], axis)
-            moments = agree / atom.size + differ * (1 - 1 / atom.size)
+        shape = moments.shape
+        found = dropped(moments, atom.patterns.every, axis)
+        moments = found.reshape((*shape[:axis], 1, *shape[axis + 1 :]))
     return moments
 
 

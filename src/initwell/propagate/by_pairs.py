@@ -36,6 +36,8 @@ def over_pairs(atoms: Sequence[Atom], values: Array, others: Array | None = None
     [4.0, 25.0, 4.0, 10.0, 10.0, 25.0]
     """
     others = values if others is None else others
+    if values.size == 1 == others.size:
+        return values * others
     return np.asarray(by_pattern(atoms, values) * by_pattern(atoms, others, second=True))
 
 

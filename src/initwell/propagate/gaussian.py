@@ -33,6 +33,12 @@ def variances(signal: Signal) -> Array:
 def covariance(signal: Signal) -> tuple[float, Array]:
     """Return (variance, correlation for each pattern) of a signal about its mean."""
     spread = variances(signal)
+    if spread.size == 1:
+        variance = float(spread.flat[0])
+        if variance == 0:
+            return 0.0, np.ones_like(signal.moments)
+        found = (signal.moments - signal.mean**2) / variance
+        return variance, np.minimum(np.maximum(found, -1.0), 1.0)
     scale = over_pairs(signal.atoms, np.sqrt(spread))
     correlations = (signal.moments - over_pairs(signal.atoms, signal.means)) / np.where(scale > 0, scale, 1.0)
     average = spread if spread.size == 1 else np.asarray(max(signal.q - signal.mean**2, 0.0))

@@ -303,8 +303,9 @@ class Signal:
 
     def approximate(self, reason: str) -> "Signal":
         """Return it marked as approximate, and why."""
-        reasons = self.reasons if reason in self.reasons else (*self.reasons, reason)
-        return replace(self, fidelity="approximate", reasons=reasons)
+        if reason in self.reasons:
+            return self
+        return replace(self, fidelity="approximate", reasons=(*self.reasons, reason))
 
 
 def _bare(origin: Signal, **given: Any) -> Signal:

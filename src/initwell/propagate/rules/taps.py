@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from initwell.propagate.atoms import joined, matched, merged, permuted, plain, together, viewed
 from initwell.propagate.gaussian import covariance, pair_moments
 from initwell.propagate.gram import image
+from initwell.propagate.labels import labels
 from initwell.propagate.places import bent, by_axis, carried, even, of_sizes, settled, sizes
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
@@ -105,37 +106,23 @@ def tapped(
     a, b = matched(a, b, [*over, *batch])
     rank_a, rank_b = len(a.dims) - len(axes), len(b.dims) - len(axes)
     (a, moments_a), (b, moments_b) = _spatial(a, rank_a), _spatial(b, rank_b)
-    names_a = list(range(moments_a.ndim))
-    names_b = [20 + i for i in range(moments_b.ndim)]
-    for da, db in (*over, *batch):
-        for i, j in zip(a.axes([da]), b.axes([db]), strict=True):
-            names_b[j] = names_a[i]
-    operands: list[object] = [moments_a, names_a, moments_b, names_b]
-    means: list[object] = [_flat(a, rank_a), names_a[: len(a.axes(range(rank_a)))]]
-    means += [_flat(b, rank_b), names_b[: len(b.axes(range(rank_b)))]]
-    number = 1.0
-    for i in a.axes([d for d, _ in over]):
-        counts = a.atoms[i].patterns
-        operands += [counts.counts, [names_a[i]]]
-        means += [np.array(counts.parts, float), [names_a[i]]]
-    order = tuple("pxk".index(r) for r in roles)
-    last_a, last_b = names_a[len(names_a) - len(axes) :], names_b[len(names_b) - len(axes) :]
-    for i, axis in enumerate(axes):
-        operands += [_shares(axis, order), [last_a[i], last_b[i], 40 + i]]
-        number *= axis.pairs[0, 0, 0] / axis.sizes[order[2]]
-    kept_a = [*(d for d, _ in batch), *_rest(rank_a, [d for d, _ in (*over, *batch)])]
-    kept_b = _rest(rank_b, [d for _, d in (*over, *batch)])
-    out = [names_a[i] for i in a.axes(kept_a)] + [names_b[i] for i in b.axes(kept_b)]
-    found = np.asarray(np.einsum(*operands, [*out, *range(40, 40 + len(axes))]))  # type: ignore[call-overload]
+    ranks = (tuple([max(len(d), i >= r) for i, d in enumerate(x.dims)]) for x, r in ((a, rank_a), (b, rank_b)))
+    names = labels(*ranks, tuple(over), tuple(batch), len(axes))
+    along = [a.atoms[i].patterns for i in a.axes([d for d, _ in over])]
+    order = tuple(["pxk".index(r) for r in roles])
+    tables = [_shares(axis, order) for axis in axes]
+    found = np.einsum(names.moments, moments_a, moments_b, *(p.counts for p in along), *tables)
     lengths = [axis.sizes[order[2]] for axis in axes]
     found = found[(..., *(slice(None) if n > 1 else 0 for n in lengths))]
-    space = tuple((Atom(n),) if n > 1 else () for n in lengths)
-    dims = tuple(a.dims[d] for d in kept_a) + tuple(b.dims[d] for d in kept_b) + space
+    dims = tuple([a.dims[d] for d in names.kept_a]) + tuple([b.dims[d] for d in names.kept_b])
     average: Array | float = 0.0
     if a.means.any() and b.means.any():
-        flat = np.asarray(np.einsum(*means, out) * number)  # type: ignore[call-overload]
+        parts = [np.array(p.parts, float) for p in along]
+        number = math.prod(axis.pairs[0, 0, 0] / axis.sizes[order[2]] for axis in axes)
+        flat = np.einsum(names.means, _flat(a, rank_a), _flat(b, rank_b), *parts) * number
         average = flat.reshape(flat.shape + (1,) * sum(n > 1 for n in lengths))
-    return merged_fidelity(a.changed(found, average, dims=dims, gaussian=True), b)
+    space = tuple([(Atom(n),) if n > 1 else () for n in lengths])
+    return merged_fidelity(a.changed(found, average, dims=dims + space, gaussian=True), b)
 
 
 def _flat(signal: Signal, rank: int) -> Array:
@@ -143,7 +130,8 @@ def _flat(signal: Signal, rank: int) -> Array:
     return signal.means.reshape(signal.means.shape[: len(signal.axes(range(rank)))])
 
 
-def _shares(axis: Axis, order: Sequence[int]) -> Array:
+@lru_cache(maxsize=1024)
+def _shares(axis: Axis, order: tuple[int, ...]) -> Array:
     """Return N over the number of pairs of output indices, axes in this order, the output's last."""
     n = axis.sizes[order[2]]
     return np.asarray(axis.pairs.transpose(order) / np.array([n, max(n * (n - 1.0), 1.0)]))
@@ -218,10 +206,6 @@ def read_places(source: Signal, count: int) -> list[Array]:
     _, near = pair_moments(made.phi.fn, made.phi.kinks, made.pre.mean, variance, np.array([c, c * 1.001]))
     power = math.log(near[1] / near[0]) / math.log(1.001) if near[0] > 0 else 0.0
     return by_axis(lambda p: bent(p, max(power, 0.0)), source.profile)
-
-
-def _rest(rank: int, gone: Sequence[int]) -> list[int]:
-    return [d for d in range(rank) if d not in gone]
 
 
 def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
