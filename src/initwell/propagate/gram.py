@@ -14,7 +14,7 @@ and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plu
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,9 +185,12 @@ def rescaled(signal: Signal, axis: int, factor: float, apart: float = 1.0) -> Si
 def _with_sources(
     signal: Signal, axes: Sequence[int], change: Callable[[tuple[Source, ...]], tuple[Source, ...]]
 ) -> Signal:
-    atoms = [replace(atom, follows=change(atom.follows)) if i in axes else atom for i, atom in enumerate(signal.atoms)]
-    ends = np.cumsum([0, *map(len, signal.dims)])
-    return replace(signal, dims=tuple(tuple(atoms[a:b]) for a, b in pairwise(ends)))
+    changed = {i: found for i in axes if (found := change(signal.atoms[i].follows)) != signal.atoms[i].follows}
+    if not changed:
+        return signal
+    atoms = [replace(atom, follows=changed[i]) if i in changed else atom for i, atom in enumerate(signal.atoms)]
+    ends = [0, *accumulate(map(len, signal.dims))]
+    return replace(signal, dims=tuple([tuple(atoms[a:b]) for a, b in pairwise(ends)]))
 
 
 def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:

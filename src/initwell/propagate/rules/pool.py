@@ -22,7 +22,7 @@ import numpy as np
 from initwell.propagate.atoms import matched, together
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.peaks import covariance_of_largest, peak_law, within_window
-from initwell.propagate.places import LONGEST, carried, of_sizes, settled, sizes
+from initwell.propagate.places import LONGEST, by_axis, carried, of_sizes, settled, sizes
 from initwell.propagate.rules.behind import alone, behind
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.parts import padded
@@ -226,11 +226,8 @@ def to_largest(g: Signal, x: Signal, axes: Sequence[Axis]) -> Signal:
     space = tuple((Atom(n),) if n > 1 else () for n in sizes)
     means = g.means.reshape((1,) * (lead + sum(map(len, space)))) * math.prod(a.sizes[0] / a.sizes[1] for a in axes)
     found = g.changed(np.asarray(moments), means, dims=(*g.dims[:first], *space))
-    profile = tuple(
-        settled(carried(places, a.at, a.inside, a.sizes[1], back=True))
-        for places, a in zip(read_places(g, rank), axes, strict=True)
-    )
-    return replace(found, profile=profile, peak=_entries(axes)).approximate(_WHY)
+    back = by_axis(lambda p, a: settled(carried(p, a.at, a.inside, a.sizes[1], back=True)), read_places(g, rank), axes)
+    return replace(found, profile=tuple(back), peak=_entries(axes)).approximate(_WHY)
 
 
 def _entries(axes: Sequence[Axis]) -> int:

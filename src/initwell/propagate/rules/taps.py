@@ -160,9 +160,7 @@ def profiled(found: Signal, source: Signal, axes: Sequence[Axis], role: str) -> 
             moments = moments * agree
         own *= agree
         profile.append(places)
-    # It is no number times what ``tapped`` gave: that was a step on the way, without the sizes.
-    scale = math.sqrt(own)
-    return replace(scaled(found, scale), moments=np.asarray(moments), profile=tuple(profile), image=None)
+    return replace(found, moments=np.asarray(moments), means=found.means * math.sqrt(own), profile=tuple(profile))
 
 
 def _read_through(axis: Axis, places: Array, *, back: bool = False) -> tuple[float, float, Array]:
@@ -261,33 +259,57 @@ def spread(value: object, n: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Conv:
-    """The weight as (group, out, in, taps…) and the axes, in the direction in which it is no transposed convolution."""
+    """The weight and the axes, in the direction in which it is no transposed convolution.
+
+    Attributes:
+        weight: (out, in, taps…); of several groups, (group, out, in, taps…).
+        groups: how many.
+        axes: of space.
+        roles: of y and of x.
+    """
 
     weight: Signal
     groups: int
     axes: Sequence[Axis]
     roles: Mapping[str, str]
 
+    def tapped(self, a: Signal, b: Signal, roles: str, over: tuple[int, int], batch: tuple[int, int]) -> Signal:
+        """Contract dimensions of a and b; several groups are dimension 1 of values and 0 of the weight: ``batch``."""
+        if self.groups == 1:
+            return tapped(a, b, self.axes, roles, over=[over])
+        lifted = [d + (d >= g) for d, g in zip(over, batch, strict=True)]
+        return tapped(a, b, self.axes, roles, over=[(lifted[0], lifted[1])], batch=[batch])
+
 
 def _conv(call: Call, x_shape: Sequence[int], y_shape: Sequence[int]) -> _Conv:
     weight, groups = call.signal("weight"), int(call["groups"])
     first, second, *kernel = weight.shape
-    weight = viewed(weight, (groups, first // groups, second, *kernel))
+    weight = viewed(weight, (groups, first // groups, second, *kernel)) if groups > 1 else weight
     if call["transposed"]:
         # It is the gradient of a convolution that goes from its output to its input.
-        weight = permuted(weight, [0, 2, 1, *range(3, len(weight.dims))])
+        weight = _turned(weight, groups)
         axes = geometry(call, y_shape[2:], x_shape[2:], kernel)
         return _Conv(weight, groups, axes, {"y": "x", "x": "p"})
     return _Conv(weight, groups, geometry(call, x_shape[2:], y_shape[2:], kernel), {"y": "p", "x": "x"})
 
 
+def _turned(weight: Signal, groups: int) -> Signal:
+    """Swap outputs and inputs."""
+    lead, rank = int(groups > 1), len(weight.dims)
+    return permuted(weight, [*range(lead), lead + 1, lead, *range(lead + 2, rank)])
+
+
 def _grouped(signal: Signal, groups: int) -> Signal:
+    if groups == 1:
+        return signal
     n, channels, *rest = signal.shape
     return viewed(signal, (n, groups, channels // groups, *rest))
 
 
 def _back_together(signal: Signal, shape: Sequence[int]) -> Signal:
     # (group, N, channels of a group, space) → (N, channels, space)
+    if len(signal.dims) == len(shape):
+        return signal
     return viewed(permuted(signal, [1, 0, *range(2, len(signal.dims))]), shape)
 
 
@@ -301,7 +323,7 @@ def _convolution(call: Call) -> Sequence[Signal]:
     x = sized(call.signal("input"), 2)
     conv = _conv(call, x.shape, call.shape())
     roles = conv.roles["x"] + "k" + conv.roles["y"]
-    y = tapped(_grouped(x, conv.groups), conv.weight, conv.axes, roles, over=[(2, 2)], batch=[(1, 0)])
+    y = conv.tapped(_grouped(x, conv.groups), conv.weight, roles, (1, 1), (1, 0))
     y = profiled(_back_together(y, call.shape()), x, conv.axes, conv.roles["y"])
     if call["bias"] is not None:
         bias = viewed(call.signal("bias"), (1, call.shape()[1], *[1] * len(conv.axes)))
@@ -335,14 +357,14 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     found: list[Signal] = []
     if wanted[0]:
         roles = conv.roles["y"] + "k" + conv.roles["x"]
-        dx = tapped(grouped, conv.weight, conv.axes, roles, over=[(2, 1)], batch=[(1, 0)])
+        dx = conv.tapped(grouped, conv.weight, roles, (1, 0), (1, 0))
         dx = scaled(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]), g.undone)
         found.append(_image(call, "grad_output", dx, g))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
-        dw = tapped(grouped, _grouped(x, conv.groups), conv.axes, roles, over=[(0, 0)], batch=[(1, 1)])
+        dw = conv.tapped(grouped, _grouped(x, conv.groups), roles, (0, 0), (1, 1))
         if call["transposed"]:
-            dw = permuted(dw, [0, 2, 1, *range(3, len(dw.dims))])
+            dw = _turned(dw, conv.groups)
         found.append(viewed(dw, call.signal("weight").shape))
     if wanted[2]:
         found.append(summed(g, [0, *range(2, len(g.dims))], keep=False, mean=False))
