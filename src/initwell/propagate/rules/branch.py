@@ -28,7 +28,7 @@ from initwell.propagate.functions import (
 )
 from initwell.propagate.gaussian import variances
 from initwell.propagate.laws import sum_law
-from initwell.propagate.places import by_axis
+from initwell.propagate.places import by_axis, even
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
@@ -95,7 +95,7 @@ def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:
     """Return the sizes by position of a sum: of each axis, the average by the second moments."""
     if (not a.profile and not b.profile) or qa + qb == 0:
         return ()
-    flat = by_axis(np.ones_like, a.profile or b.profile)
+    flat = by_axis(lambda p: even(p.shape[-1]), a.profile or b.profile)
     pairs = [(p, q) for p, q in zip(a.profile or flat, b.profile or flat, strict=False) if p.shape == q.shape]
     return tuple(by_axis(lambda p, q: (qa * p + qb * q) / (qa + qb), *zip(*pairs, strict=True))) if pairs else ()
 

@@ -36,7 +36,7 @@ from initwell.propagate.by_pairs import over_pairs
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
-from initwell.propagate.places import by_axis, of_sizes, sizes
+from initwell.propagate.places import by_axis, of_sizes, own_correlations, sizes
 from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.scatter import inverse_sizes
 from initwell.propagate.rules.shape import summed
@@ -82,9 +82,9 @@ def _levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, .
 
     def left(places: Array) -> Array:
         # x̄ holds other samples' entries at this very place, too.
-        row = places.mean(axis=1) if places.ndim == 2 else np.sqrt(np.maximum(sizes(places), 0.0))
+        row = places[0].mean(axis=1) if places.ndim == 3 else np.sqrt(np.maximum(sizes(places), 0.0))
         found = x.q * sizes(places) + level * (1 - 2 * row / row.mean())
-        return of_sizes(np.maximum(found / variance, 0.0))
+        return of_sizes(np.maximum(found / variance, 0.0), own_correlations(places))
 
     return tuple(by_axis(left, x.profile))
 
