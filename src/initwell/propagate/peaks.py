@@ -11,14 +11,14 @@ Windows that overlap have r = 1 on what they share.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
 
 from initwell.propagate.gaussian import covariance, nodes
-from initwell.propagate.places import off_average
+from initwell.propagate.places import off_average, own_correlations
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal
 
@@ -87,6 +87,48 @@ def within_window(u: Signal, kernel: Sequence[int]) -> float:
         common, own = (float(table[both].mean()) if both.any() else 0.0 for table in places)
         near.append(Near(k, k * (k - 1), common, own, off_average(places[1])))
     return max(float(of_pairs(u, near).flat[0]), 0.0)
+
+
+def masked(g: Signal, u: Signal, slopes: Array, kappa: Callable[[Array], Array] | None = None) -> tuple[Array, ...]:
+    """Return how places of g·φ′(u) differ: a mask makes neighbours of a gradient less alike, but where u's are alike.
+
+    With M = E[φ′φ′], M(1) of an entry with itself, M(0) of distant places, and M(0) + (M(1) − M(0))·μ of two places,
+
+        (q M(1) − a M(0)) L_new = (q − a)·L·(M(0) + (M(1) − M(0))·μ) + a·(M(1) − M(0))·μ·S
+
+    Of entries that differ along several axes the mask counts once: each axis has its share as a root.
+
+    Args:
+        g: the gradient.
+        u: of the same dimensions.
+        slopes: M by pattern.
+        kappa: M by u's correlation; None where it goes straight from M(0) to M(1).
+    """
+    count = len(g.profile)
+    space = set(g.axes(range(len(g.dims) - count, len(g.dims)))) if count else set()
+    far = tuple(int(i in space) for i in range(g.moments.ndim))
+    here, own, level = (0,) * g.moments.ndim, g.q, float(g.moments[far])
+    if not space or slopes.shape != g.moments.shape or slopes[here] <= 0 or own <= 0:
+        return g.profile
+    kept = min(max(float(slopes[far] / slopes[here]), 0.0), 1.0)
+    found = []
+    for i, places in enumerate(g.profile):
+        if places.ndim == 1:
+            found.append(places)
+            continue
+        alike = own_correlations(u.profile[i]) if len(u.profile) == count else None
+        mu = np.eye(places.shape[1]) if alike is None else alike
+        if kappa is not None and alike is not None and np.abs(alike).sum() > (1 + 1e-9) * len(alike):
+            c = float(np.clip(covariance(u)[1][far], 0.0, 0.999))
+            kinds, which = np.unique(alike.round(3), return_inverse=True)
+            values = kappa(np.concatenate([c + (1 - c) * kinds, [c, 1.0]]))
+            mu = ((values[:-2] - values[-2]) / max(values[-1] - values[-2], 1e-300))[which].reshape(alike.shape)
+        passed = np.maximum(kept + (1 - kept) * mu, 0.0) ** (1 / count)
+        fresh = (own - level) * places[1] * passed + level * (1 - kept) * mu * places[0]
+        table = np.stack([places[0], fresh / max(own - level * kept, 1e-9 * own)])
+        np.fill_diagonal(table[1], places[0].diagonal())
+        found.append(table)
+    return tuple(found)
 
 
 def peak_law(u: Signal, count: int, common: float) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ A convolution of fresh weights carries both on exactly, S_y(p, p′) ∝ Σ_k S_
 does too. Of an axis longer than ``LONGEST`` only the sizes are kept; S is taken as the product of their roots.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -116,6 +116,28 @@ def bent(places: Array, power: float, own: Callable[[Array], Array] | None) -> A
     common = scale * np.maximum(places[0] / scale, 0.0) ** power
     found = np.stack([common, places[1] if own is None else scale * own(np.clip(places[1] / scale, -1.0, 1.0))])
     np.fill_diagonal(found[0], sizes(places))
+    return settled(found)
+
+
+def weighed(kinds: Sequence[tuple[Array, float, float]]) -> Array:
+    """Return the tables of entries of several kinds, such as channels of several layers, taken together.
+
+    Args:
+        kinds: the tables of each, and its share of a and of q − a.
+
+    >>> weighed([(even(2), 1.0, 0.0), (settled(np.array([[[1.0, 1], [1, 3]]] * 2)), 0.0, 3.0)])[1].round(2).tolist()
+    [[0.62, 0.5], [0.5, 1.38]]
+    """
+    shares = np.array([shares for _, *shares in kinds])
+    shares = np.maximum(shares, 0.0) + 1e-300
+    whole = shares.sum(axis=1) / shares.sum()
+    size = sum(w * sizes(places) for w, (places, *_) in zip(whole, kinds, strict=True))
+    if kinds[0][0].ndim == 1:
+        return np.asarray(size)
+    found = sum(w[:, None, None] * places for w, (places, *_) in zip(shares / shares.sum(axis=0), kinds, strict=True))
+    found = np.asarray(found)
+    for table in found:
+        np.fill_diagonal(table, size)
     return settled(found)
 
 

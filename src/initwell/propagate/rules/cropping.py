@@ -1,16 +1,17 @@
-"""Cutting out positions that are not all alike, and putting zeros around them.
+"""Cutting out positions that are not all alike, putting zeros around them, and joining channels that have them.
 
 A gradient that comes back through a convolution of padded images is larger inside, where more outputs read, than at the
 padding, which is cut off next: what is left is larger than the average. So where places are known to differ (see
-``places``), a part of them is a known matrix of ones and zeros. Assumption: that of ``places``.
+``places``), a part of them is a known matrix of ones and zeros. Channels of several layers count together, each by how
+much it has in common and of its own. Assumption: that of ``places``.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.places import mixed
-from initwell.propagate.rules.parts import bounds, padded, sliced
+from initwell.propagate.places import mixed, weighed
+from initwell.propagate.rules.parts import bounds, concatenated, joined_tensors, padded, sliced
 from initwell.propagate.rules.reading import read_places
 from initwell.propagate.rules.resample import mapped
 from initwell.propagate.signal import Signal, replace
@@ -36,6 +37,10 @@ def cropped(signal: Signal, dim: int, start: int, stop: int, step: int = 1) -> S
     n = signal.shape[dim]
     place = dim - (len(signal.dims) - len(signal.profile))
     kept = range(start, stop, step)
+    if place < 0 and signal.profile:
+        # Other dimensions' indices are at the same places.
+        known = read_places(signal, len(signal.profile))
+        return replace(sliced(signal, dim, start, stop, step), profile=tuple(known))
     if place < 0 or len(kept) == n or signal.segmented:
         return sliced(signal, dim, start, stop, step)
     known = read_places(signal, len(signal.profile))
@@ -67,6 +72,31 @@ def surrounded(signal: Signal, pads: Mapping[int, tuple[int, int]], value: float
     return replace(signal, profile=profile)
 
 
+def stacked(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) -> Signal:
+    """Join signals along a dimension, and what is known of their places if it has none.
+
+    Args:
+        parts: independent of each other but for those that ``same`` gives one number.
+        dim: the dimension.
+        same: a number for each part; equal ones are one value joined with itself.
+    """
+    found, count = concatenated(parts, dim, same), max(len(p.profile) for p in parts)
+    first = len(found.dims) - count
+    if len(parts) == 1 or count == 0 or dim >= first:
+        return found
+    known, shares = [read_places(p, count) for p in parts], []
+    for part in parts:
+        level = part.averaged(part.axes(range(first, len(part.dims))))
+        shares.append((part.shape[dim] * level, part.shape[dim] * (part.q - level)))
+    axes = [[(k[i], *share) for k, share in zip(known, shares, strict=True)] for i in range(count)]
+    return replace(found, profile=tuple(map(weighed, axes)))
+
+
+def _cat(call: Call) -> Sequence[Signal]:
+    parts, same = joined_tensors(call)
+    return [stacked(parts, call["dim"] % len(parts[0].dims), same)]
+
+
 def _constant_pad(call: Call) -> Sequence[Signal]:
     x, given = call.signal("self"), [int(p) for p in call["pad"]]
     pairs = zip(given[::2], given[1::2], strict=True)
@@ -80,4 +110,4 @@ def _slice(call: Call) -> Sequence[Signal]:
     return [cropped(x, dim, *bounds(call, x.shape[dim]))]
 
 
-RULES: Mapping[str, Rule] = {"aten.slice": _slice, "aten.constant_pad_nd": _constant_pad}
+RULES: Mapping[str, Rule] = {"aten.slice": _slice, "aten.constant_pad_nd": _constant_pad, "aten.cat": _cat}

@@ -228,19 +228,15 @@ def _unbind(call: Call) -> Sequence[Signal]:
     return [selected(x, dim, i) for i in range(len(call.op.outputs))]
 
 
-def _tensors(call: Call) -> tuple[list[Signal], list[int]]:
+def joined_tensors(call: Call) -> tuple[list[Signal], list[int]]:
+    """Return what is joined, but for tensors without entries, and a number for each value."""
     refs = [ref for ref in call["tensors"] if isinstance(ref, ValueRef)]
     refs = [ref for ref in refs if 0 not in call.trace.values[ref.id].shape]
     return [call.of(ref) for ref in refs], [ref.id for ref in refs]
 
 
-def _cat(call: Call) -> Sequence[Signal]:
-    parts, same = _tensors(call)
-    return [concatenated(parts, call["dim"] % len(parts[0].dims), same)]
-
-
 def _stack(call: Call) -> Sequence[Signal]:
-    parts, same = _tensors(call)
+    parts, same = joined_tensors(call)
     dim = call["dim"] % (len(parts[0].dims) + 1)
     opened = [p.regrouped((*p.dims[:dim], (), *p.dims[dim:]), p.moments) for p in parts]
     return [concatenated(opened, dim, same)]
@@ -292,7 +288,6 @@ RULES: Mapping[str, Rule] = {
     "aten.unsafe_chunk": _split,
     "aten.unbind": _unbind,
     "aten.stack": _stack,
-    "aten.cat": _cat,
     "aten.slice_backward": _slice_backward,
     "aten.select_backward": _select_backward,
     "aten.flip": _flip,

@@ -21,9 +21,9 @@ from initwell.propagate.functions import (
     line,
     unscaled,
 )
-from initwell.propagate.gaussian import covariance
+from initwell.propagate.gaussian import covariance, pair_moments
 from initwell.propagate.laws import distribution, grid_of, through
-from initwell.propagate.peaks import peak_law, within_window
+from initwell.propagate.peaks import masked, peak_law, within_window
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Gate, Image, Pointwise, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
@@ -132,10 +132,12 @@ def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) 
         values = slope.fn(points)
         average, q = float(values @ weights), float((values * values) @ weights)
         slopes = average**2 + (q - average**2) * covariance(u)[1]
+        places = masked(g, u, slopes)
     else:
         mean, slopes = function_moments(slope, u)
-        average = float(mean.flat[0])
-    return replace(_with_gates(slope, u, g, origin, average, slopes), image=image)
+        average, variance = float(mean.flat[0]), covariance(u)[0]
+        places = masked(g, u, slopes, lambda at: pair_moments(slope.fn, slope.kinks, u.mean, variance, at)[1])
+    return replace(_with_gates(slope, u, g, origin, average, slopes), image=image, profile=places)
 
 
 def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean: float, slopes: Array) -> Signal:
@@ -157,7 +159,7 @@ def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean:
         passed = passed + gate.moments[here] * passes / (alone or 1.0)
     found = g.changed(np.asarray(moments), g.mean * mean)
     gate = Gate(f.fn, u, found.moments, grid, power, passed / (g.q or 1.0))
-    return merged_fidelity(replace(found, gates=(gate,), profile=g.profile), u)
+    return merged_fidelity(replace(found, gates=(gate,)), u)
 
 
 def _forward(call: Call) -> Sequence[Signal | None]:

@@ -94,15 +94,16 @@ def read_places(source: Signal, count: int) -> list[Array]:
     if not source.profile or len(source.profile) != count:
         return [even(n) for n in source.shape[len(source.dims) - count :]]
     made = source.image
-    if made is None or made.base is not None or made.pre.dims != source.dims or source.segmented:
+    if made is None or made.base is not None or made.pre.dims != source.dims:
         return list(source.profile)
     if all(p.ndim == 1 for p in source.profile):
         return list(source.profile)
     space = set(source.axes(range(len(source.dims) - count, len(source.dims))))
-    variance, correlations = covariance(made.pre)
+    pre = plain(made.pre, *range(len(source.dims))) if source.segmented else made.pre
+    variance, correlations = covariance(pre)
     c = min(max(float(correlations[tuple(int(i in space) for i in range(correlations.ndim))]), 0.0), 0.999)
 
-    series = hermite(made.phi.fn, made.phi.kinks, made.pre.mean, variance)
+    series = hermite(made.phi.fn, made.phi.kinks, pre.mean, variance)
 
     def kappa(at: Array) -> Array:
         return series_moments(series, series, at)
