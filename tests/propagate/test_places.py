@@ -8,6 +8,9 @@ from torch import nn
 import initwell as iw
 from initwell.propagate.incidence import spatial_axis
 from initwell.propagate.places import LONGEST, bent, carried, even, mixed, of_sizes, off_average, parted, settled, sizes
+from initwell.propagate.rules.pointwise import pulled_back
+from initwell.propagate.signal import Atom, Signal
+from initwell.theory.activations import activation
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -134,3 +137,50 @@ def test_a_batch_of_smooth_images_keeps_its_neighbours_alike(pool: nn.Module) ->
     for after in (4, 7):
         true = np.sqrt(squares[after] / squares[after - 1])
         assert predicted[after] / predicted[after - 1] == pytest.approx(true, rel=0.04), after
+
+
+class Joined(nn.Module):
+    """Channels of noise beside channels whose neighbours are alike, pooled together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rough, self.smooth = nn.Conv2d(3, 24, 1), nn.Conv2d(3, 24, 1)
+        self.blur, self.pool, self.out = nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(2), nn.Conv2d(48, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        joined = torch.cat([self.rough(x), self.smooth(3 * self.blur(x))], 1)
+        found: torch.Tensor = self.out(self.pool(torch.relu(joined)))
+        return found
+
+
+def test_joined_channels_have_neighbours_alike_each_as_its_own_layer() -> None:
+    # Forgotten, the average of four comes out 10 % too small here. What two axes have is taken as their product.
+    model, batch = Joined(), torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    rows = iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows
+    squares = np.zeros(len(rows))
+    for seed in range(40):
+        iw.init_(model, "kaiming", seed=seed)
+        squares += [row["forward_rms"] ** 2 for row in iw.measure(model, batch, seed=seed).rows]
+    names = [row["op"] for row in rows]
+    before = names.index("aten.relu")
+    pooled = names.index("aten.avg_pool2d", before)
+    found = rows[pooled]["forward_rms"] / rows[before]["forward_rms"]
+    # A ratio of the same draws: its standard error over 40 of them is below 0.5 %.
+    assert found == pytest.approx(np.sqrt(squares[pooled] / squares[before]), rel=0.04)
+
+
+def test_a_mask_makes_neighbours_of_a_gradient_less_alike() -> None:
+    # 200 000 fields of 20 places: an entry of the covariance has a standard error below 0.003.
+    n = 20
+    apart = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    rng, fields, signals = np.random.default_rng(5), {}, {}
+    for name, own, common in (("g", 0.6**apart, 0.3), ("u", 0.5**apart, 0.2)):
+        covariance = common + (1 - common) * own
+        fields[name] = rng.multivariate_normal(np.zeros(n), covariance, 200_000)
+        moments, places = np.array([1.0, off_average(covariance)]), settled(np.stack([np.ones((n, n)), own]))
+        signals[name] = Signal(((Atom(n),),), moments, gaussian=True, profile=(places,))
+    kept = fields["g"] * (fields["u"] > 0)
+    found = pulled_back(activation("relu"), signals["u"], signals["g"])
+    expected = whole_covariance(found.profile[0], found.q, found.averaged((0,)))
+    # As alike as before, neighbours would have 0.36 in place of 0.28; alike no more, 0.11.
+    np.testing.assert_allclose(expected, kept.T @ kept / len(kept), atol=0.012)

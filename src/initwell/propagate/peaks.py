@@ -96,7 +96,8 @@ def masked(g: Signal, u: Signal, slopes: Array, kappa: Callable[[Array], Array] 
 
         (q M(1) − a M(0)) L_new = (q − a)·L·(M(0) + (M(1) − M(0))·μ) + a·(M(1) − M(0))·μ·S
 
-    Of entries that differ along several axes the mask counts once: each axis has its share as a root.
+    Of entries that differ along several axes the mask counts once: each axis has its share as a root. Assumption:
+    distant places are as any two are on average.
 
     Args:
         g: the gradient.
