@@ -27,6 +27,7 @@ from initwell.propagate.functions import (
 )
 from initwell.propagate.gaussian import variances
 from initwell.propagate.laws import sum_law
+from initwell.propagate.places import even
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import (
@@ -103,7 +104,7 @@ def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:
     """Return the sizes by position of a sum: of each axis, the average by the second moments."""
     if (not a.profile and not b.profile) or qa + qb == 0:
         return ()
-    flat = tuple(np.ones_like(p) for p in a.profile or b.profile)
+    flat = tuple(even(p.shape[-1]) for p in a.profile or b.profile)
     pairs = zip(a.profile or flat, b.profile or flat, strict=False)
     return tuple(np.asarray((qa * p + qb * q) / (qa + qb)) for p, q in pairs if p.shape == q.shape)
 

@@ -35,7 +35,7 @@ from initwell.propagate.atoms import over_all, together, viewed
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
-from initwell.propagate.places import of_sizes, sizes
+from initwell.propagate.places import of_sizes, own_correlations, sizes
 from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.scatter import inverse_sizes
 from initwell.propagate.rules.shape import summed
@@ -80,9 +80,9 @@ def _levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, .
     level, found = x.q - variance, []
     for places in x.profile:
         # x̄ holds other samples' entries at this very place, too.
-        row = places.mean(axis=1) if places.ndim == 2 else np.sqrt(np.maximum(sizes(places), 0.0))
+        row = places[0].mean(axis=1) if places.ndim == 3 else np.sqrt(np.maximum(sizes(places), 0.0))
         left = x.q * sizes(places) + level * (1 - 2 * row / row.mean())
-        found.append(of_sizes(np.maximum(left / variance, 0.0)))
+        found.append(of_sizes(np.maximum(left / variance, 0.0), own_correlations(places)))
     return tuple(found)
 
 

@@ -32,7 +32,7 @@ _MOST = 0.75
 _LEAST = 1e-12
 
 
-def scattered(y: Signal, x: Signal, weight: Signal, taps: float, fan: float) -> Signal:
+def scattered(y: Signal, x: Signal, weight: Signal, taps: float, fan: float, near: float = 0.0) -> Signal:
     """Note how unlike the channels of y are.
 
     Args:
@@ -41,6 +41,7 @@ def scattered(y: Signal, x: Signal, weight: Signal, taps: float, fan: float) -> 
         weight: fresh; its ``scatter`` is E[w⁴]/E[w²]² − 1.
         taps: positions that an entry of y reads of one channel.
         fan: entries that it reads in all.
+        near: average squared correlation of what two different taps read of what is each place's own.
 
     Returns:
         y with its weights' ``scatter``, 1/n, c², and the relative variance of the sizes that x's channels bring along.
@@ -57,7 +58,7 @@ def scattered(y: Signal, x: Signal, weight: Signal, taps: float, fan: float) -> 
     same = (x.averaged(x.axes(range(2, len(x.dims)))) - level) / variance if taps > 1 else 0.0
     apart = (x.averaged(channels) - x.averaged(channels | others)) / variance if fan > taps else 0.0
     inside = min((taps - 1) / max(fan - 1, 1), 1.0)
-    squared = min(inside * same**2 + (1 - inside) * apart**2, 1.0)
+    squared = min(inside * max(same**2, near) + (1 - inside) * apart**2, 1.0)
     return replace(y, scatter=(tails, 1 / fan, squared, relative_variance(x) * taps / fan))
 
 

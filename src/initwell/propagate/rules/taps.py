@@ -19,58 +19,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from initwell.propagate.atoms import joined, matched, merged, permuted, plain, together, viewed
-from initwell.propagate.gaussian import covariance, pair_moments
+from initwell.propagate.atoms import joined, matched, permuted, plain, together, viewed
 from initwell.propagate.gram import image
-from initwell.propagate.places import bent, carried, even, of_sizes, settled, sizes
+from initwell.propagate.incidence import Axis, geometry
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
-from initwell.propagate.rules.scatter import fan_of, scattered
+from initwell.propagate.rules.reading import likeness, profiled, read_places, really_read, sized
+from initwell.propagate.rules.scatter import scattered
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, Source, merged_fidelity, replace
+from initwell.propagate.signal import Atom, Signal, Source, merged_fidelity
 from initwell.propagate.table import Call, Rule
-
-
-@dataclass(frozen=True, eq=False)
-class Axis:
-    """One spatial axis: how many pairs of incidences agree in what.
-
-    Attributes:
-        pairs: N[p, x, k], 0 for agree and 1 for differ.
-        sizes: number of output positions, input positions and taps.
-        at: shape (outputs, taps): the input position that an output reads through a tap.
-        inside: whether there is such a position, and not padding.
-    """
-
-    pairs: Array
-    sizes: tuple[int, int, int]
-    at: NDArray[np.int64]
-    inside: NDArray[np.bool_]
-
-
-def spatial_axis(inputs: int, outputs: int, taps: int, stride: int, padding: int, dilation: int) -> Axis:
-    """Count the incidences of one axis of a convolution or pooling.
-
-    >>> spatial_axis(4, 4, 3, 1, 1, 1).pairs[0, 0, 0].item()  # of 12 taps, 2 fall on padding
-    10.0
-    """
-    at = np.arange(outputs)[:, None] * stride - padding + np.arange(taps)[None, :] * dilation
-    return axis_of(at, (at >= 0) & (at < inputs), inputs)
-
-
-def axis_of(at: NDArray[np.int64], inside: NDArray[np.bool_], inputs: int) -> Axis:
-    """Count the pairs of a list of incidences; the arguments are those of an ``Axis``."""
-    every = float(inside.sum())
-    by_output, by_tap = inside.sum(axis=1).astype(float), inside.sum(axis=0).astype(float)
-    by_input = np.bincount(at[inside], minlength=inputs).astype(float)
-    pairs = np.zeros((2, 2, 2))
-    pairs[0, 0, 0] = every
-    pairs[0, 1, 1], pairs[1, 0, 1], pairs[1, 1, 0] = (float(d @ d) - every for d in (by_output, by_input, by_tap))
-    pairs[1, 1, 1] = every**2 - pairs.sum()
-    return Axis(pairs, (at.shape[0], inputs, at.shape[1]), at, inside)
 
 
 def tapped(
@@ -139,64 +99,6 @@ def _shares(axis: Axis, order: Sequence[int]) -> Array:
     return np.asarray(axis.pairs.transpose(order) / np.array([n, max(n * (n - 1.0), 1.0)]))
 
 
-def profiled(found: Signal, source: Signal, axes: Sequence[Axis], role: str) -> Signal:
-    """Carry through taps how places differ: an output at p has the sum of what its inputs have.
-
-    With it the borders, which are read by fewer taps and are smaller themselves, count as often as they are read.
-
-    Args:
-        found: what ``tapped`` gave, all positions taken as alike.
-        source: what was read.
-        axes: of the op.
-        role: "p" when ``found`` is at the outputs, "x" when at the inputs.
-    """
-    own, profile, moments = 1.0, [], found.moments
-    rank = len(found.dims) - len(axes)
-    for i, (axis, places) in enumerate(zip(axes, read_places(source, len(axes)), strict=True)):
-        here = carried(places, axis.at, axis.inside, axis.sizes[1], back=role == "x")
-        n, agree = here.shape[0], float(sizes(here).sum() / axis.pairs[0, 0, 0])
-        pairs = float(axis.pairs[1, 1, 0])
-        differ = float(here.sum() - sizes(here).sum()) / pairs if here.ndim == 2 and pairs else agree
-        if found.dims[rank + i]:
-            shape = [1] * moments.ndim
-            shape[found.axes([rank + i])[0]] = 2
-            moments = moments * np.array([agree, differ]).reshape(shape)
-        else:
-            moments = moments * agree
-        own *= agree
-        profile.append(settled(here) if here.ndim == 2 else of_sizes(here * n / here.sum()))
-    # It is no number times what ``tapped`` gave: that was a step on the way, without the sizes.
-    scale = math.sqrt(own)
-    return replace(scaled(found, scale), moments=np.asarray(moments), profile=tuple(profile), image=None)
-
-
-def read_places(source: Signal, count: int) -> list[Array]:
-    """Return how places differ along the last dimensions of what is read.
-
-    Of a function of a Gaussian they are known of the Gaussian: E[φ(u)φ(u′)] goes as the power d log E[φφ′]/d log c of
-    the correlation c.
-
-    Args:
-        source: what is read.
-        count: how many dimensions are spatial.
-    """
-    if not source.profile or len(source.profile) != count:
-        return [even(n) for n in source.shape[len(source.dims) - count :]]
-    made = source.image
-    if made is None or made.base is not None or made.pre.dims != source.dims or source.segmented:
-        return list(source.profile)
-    if all(p.ndim == 1 for p in source.profile):
-        return list(source.profile)
-    space = set(source.axes(range(len(source.dims) - count, len(source.dims))))
-    variance, correlations = covariance(made.pre)
-    c = float(correlations[tuple(int(i in space) for i in range(correlations.ndim))])
-    if c <= 0.02 or c >= 0.999:
-        return [bent(p, 0.0 if c < 0.5 else 1.0) for p in source.profile]
-    _, near = pair_moments(made.phi.fn, made.phi.kinks, made.pre.mean, variance, np.array([c, c * 1.001]))
-    power = math.log(near[1] / near[0]) / math.log(1.001) if near[0] > 0 else 0.0
-    return [bent(p, max(power, 0.0)) for p in source.profile]
-
-
 def _rest(rank: int, gone: Sequence[int]) -> list[int]:
     return [d for d in range(rank) if d not in gone]
 
@@ -213,43 +115,6 @@ def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
             moments = np.repeat(np.expand_dims(moments, place), 2, place)
         place += 1
     return signal, moments
-
-
-def sized(signal: Signal, rank: int) -> Signal:
-    """Turn segments of the spatial dimensions, such as explicit padding, into E[x²] by position."""
-    if not any(atom.parts for dim in signal.dims[rank:] for atom in dim):
-        return signal
-    profile = []
-    for i, d in enumerate(range(rank, len(signal.dims))):
-        here = even(signal.shape[d]) if not signal.profile else signal.profile[i]
-        if not signal.profile and len(signal.dims[d]) == 1 and signal.dims[d][0].parts:
-            axis = signal.axes([d])[0]
-            kept = signal
-            for other in range(len(signal.atoms)):
-                kept = kept if other == axis else merged(kept, other, (0,) * kept.means.shape[other])
-            size = np.moveaxis(kept.diagonal, axis, 0).ravel() / (signal.q or 1.0)
-            here = of_sizes(np.repeat(size, signal.dims[d][0].parts))
-        profile.append(np.asarray(here))
-    return replace(plain(signal, *range(rank, len(signal.dims))), profile=tuple(profile))
-
-
-def geometry(call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]) -> list[Axis]:
-    """Return the axes of an op with stride, padding and dilation arguments."""
-    n = len(kernel)
-    stride, padding, dilation = (spread(call[k], n) for k in ("stride", "padding", "dilation"))
-    stride = stride if call["stride"] not in ((), None) else tuple(kernel)
-    columns = (inputs, outputs, kernel, stride, padding, dilation)
-    return [spatial_axis(i, o, k, s, p, d) for i, o, k, s, p, d in zip(*columns, strict=True)]
-
-
-def spread(value: object, n: int) -> tuple[int, ...]:
-    """Return an argument that may be given once for all axes as one number an axis."""
-    if value is None or value == ():
-        return (1,) * n
-    if isinstance(value, int):
-        return (value,) * n
-    whole = tuple(int(v) for v in value)  # type: ignore[attr-defined]
-    return whole * n if len(whole) == 1 else whole
 
 
 @dataclass(frozen=True)
@@ -295,27 +160,16 @@ def _convolution(call: Call) -> Sequence[Signal]:
     conv = _conv(call, x.shape, call.shape())
     roles = conv.roles["x"] + "k" + conv.roles["y"]
     y = tapped(_grouped(x, conv.groups), conv.weight, conv.axes, roles, over=[(2, 2)], batch=[(1, 0)])
-    y = profiled(_back_together(y, call.shape()), x, conv.axes, conv.roles["y"])
+    known = read_places(x, len(conv.axes))
+    y = profiled(_back_together(y, call.shape()), known, conv.axes, conv.roles["y"])
     if call["bias"] is not None:
         bias = viewed(call.signal("bias"), (1, call.shape()[1], *[1] * len(conv.axes)))
         y = added(*together(y, bias, call.shape()), gaussian=True)
     y = _image(call, "input", y, x)
     weight = call.signal("weight")
-    return [y if call["transposed"] else scattered(y, x, weight, *_read(x, weight.shape, conv.axes))]
-
-
-def _read(x: Signal, weight: Sequence[int], axes: Sequence[Axis]) -> tuple[float, float]:
-    """Return (taps, fan-in) of what is there to be read: taps that fall on padding, or on small entries, count less.
-
-    Of taps that read the sizes s_k, over all positions, as many count as have (Σ s_k)²/Σ s_k².
-    """
-    taps, fan = fan_of(weight)
-    there = 1.0
-    for i, axis in enumerate(axes):
-        size = sizes(x.profile[i]) if x.profile else np.ones(axis.sizes[1])
-        read = np.where(axis.inside, size[np.where(axis.inside, axis.at, 0)], 0.0).sum(axis=0)
-        there *= float(read.sum() ** 2 / max((read**2).sum(), 1e-300)) / axis.sizes[2]
-    return taps * there, fan * there
+    if call["transposed"]:
+        return [y]
+    return [scattered(y, x, weight, *really_read(x, weight.shape, conv.axes), near=likeness(known, conv.axes))]
 
 
 def _convolution_backward(call: Call) -> Sequence[Signal | None]:
@@ -327,7 +181,8 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     if wanted[0]:
         roles = conv.roles["y"] + "k" + conv.roles["x"]
         dx = tapped(grouped, conv.weight, conv.axes, roles, over=[(2, 1)], batch=[(1, 0)])
-        dx = scaled(profiled(_back_together(dx, x.shape), g, conv.axes, conv.roles["x"]), g.undone)
+        known = read_places(g, len(conv.axes))
+        dx = scaled(profiled(_back_together(dx, x.shape), known, conv.axes, conv.roles["x"]), g.undone)
         found.append(_image(call, "grad_output", dx, g))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
@@ -338,17 +193,6 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     if wanted[2]:
         found.append(summed(g, [0, *range(2, len(g.dims))], keep=False, mean=False))
     return found
-
-
-def adaptive(inputs: Sequence[int], outputs: Sequence[int]) -> list[Axis]:
-    """Return the axes of adaptive pooling: window i goes from ⌊i·n/m⌋ to ⌈(i + 1)·n/m⌉."""
-    axes = []
-    for n, m in zip(inputs, outputs, strict=True):
-        starts = np.arange(m) * n // m
-        ends = -((-(np.arange(m) + 1) * n) // m)
-        at = starts[:, None] + np.arange(int((ends - starts).max()))[None, :]
-        axes.append(axis_of(at, at < ends[:, None], n))
-    return axes
 
 
 RULES: Mapping[str, Rule] = {
