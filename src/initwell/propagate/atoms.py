@@ -318,8 +318,29 @@ def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal
     """
     if a.dims == b.dims and a.shape == tuple(shape) and [x.sample for x in a.atoms] == [x.sample for x in b.atoms]:
         return a, b
-    a, b = matched(expanded(a, shape), expanded(b, shape), [(d, d) for d in range(len(shape))])
-    return replace(a, dims=_sampled(a.dims, b.dims)), replace(b, dims=_sampled(b.dims, a.dims))
+    one, two = matched(expanded(a, shape), expanded(b, shape), [(d, d) for d in range(len(shape))])
+    first, second = replace(one, dims=_sampled(one.dims, two.dims)), replace(two, dims=_sampled(two.dims, one.dims))
+    return _remembered(first, a, second), _remembered(second, b, first)
+
+
+def _remembered(cut: Signal, whole: Signal, other: Signal) -> Signal:
+    """Let a value that was cut finer be the same object each time, and a function of what it was a function of.
+
+    Args:
+        cut: the value with finer atoms.
+        whole: the value as it was.
+        other: of the same atoms as ``cut``.
+    """
+    if cut.shape != whole.shape:
+        return cut
+    if cut.dims == whole.dims:
+        return whole if [x.sample for x in cut.atoms] == [x.sample for x in whole.atoms] else cut
+    image = whole.image
+    if image is None:
+        return whole.cuts.setdefault(cut.dims, cut)
+    if image.base is not None or image.pre.dims != whole.dims:
+        return cut
+    return replace(cut, image=replace(image, pre=together(image.pre, other, cut.shape)[0]))
 
 
 def _sampled(dims: Dims, others: Dims) -> Dims:
