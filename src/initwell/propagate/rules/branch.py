@@ -13,6 +13,7 @@ import numpy as np
 from initwell.propagate import gram
 from initwell.propagate.atoms import together
 from initwell.propagate.averages import is_average_of_squares, spanned
+from initwell.propagate.by_pairs import by_pattern, over_pairs, product_of_means
 from initwell.propagate.functions import (
     Function,
     as_image,
@@ -27,20 +28,10 @@ from initwell.propagate.functions import (
 )
 from initwell.propagate.gaussian import variances
 from initwell.propagate.laws import sum_law
-from initwell.propagate.places import even
+from initwell.propagate.places import by_axis, even
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import (
-    Image,
-    Pointwise,
-    Signal,
-    by_pattern,
-    constant,
-    merged_fidelity,
-    over_pairs,
-    product_of_means,
-    replace,
-)
+from initwell.propagate.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -104,9 +95,9 @@ def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:
     """Return the sizes by position of a sum: of each axis, the average by the second moments."""
     if (not a.profile and not b.profile) or qa + qb == 0:
         return ()
-    flat = tuple(even(p.shape[-1]) for p in a.profile or b.profile)
-    pairs = zip(a.profile or flat, b.profile or flat, strict=False)
-    return tuple(np.asarray((qa * p + qb * q) / (qa + qb)) for p, q in pairs if p.shape == q.shape)
+    flat = by_axis(lambda p: even(p.shape[-1]), a.profile or b.profile)
+    pairs = [(p, q) for p, q in zip(a.profile or flat, b.profile or flat, strict=False) if p.shape == q.shape]
+    return tuple(by_axis(lambda p, q: (qa * p + qb * q) / (qa + qb), *zip(*pairs, strict=True))) if pairs else ()
 
 
 def multiplied(a: Signal, b: Signal) -> Signal:

@@ -5,6 +5,7 @@ independent of u, has the moments of g times E[φ′(u)φ′(v)]. Assumption: u 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,12 @@ def phi_of(op: Op) -> Activation:
     if op.functional == "aten.elu":
         return _elu(arguments)
     known = _PARAMETERS.get(op.functional, {})
-    return activation(ACTIVATIONS[op.functional], **{p: float(arguments[a]) for a, p in known.items()})
+    return _catalogued(ACTIVATIONS[op.functional], tuple([(p, float(arguments[a])) for a, p in known.items()]))
+
+
+@lru_cache(maxsize=256)
+def _catalogued(name: str, parameters: tuple[tuple[str, float], ...]) -> Activation:
+    return activation(name, **dict(parameters))
 
 
 def _elu(arguments: Mapping[str, Any]) -> Activation:
