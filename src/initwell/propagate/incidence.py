@@ -7,6 +7,7 @@ that agree in none. Zero padding, stride and dilation are in the degrees.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,14 @@ class Axis:
     at: NDArray[np.int64]
     inside: NDArray[np.bool_]
 
+    @cached_property
+    def one_to_one(self) -> bool:
+        """Whether each output reads the input at its own place, and no other."""
+        n = self.sizes[0]
+        return self.sizes == (n, n, 1) and bool((self.at[:, 0] == np.arange(n)).all())
 
+
+@lru_cache(maxsize=1024)
 def spatial_axis(inputs: int, outputs: int, taps: int, stride: int, padding: int, dilation: int) -> Axis:
     """Count the incidences of one axis of a convolution or pooling.
 

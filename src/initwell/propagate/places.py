@@ -15,17 +15,21 @@ A convolution of fresh weights carries both on exactly, S_y(p, p′) ∝ Σ_k S_
 does too. Of an axis longer than ``LONGEST`` only the sizes are kept; S is taken as the product of their roots.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from initwell.propagate.segments import Array
 
+T = TypeVar("T")
+
 LONGEST = 256
 
 
+@cache
 def even(n: int) -> Array:
     """Return the tables of positions that are all alike: shape (2, n, n), or (n,) of a long axis.
 
@@ -33,6 +37,17 @@ def even(n: int) -> Array:
     [[[1.0, 1.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]]
     """
     return np.stack([np.ones((n, n)), np.eye(n)]) if n <= LONGEST else np.ones(n)
+
+
+def by_axis(work: Callable[..., T], *columns: Iterable[Any]) -> list[T]:
+    """Apply to each axis what there is of it; axes of the very same objects, as of square images, share the work."""
+    done: dict[tuple[int, ...], T] = {}
+    keys = []
+    for row in zip(*columns, strict=True):
+        keys.append(tuple(map(id, row)))
+        if keys[-1] not in done:
+            done[keys[-1]] = work(*row)
+    return [done[key] for key in keys]
 
 
 def sizes(places: Array) -> Array:

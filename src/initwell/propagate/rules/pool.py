@@ -23,7 +23,7 @@ from initwell.propagate.atoms import matched, together
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.incidence import Axis, adaptive, axis_of, geometry, spread
 from initwell.propagate.peaks import Near, covariance_of_largest, of_pairs, peak_law
-from initwell.propagate.places import LONGEST, of_sizes, off_average, settled, sizes
+from initwell.propagate.places import LONGEST, by_axis, of_sizes, off_average, settled, sizes
 from initwell.propagate.rules.behind import alone, behind
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.parts import padded
@@ -226,7 +226,7 @@ def to_largest(g: Signal, x: Signal, axes: Sequence[Axis]) -> Signal:
     space = tuple((Atom(n),) if n > 1 else () for n in sizes)
     means = g.means.reshape((1,) * (lead + sum(map(len, space)))) * math.prod(a.sizes[0] / a.sizes[1] for a in axes)
     found = g.changed(np.asarray(moments), means, dims=(*g.dims[:first], *space))
-    profile = tuple(map(_of_largest, read_places(g, rank), axes))
+    profile = tuple(by_axis(_of_largest, read_places(g, rank), axes))
     return replace(found, profile=profile, peak=_entries(axes)).approximate(_WHY)
 
 

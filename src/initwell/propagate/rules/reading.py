@@ -13,6 +13,7 @@ from initwell.propagate.gaussian import covariance, hermite, series_moments
 from initwell.propagate.incidence import Axis
 from initwell.propagate.places import (
     bent,
+    by_axis,
     carried,
     even,
     of_sizes,
@@ -22,7 +23,6 @@ from initwell.propagate.places import (
     settled,
     sizes,
 )
-from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.scatter import fan_of
 from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Signal, replace
@@ -41,16 +41,26 @@ def profiled(found: Signal, known: Sequence[Array], axes: Sequence[Axis], role: 
     """
     scale, profile, moments = 1.0, [], found.moments
     rank = len(found.dims) - len(axes)
-    for i, (axis, places) in enumerate(zip(axes, known, strict=True)):
-        here = carried(places, axis.at, axis.inside, axis.sizes[1], back=role == "x")
-        matrix = _corrected(axis, places, here)
+    for i, (matrix, places) in enumerate(by_axis(_read_through if role == "p" else _read_back, axes, known)):
+        profile.append(places)
+        if matrix is None:
+            continue
         axes_here = found.axes([rank + i])
         moments = along(moments, matrix, axes_here[0]) if axes_here else moments * matrix[0, 0]
         scale *= float(matrix[0, 0])
-        profile.append(settled(here))
-    # It is no number times what ``tapped`` gave: that was a step on the way, without the sizes.
-    scale = math.sqrt(scale)
-    return replace(scaled(found, scale), moments=np.asarray(moments), profile=tuple(profile), image=None)
+    return replace(found, moments=np.asarray(moments), means=found.means * math.sqrt(scale), profile=tuple(profile))
+
+
+def _read_through(axis: Axis, places: Array, *, back: bool = False) -> tuple[Array | None, Array]:
+    """Carry places through an axis: the matrix of what it does to (agree, differ), or None for nothing, and they."""
+    if axis.one_to_one:
+        return None, places
+    here = carried(places, axis.at, axis.inside, axis.sizes[1], back=back)
+    return _corrected(axis, places, here), settled(here)
+
+
+def _read_back(axis: Axis, places: Array) -> tuple[Array | None, Array]:
+    return _read_through(axis, places, back=True)
 
 
 def _corrected(axis: Axis, places: Array, here: Array) -> Array:
@@ -105,7 +115,7 @@ def read_places(source: Signal, count: int) -> list[Array]:
         found = (kappa(c + (1 - c) * kinds) - one) / max(whole - one, 1e-300)
         return np.asarray(found[which].reshape(at.shape))
 
-    return [bent(p, max(power, 0.0), own if _near(p) else None) for p in source.profile]
+    return by_axis(lambda p: bent(p, max(power, 0.0), own if _near(p) else None), source.profile)
 
 
 def _near(places: Array) -> bool:
@@ -154,6 +164,8 @@ def really_read(x: Signal, weight: Sequence[int], axes: Sequence[Axis]) -> tuple
     taps, fan = fan_of(weight)
     there = 1.0
     for i, axis in enumerate(axes):
+        if axis.one_to_one:
+            continue
         size = sizes(x.profile[i]) if x.profile else np.ones(axis.sizes[1])
         read = np.where(axis.inside, size[np.where(axis.inside, axis.at, 0)], 0.0).sum(axis=0)
         there *= float(read.sum() ** 2 / max((read**2).sum(), 1e-300)) / axis.sizes[2]

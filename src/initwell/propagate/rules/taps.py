@@ -17,12 +17,14 @@ each axis by itself.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from initwell.propagate.atoms import joined, matched, permuted, plain, together, viewed
 from initwell.propagate.gram import image
 from initwell.propagate.incidence import Axis, geometry
+from initwell.propagate.labels import labels
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.reading import likeness, profiled, read_places, really_read, sized
@@ -57,35 +59,23 @@ def tapped(
     a, b = matched(a, b, [*over, *batch])
     rank_a, rank_b = len(a.dims) - len(axes), len(b.dims) - len(axes)
     (a, moments_a), (b, moments_b) = _spatial(a, rank_a), _spatial(b, rank_b)
-    names_a = list(range(moments_a.ndim))
-    names_b = [20 + i for i in range(moments_b.ndim)]
-    for da, db in (*over, *batch):
-        for i, j in zip(a.axes([da]), b.axes([db]), strict=True):
-            names_b[j] = names_a[i]
-    operands: list[object] = [moments_a, names_a, moments_b, names_b]
-    means: list[object] = [_flat(a, rank_a), names_a[: len(a.axes(range(rank_a)))]]
-    means += [_flat(b, rank_b), names_b[: len(b.axes(range(rank_b)))]]
-    number = 1.0
-    for i in a.axes([d for d, _ in over]):
-        counts = a.atoms[i].patterns
-        operands += [counts.counts, [names_a[i]]]
-        means += [np.array(counts.parts, float), [names_a[i]]]
-    order = tuple("pxk".index(r) for r in roles)
-    last_a, last_b = names_a[len(names_a) - len(axes) :], names_b[len(names_b) - len(axes) :]
-    for i, axis in enumerate(axes):
-        operands += [_shares(axis, order), [last_a[i], last_b[i], 40 + i]]
-        number *= axis.pairs[0, 0, 0] / axis.sizes[order[2]]
-    kept_a = [*(d for d, _ in batch), *_rest(rank_a, [d for d, _ in (*over, *batch)])]
-    kept_b = _rest(rank_b, [d for _, d in (*over, *batch)])
-    out = [names_a[i] for i in a.axes(kept_a)] + [names_b[i] for i in b.axes(kept_b)]
-    found = np.asarray(np.einsum(*operands, [*out, *range(40, 40 + len(axes))]))  # type: ignore[call-overload]
-    average = np.asarray(np.einsum(*means, out) * number)  # type: ignore[call-overload]
+    ranks = (tuple([max(len(d), i >= r) for i, d in enumerate(x.dims)]) for x, r in ((a, rank_a), (b, rank_b)))
+    names = labels(*ranks, tuple(over), tuple(batch), len(axes))
+    along = [a.atoms[i].patterns for i in a.axes([d for d, _ in over])]
+    order = tuple(["pxk".index(r) for r in roles])
+    tables = [_shares(axis, order) for axis in axes]
+    found = np.einsum(names.moments, moments_a, moments_b, *(p.counts for p in along), *tables)
     lengths = [axis.sizes[order[2]] for axis in axes]
     found = found[(..., *(slice(None) if n > 1 else 0 for n in lengths))]
-    space = tuple((Atom(n),) if n > 1 else () for n in lengths)
-    dims = tuple(a.dims[d] for d in kept_a) + tuple(b.dims[d] for d in kept_b) + space
-    average = average.reshape(average.shape + (1,) * sum(n > 1 for n in lengths))
-    return merged_fidelity(a.changed(found, average, dims=dims, gaussian=True), b)
+    dims = tuple([a.dims[d] for d in names.kept_a]) + tuple([b.dims[d] for d in names.kept_b])
+    average: Array | float = 0.0
+    if a.means.any() and b.means.any():
+        parts = [np.array(p.parts, float) for p in along]
+        number = math.prod(axis.pairs[0, 0, 0] / axis.sizes[order[2]] for axis in axes)
+        flat = np.einsum(names.means, _flat(a, rank_a), _flat(b, rank_b), *parts) * number
+        average = flat.reshape(flat.shape + (1,) * sum(n > 1 for n in lengths))
+    space = tuple([(Atom(n),) if n > 1 else () for n in lengths])
+    return merged_fidelity(a.changed(found, average, dims=dims + space, gaussian=True), b)
 
 
 def _flat(signal: Signal, rank: int) -> Array:
@@ -93,14 +83,11 @@ def _flat(signal: Signal, rank: int) -> Array:
     return signal.means.reshape(signal.means.shape[: len(signal.axes(range(rank)))])
 
 
-def _shares(axis: Axis, order: Sequence[int]) -> Array:
+@lru_cache(maxsize=1024)
+def _shares(axis: Axis, order: tuple[int, ...]) -> Array:
     """Return N over the number of pairs of output indices, axes in this order, the output's last."""
     n = axis.sizes[order[2]]
     return np.asarray(axis.pairs.transpose(order) / np.array([n, max(n * (n - 1.0), 1.0)]))
-
-
-def _rest(rank: int, gone: Sequence[int]) -> list[int]:
-    return [d for d in range(rank) if d not in gone]
 
 
 def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
@@ -119,33 +106,57 @@ def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
 
 @dataclass(frozen=True)
 class _Conv:
-    """The weight as (group, out, in, taps…) and the axes, in the direction in which it is no transposed convolution."""
+    """The weight and the axes, in the direction in which it is no transposed convolution.
+
+    Attributes:
+        weight: (out, in, taps…); of several groups, (group, out, in, taps…).
+        groups: how many.
+        axes: of space.
+        roles: of y and of x.
+    """
 
     weight: Signal
     groups: int
     axes: Sequence[Axis]
     roles: Mapping[str, str]
 
+    def tapped(self, a: Signal, b: Signal, roles: str, over: tuple[int, int], batch: tuple[int, int]) -> Signal:
+        """Contract dimensions of a and b; several groups are dimension 1 of values and 0 of the weight: ``batch``."""
+        if self.groups == 1:
+            return tapped(a, b, self.axes, roles, over=[over])
+        lifted = [d + (d >= g) for d, g in zip(over, batch, strict=True)]
+        return tapped(a, b, self.axes, roles, over=[(lifted[0], lifted[1])], batch=[batch])
+
 
 def _conv(call: Call, x_shape: Sequence[int], y_shape: Sequence[int]) -> _Conv:
     weight, groups = call.signal("weight"), int(call["groups"])
     first, second, *kernel = weight.shape
-    weight = viewed(weight, (groups, first // groups, second, *kernel))
+    weight = viewed(weight, (groups, first // groups, second, *kernel)) if groups > 1 else weight
     if call["transposed"]:
         # It is the gradient of a convolution that goes from its output to its input.
-        weight = permuted(weight, [0, 2, 1, *range(3, len(weight.dims))])
+        weight = _turned(weight, groups)
         axes = geometry(call, y_shape[2:], x_shape[2:], kernel)
         return _Conv(weight, groups, axes, {"y": "x", "x": "p"})
     return _Conv(weight, groups, geometry(call, x_shape[2:], y_shape[2:], kernel), {"y": "p", "x": "x"})
 
 
+def _turned(weight: Signal, groups: int) -> Signal:
+    """Swap outputs and inputs."""
+    lead, rank = int(groups > 1), len(weight.dims)
+    return permuted(weight, [*range(lead), lead + 1, lead, *range(lead + 2, rank)])
+
+
 def _grouped(signal: Signal, groups: int) -> Signal:
+    if groups == 1:
+        return signal
     n, channels, *rest = signal.shape
     return viewed(signal, (n, groups, channels // groups, *rest))
 
 
 def _back_together(signal: Signal, shape: Sequence[int]) -> Signal:
     # (group, N, channels of a group, space) → (N, channels, space)
+    if len(signal.dims) == len(shape):
+        return signal
     return viewed(permuted(signal, [1, 0, *range(2, len(signal.dims))]), shape)
 
 
@@ -159,7 +170,7 @@ def _convolution(call: Call) -> Sequence[Signal]:
     x = sized(call.signal("input"), 2)
     conv = _conv(call, x.shape, call.shape())
     roles = conv.roles["x"] + "k" + conv.roles["y"]
-    y = tapped(_grouped(x, conv.groups), conv.weight, conv.axes, roles, over=[(2, 2)], batch=[(1, 0)])
+    y = conv.tapped(_grouped(x, conv.groups), conv.weight, roles, (1, 1), (1, 0))
     known = read_places(x, len(conv.axes))
     y = profiled(_back_together(y, call.shape()), known, conv.axes, conv.roles["y"])
     if call["bias"] is not None:
@@ -180,15 +191,15 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     found: list[Signal] = []
     if wanted[0]:
         roles = conv.roles["y"] + "k" + conv.roles["x"]
-        dx = tapped(grouped, conv.weight, conv.axes, roles, over=[(2, 1)], batch=[(1, 0)])
+        dx = conv.tapped(grouped, conv.weight, roles, (1, 0), (1, 0))
         known = read_places(g, len(conv.axes))
         dx = scaled(profiled(_back_together(dx, x.shape), known, conv.axes, conv.roles["x"]), g.undone)
         found.append(_image(call, "grad_output", dx, g))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
-        dw = tapped(grouped, _grouped(x, conv.groups), conv.axes, roles, over=[(0, 0)], batch=[(1, 1)])
+        dw = conv.tapped(grouped, _grouped(x, conv.groups), roles, (0, 0), (1, 1))
         if call["transposed"]:
-            dw = permuted(dw, [0, 2, 1, *range(3, len(dw.dims))])
+            dw = _turned(dw, conv.groups)
         found.append(viewed(dw, call.signal("weight").shape))
     if wanted[2]:
         found.append(summed(g, [0, *range(2, len(g.dims))], keep=False, mean=False))
