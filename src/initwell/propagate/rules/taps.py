@@ -27,7 +27,7 @@ from initwell.propagate.gram import image
 from initwell.propagate.places import bent, carried, even, of_sizes, settled, sizes
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
-from initwell.propagate.rules.scatter import fan_of, scattered
+from initwell.propagate.rules.scatter import scattered
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Atom, Signal, Source, merged_fidelity, replace
@@ -301,21 +301,17 @@ def _convolution(call: Call) -> Sequence[Signal]:
         y = added(*together(y, bias, call.shape()), gaussian=True)
     y = _image(call, "input", y, x)
     weight = call.signal("weight")
-    return [y if call["transposed"] else scattered(y, x, weight, *_read(x, weight.shape, conv.axes))]
+    return [y if call["transposed"] else scattered(y, x, weight, _reads(x, conv.axes), weight.shape[1])]
 
 
-def _read(x: Signal, weight: Sequence[int], axes: Sequence[Axis]) -> tuple[float, float]:
-    """Return (taps, fan-in) of what is there to be read: taps that fall on padding, or on small entries, count less.
-
-    Of taps that read the sizes s_k, over all positions, as many count as have (Σ s_k)²/Σ s_k².
-    """
-    taps, fan = fan_of(weight)
-    there = 1.0
+def _reads(x: Signal, axes: Sequence[Axis]) -> list[tuple[Array, Array]]:
+    """Return where each output reads through each tap, and the root of the size of what is there; 0 for padding."""
+    found = []
     for i, axis in enumerate(axes):
         size = sizes(x.profile[i]) if x.profile else np.ones(axis.sizes[1])
-        read = np.where(axis.inside, size[np.where(axis.inside, axis.at, 0)], 0.0).sum(axis=0)
-        there *= float(read.sum() ** 2 / max((read**2).sum(), 1e-300)) / axis.sizes[2]
-    return taps * there, fan * there
+        at = np.where(axis.inside, axis.at, 0)
+        found.append((at, np.where(axis.inside, np.sqrt(np.maximum(size[at], 0.0)), 0.0)))
+    return found
 
 
 def _convolution_backward(call: Call) -> Sequence[Signal | None]:
