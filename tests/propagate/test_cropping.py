@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import initwell as iw
 from initwell.propagate.places import of_sizes, sizes
 from initwell.propagate.rules.cropping import cropped, surrounded
-from initwell.propagate.rules.taps import sized
+from initwell.propagate.rules.reading import sized
 from initwell.propagate.signal import independent, replace
 
 SEEDS = 32

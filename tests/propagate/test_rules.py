@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.propagate.gaussian import pair_moments
+from initwell.propagate.incidence import spatial_axis
 from initwell.propagate.measured import measured, pair_averages
 from initwell.propagate.predict import predict
 from initwell.propagate.rules.branch import added
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.norm import normalized, normalized_backward
 from initwell.propagate.rules.pointwise import applied, pulled_back
-from initwell.propagate.rules.taps import spatial_axis, tapped
+from initwell.propagate.rules.taps import tapped
 from initwell.propagate.signal import Signal, independent
 from initwell.theory import moments as theory
 from initwell.theory.activations import activation

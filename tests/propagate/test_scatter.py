@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
+from initwell.propagate.incidence import spatial_axis
+from initwell.propagate.places import even
+from initwell.propagate.rules.reading import taken
 from initwell.propagate.rules.scatter import inverse_sizes, scattered
 from initwell.propagate.signal import independent, replace
 
@@ -114,6 +117,5 @@ def test_what_padding_does_to_the_variance_of_channels(mean: float) -> None:
     s = conv(x).detach().double().var((0, 2, 3), unbiased=False).numpy()
     value = independent((256, 4000, 2, 2), 1.0 + mean**2, mean, sample=0)
     fresh = replace(independent((4000, 1, 3, 3), 1.0), scatter=(2.0,))
-    at, inside = np.array([[0, 0, 1], [0, 1, 1]]), np.array([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
-    y = scattered(value, value, fresh, [(at, inside)] * 2, 1)
+    y = scattered(value, value, fresh, taken([even(2)] * 2, [spatial_axis(2, 2, 3, 1, 1, 1)] * 2), 1)
     assert inverse_sizes(y, 0.001)[0] == pytest.approx((1 / (s / s.mean() + 0.001)).mean(), rel=0.04)

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 from initwell.errors import ShapeError
-from initwell.propagate.segments import MOST, Array, along, common, merging, refinement
+from initwell.propagate.segments import MOST, Array, along, common, dropped, merging, refinement
 from initwell.propagate.signal import Atom, Dims, Signal, replace
 
 _JOINED = "a reshape across axes whose lengths do not divide one another: their moments were averaged"
@@ -197,32 +198,39 @@ def viewed(signal: Signal, shape: Sequence[int]) -> Signal:
         raise ShapeError("shape", f"{tuple(shape)} for {signal.shape}", "A view keeps the number of entries.")
     if tuple(lengths) == signal.shape:
         return signal
-    flat = replace(signal, dims=(signal.atoms,))
-    groups: list[int] = []
-    done = 0
-    for length in lengths:
-        flat, count = _taken(flat, done, length)
-        groups.append(count)
-        done += count
-    ends = [0, *accumulate(groups)]
+    steps, ends = _regrouping(tuple([a.size for a in signal.atoms]), tuple(lengths))
+    flat = replace(signal, dims=(signal.atoms,)) if steps else signal
+    for axis, inner in steps:
+        flat = cut(flat, axis, inner) if inner else joined(flat, axis)
     atoms = flat.atoms
-    return flat.regrouped(tuple(atoms[a:b] for a, b in pairwise(ends)), flat.moments)
+    return flat.regrouped(tuple([atoms[a:b] for a, b in pairwise(ends)]), flat.moments, flat.means)
 
 
-def _taken(flat: Signal, start: int, length: int) -> tuple[Signal, int]:
-    """Make the atoms from ``start`` on begin with a group of ``length`` entries; return how many atoms that is."""
-    count, have = 0, 1
-    while have < length:
-        size = flat.atoms[start + count].size
-        need = length // have
-        if length % have == 0 and size <= need and need % size == 0:
-            have, count = have * size, count + 1
-        elif length % have == 0 and size > need and size % need == 0:
-            flat = cut(flat, start + count, size // need)
-        else:
-            flat = joined(flat, start + count) if count == 0 else joined(flat, start + count - 1)
-            have, count = 1, 0
-    return flat, count
+@lru_cache(maxsize=4096)
+def _regrouping(sizes: Sequence[int], lengths: Sequence[int]) -> tuple[Sequence[tuple[int, int]], Sequence[int]]:
+    """Say how to make atoms of these sizes into groups of these lengths.
+
+    Returns:
+        Steps, (which atom to cut, its inner length) or (which to join with the next, 0); and where the groups end.
+    """
+    left, steps, ends = list(sizes), list[tuple[int, int]](), [0]
+    for length in lengths:
+        start = place = ends[-1]
+        have = 1
+        while have < length:
+            size, need = left[place], length // have
+            if length % have == 0 and size <= need and need % size == 0:
+                have, place = have * size, place + 1
+            elif length % have == 0 and size > need and size % need == 0:
+                steps.append((place, size // need))
+                left[place : place + 1] = [need, size // need]
+            else:
+                outer = max(place - 1, start)
+                steps.append((outer, 0))
+                left[outer : outer + 2] = [left[outer] * left[outer + 1]]
+                have, place = 1, start
+        ends.append(place)
+    return tuple(steps), tuple(ends)
 
 
 def permuted(signal: Signal, order: Sequence[int]) -> Signal:
@@ -277,6 +285,8 @@ def matched(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[Sig
         if a.shape[da] != b.shape[db]:
             cure = "Contracted, batched and added dimensions must have equal lengths."
             raise ShapeError("shapes", f"{a.shape} dim {da} and {b.shape} dim {db}", cure)
+        if a.dims[da] == b.dims[db]:
+            continue
         cuts = sorted(_inner_lengths(a.dims[da]) | _inner_lengths(b.dims[db]))
         if any(large % small for small, large in pairwise(cuts)):
             cuts = []
@@ -318,13 +328,34 @@ def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal
     """
     if a.dims == b.dims and a.shape == tuple(shape) and [x.sample for x in a.atoms] == [x.sample for x in b.atoms]:
         return a, b
-    a, b = matched(expanded(a, shape), expanded(b, shape), [(d, d) for d in range(len(shape))])
-    return replace(a, dims=_sampled(a.dims, b.dims)), replace(b, dims=_sampled(b.dims, a.dims))
+    one, two = matched(expanded(a, shape), expanded(b, shape), [(d, d) for d in range(len(shape))])
+    first, second = replace(one, dims=_sampled(one.dims, two.dims)), replace(two, dims=_sampled(two.dims, one.dims))
+    return _remembered(first, a, second), _remembered(second, b, first)
+
+
+def _remembered(cut: Signal, whole: Signal, other: Signal) -> Signal:
+    """Let a value that was cut finer be the same object each time, and a function of what it was a function of.
+
+    Args:
+        cut: the value with finer atoms.
+        whole: the value as it was.
+        other: of the same atoms as ``cut``.
+    """
+    if cut.shape != whole.shape:
+        return cut
+    if cut.dims == whole.dims:
+        return whole if [x.sample for x in cut.atoms] == [x.sample for x in whole.atoms] else cut
+    image = whole.image
+    if image is None:
+        return whole.cuts.setdefault(cut.dims, cut)
+    if image.base is not None or image.pre.dims != whole.dims:
+        return cut
+    return replace(cut, image=replace(image, pre=together(image.pre, other, cut.shape)[0]))
 
 
 def _sampled(dims: Dims, others: Dims) -> Dims:
     return tuple(
-        tuple(replace(x, sample=x.sample or y.sample) for x, y in zip(p, q, strict=True))
+        tuple([replace(x, sample=True) if y.sample and not x.sample else x for x, y in zip(p, q, strict=True)])
         for p, q in zip(dims, others, strict=True)
     )
 
@@ -339,11 +370,9 @@ def over_all(signal: Signal, moments: Array, axes: Sequence[int]) -> Array:
     """
     for axis in axes:
         atom = signal.atoms[axis]
-        if atom.parts:
-            moments = along(moments, atom.patterns.every[None, :], axis)
-        else:
-            agree, differ = moments.take([0], axis), moments.take([1], axis)
-            moments = agree / atom.size + differ * (1 - 1 / atom.size)
+        shape = moments.shape
+        found = dropped(moments, atom.patterns.every, axis)
+        moments = found.reshape((*shape[:axis], 1, *shape[axis + 1 :]))
     return moments
 
 

@@ -8,9 +8,10 @@ would reach 0 and below. Assumption: entries of f(v) go together as those of v d
 
 import numpy as np
 
+from initwell.propagate.by_pairs import over_pairs
 from initwell.propagate.gaussian import covariance, variances
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Pointwise, Signal, over_pairs
+from initwell.propagate.signal import Pointwise, Signal
 
 _POINTS = 241
 _REACH = 9.0

@@ -116,9 +116,24 @@ class Weights(Record):
         >>> round(Weights(8).along(1e-6) * 8 / 1e-6 / (1 - 1 / 8), 3)
         1.0
         """
+        return float(self.sent(variance)[0])
+
+    def sent(self, variance: float) -> Array:
+        """Compute what gradients of weights, of variance 1, send to a row of scores, along it and in all.
+
+        Args:
+            variance: of a score, v.
+
+        Returns:
+            E[(Σ s_t g_t)²] as of ``along``, Σ_t E[s_t² g_t²]/v, which is what the keys get along themselves, and
+            Σ_t E[g_t²]. At a small variance the last two are equal, and the first is v times that.
+
+        >>> (Weights(8).sent(1e-6) * 8 / (1 - 1 / 8) / np.array([1e-6, 1, 1])).round(3).tolist()
+        [1.0, 1.0, 1.0]
+        """
         if self.count <= 1 or variance <= 0:
-            return 0.0
-        return float(_beyond(variance, lambda v: np.array([_along(v, self)]), np.zeros(1))[0])
+            return np.zeros(3)
+        return _beyond(variance, lambda v: _sent(v, self), np.zeros(3))
 
 
 def between(variance: float, count: float, correlation: float, powers: Sequence[tuple[Powers, Powers]]) -> Array:
@@ -203,10 +218,11 @@ def _moment(variance: float, count: float, width: float, powers: Powers) -> floa
 
 
 @lru_cache(maxsize=1024)
-def _along(variance: float, rows: Weights) -> float:
+def _sent(variance: float, rows: Weights) -> Array:
     if rows.spread >= 1e-9:
         nodes, weights = _gamma(round(1 / rows.spread, 6))
-        return float(weights @ [_along(variance * x, replace(rows, spread=0.0)) for x in nodes.tolist()])
+        scale = np.array([np.ones_like(nodes), nodes, np.ones_like(nodes)]).T
+        return np.asarray(weights @ (scale * [_sent(variance * x, replace(rows, spread=0.0)) for x in nodes.tolist()]))
     z, n = _points(variance), rows.count
     density, scores, grown = _density(z, rows.width), math.sqrt(variance) * z, _grown(z, variance)
     decay = np.exp(-grown)
@@ -222,7 +238,8 @@ def _along(variance: float, rows: Weights) -> float:
     crossed = of((3, 2)) + (n - 1) * of((2, 1), (1, 1))
     whole = of((4, 2)) + (n - 1) * (2 * of((3, 1), (1, 1)) + of((2, 0), (2, 2)))
     whole += (n - 1) * (n - 2) * of((2, 0), (1, 1), (1, 1))
-    return n * (of((2, 2)) - 2 * crossed + whole)
+    keys, alone = (of((2, b)) - 2 * of((3, b)) + of((4, b)) + (n - 1) * of((2, b), (2, 0)) for b in (2, 0))
+    return n * np.array([of((2, 2)) - 2 * crossed + whole, keys / variance, alone])
 
 
 @lru_cache(maxsize=1024)

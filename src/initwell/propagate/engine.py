@@ -38,6 +38,7 @@ class Walk(Record):
     unknown: Mapping[str, int]
 
 
+@np.errstate(all="ignore")
 def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Known | None = None) -> Walk:
     """Give every value of a trace its signal.
 
@@ -72,8 +73,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
             continue
         call = Call(op, trace, known, values)
         try:
-            with np.errstate(all="ignore"):
-                found = tuple(rule(call))
+            found = tuple(rule(call))
             _check(trace, op, found)
             found = tuple(radial.amended(op, joint.amended(op, found)))
             if op.index in shared:

@@ -13,12 +13,15 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, by_pattern, over_pairs
+from initwell.propagate.by_pairs import by_pattern, over_pairs
+from initwell.propagate.segments import Array, Indices
+from initwell.propagate.signal import Signal
 from initwell.theory.quadrature import legendre, standard_breaks
 
 _TERMS = 80
 _REACH = 9.5
+_PANELS = 38
+_POINTS = 16
 
 
 def variances(signal: Signal) -> Array:
@@ -30,6 +33,12 @@ def variances(signal: Signal) -> Array:
 def covariance(signal: Signal) -> tuple[float, Array]:
     """Return (variance, correlation for each pattern) of a signal about its mean."""
     spread = variances(signal)
+    if spread.size == 1:
+        variance = float(spread.flat[0])
+        if variance == 0:
+            return 0.0, np.ones_like(signal.moments)
+        found = (signal.moments - signal.mean**2) / variance
+        return variance, np.minimum(np.maximum(found, -1.0), 1.0)
     scale = over_pairs(signal.atoms, np.sqrt(spread))
     correlations = (signal.moments - over_pairs(signal.atoms, signal.means)) / np.where(scale > 0, scale, 1.0)
     average = spread if spread.size == 1 else np.asarray(max(signal.q - signal.mean**2, 0.0))
@@ -44,7 +53,8 @@ def nodes(kinks: tuple[float, ...], mean: float, variance: float) -> tuple[Array
         mean: of its argument.
         variance: of its argument.
     """
-    return _rule(_breaks(kinks, mean, variance))[:2]
+    rule = _rule(_breaks(kinks, mean, variance))
+    return rule.z, rule.weights
 
 
 def _breaks(kinks: tuple[float, ...], mean: float, variance: float) -> tuple[float, ...]:
@@ -52,20 +62,66 @@ def _breaks(kinks: tuple[float, ...], mean: float, variance: float) -> tuple[flo
     return tuple(sorted(breaks[np.abs(breaks) < _REACH].tolist()))
 
 
-@lru_cache(maxsize=32)
-def _rule(breaks: tuple[float, ...]) -> tuple[Array, Array, Array]:
-    """Return nodes, weights, and the normalized Hermite polynomials there; most functions bend at 0 or nowhere."""
-    edges = np.unique(np.concatenate([np.linspace(-_REACH, _REACH, 39), np.array(breaks)]))
-    x, w = legendre(16)
-    half = np.diff(edges) / 2
-    z = (((edges[1:] + edges[:-1]) / 2)[:, None] + half[:, None] * x).ravel()
-    weights = (half[:, None] * w).ravel() * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+@dataclass(frozen=True, eq=False)
+class _Rule:
+    """Gauss–Legendre quadrature of N(0, 1) over panels of equal width, those with breaks inside split there.
+
+    Attributes:
+        z: nodes, ascending.
+        weights: of the nodes.
+        whole: shape (2, n): which pieces are whole panels, and which panels these are.
+        split: shape (2, m): which pieces are parts of panels, and of which.
+        shares: shape (m, nodes, nodes): what the nodes of such a panel have in those of its part.
+    """
+
+    z: Array
+    weights: Array
+    whole: Indices
+    split: Indices
+    shares: Array
+
+    def collected(self, values: Array) -> Array:
+        """Return values at the nodes as values at the panels' own, for sums of their products with polynomials."""
+        pieces, found = values.reshape(-1, _POINTS), np.zeros((_PANELS, _POINTS))
+        (here, panels), (parts, owners) = self.whole, self.split
+        found[panels] = pieces[here]
+        np.add.at(found, owners, (pieces[parts, None, :] @ self.shares)[:, 0])
+        return found.ravel()
+
+
+@lru_cache(maxsize=128)
+def _rule(breaks: tuple[float, ...]) -> _Rule:
+    x, w = legendre(_POINTS)
+    edges = np.linspace(-_REACH, _REACH, _PANELS + 1)
+    ends = np.unique(np.concatenate([edges, breaks]))
+    half, middle = np.diff(ends) / 2, (ends[1:] + ends[:-1]) / 2
+    z = middle[:, None] + half[:, None] * x
+    weights = (half[:, None] * w) * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    panel = np.searchsorted(edges, middle) - 1
+    is_part = np.bincount(panel)[panel] > 1
+    whole, split = (np.stack([np.flatnonzero(of), panel[of]]) for of in (~is_part, is_part))
+    inside = (2 * z[is_part] - (edges[panel] + edges[panel + 1])[is_part, None]) / (edges[1] - edges[0])
+    return _Rule(z.ravel(), weights.ravel(), whole, split, _shares(inside))
+
+
+def _shares(x: Array) -> Array:
+    """Return, at each x within [−1, 1], the polynomials that are 1 at one of Legendre's nodes and 0 at the others."""
+    nodes, w = legendre(_POINTS)
+    degrees = np.arange(_POINTS)
+    here, own = (np.polynomial.legendre.legvander(t, _POINTS - 1) for t in (x, nodes))
+    return np.asarray(here @ ((degrees + 0.5)[:, None] * own.T * w))
+
+
+@cache
+def _basis() -> Array:
+    """Return the normalized Hermite polynomials at the panels' nodes: shape (terms, nodes)."""
+    z = _rule(()).z
     basis = np.empty((_TERMS, z.size))
     before, here = np.zeros_like(z), np.ones_like(z)
     for k in range(_TERMS):
         basis[k] = here
         before, here = here, (z * here - math.sqrt(k) * before) / math.sqrt(k + 1)
-    return z, weights, basis
+    return basis
 
 
 Function = Callable[[Array], Array]
@@ -84,6 +140,7 @@ class Series:
     rest: float
 
 
+@lru_cache(maxsize=64)
 def hermite(f: Function, kinks: tuple[float, ...], mean: float, variance: float) -> Series:
     """Expand a function of a Gaussian.
 
@@ -103,10 +160,10 @@ def hermite(f: Function, kinks: tuple[float, ...], mean: float, variance: float)
     if variance == 0:
         coefficients[0] = float(f(np.array([mean]))[0])
         return Series(coefficients, 0.0)
-    z, w, basis = _rule(_breaks(kinks, mean, variance))
-    values = f(mean + math.sqrt(variance) * z)
-    weighted = values * w
-    coefficients = basis @ weighted
+    rule = _rule(_breaks(kinks, mean, variance))
+    values = f(mean + math.sqrt(variance) * rule.z)
+    weighted = values * rule.weights
+    coefficients = _basis() @ rule.collected(weighted)
     return Series(coefficients, max(float(weighted @ values) - float(coefficients @ coefficients), 0.0))
 
 
@@ -136,14 +193,12 @@ def pair_moments(
 
 def series_moments(one: Series, two: Series, correlations: Array) -> Array:
     """Return E[f(u) g(v)] = Σ a_k b_k c^k and the rest."""
-    unique, places = np.unique(correlations, return_inverse=True)
     products = one.coefficients * two.coefficients
-    # What is smooth, or hardly moved, needs a handful of its terms.
-    needed = np.nonzero(np.abs(products) > 1e-13 * np.abs(products).max(initial=0.0))[0]
-    found = np.polynomial.polynomial.polyval(unique, products[: needed[-1] + 1 if needed.size else 1])
+    c = correlations.ravel()
+    found = np.vander(c, _TERMS, increasing=True) @ products
     rest = math.sqrt(one.rest * two.rest)
-    found = found + rest * _tail(unique) if rest else found
-    return np.asarray(found[places].reshape(correlations.shape))
+    found = found + rest * _tail(c) if rest else found
+    return np.asarray(found.reshape(correlations.shape))
 
 
 def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Array, Array]:
@@ -186,4 +241,8 @@ def _decay() -> tuple[Array, Array]:
 
 def _tail(c: Array) -> Array:
     orders, mass = _decay()
-    return np.asarray((np.abs(c)[:, None] ** orders * mass).sum(axis=1) * (c > 0))
+    found = np.zeros_like(c)
+    # Below, what is left after so many terms is less than 1e-17.
+    near = c > 0.6
+    found[near] = c[near, None] ** orders @ mass
+    return found

@@ -14,14 +14,13 @@ and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plu
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, Source
+from initwell.propagate.segments import Array, dropped
+from initwell.propagate.signal import Atom, Signal, Source, replace
 
 # Of more values than these, rows follow the rest too little to matter.
 _MOST = 4
@@ -66,15 +65,18 @@ def varying(x: Signal, features: Sequence[int]) -> float:
 
 def _from_row_to_row(x: Signal, features: Sequence[int]) -> Array:
     """Return the moments between features of a row, less those between rows: one axis for each atom of features."""
-    others = [i for i in range(x.moments.ndim) if i not in x.axes(features)]
+    kept = x.axes(features)
+    others = [i for i in range(x.moments.ndim) if i not in kept]
     # What rows of one sample have in common is no part of how they vary.
     apart = [i for i in others if not x.atoms[i].sample] or others
+    if not others:
+        return x.moments
     own = common = x.moments
     for i in reversed(others):
         atom = x.atoms[i].patterns
-        own = np.tensordot(own, atom.agree, (i, 0))
-        common = np.tensordot(common, atom.differ if i in apart else atom.agree, (i, 0))
-    return np.asarray(own - common) if others else own
+        own = dropped(own, atom.agree, i)
+        common = dropped(common, atom.differ if i in apart else atom.agree, i)
+    return own - common
 
 
 def mixed(a: Signal, b: Signal, alpha: float, beta: float) -> float:
@@ -183,9 +185,12 @@ def rescaled(signal: Signal, axis: int, factor: float, apart: float = 1.0) -> Si
 def _with_sources(
     signal: Signal, axes: Sequence[int], change: Callable[[tuple[Source, ...]], tuple[Source, ...]]
 ) -> Signal:
-    atoms = [replace(atom, follows=change(atom.follows)) if i in axes else atom for i, atom in enumerate(signal.atoms)]
-    ends = np.cumsum([0, *map(len, signal.dims)])
-    return replace(signal, dims=tuple(tuple(atoms[a:b]) for a, b in pairwise(ends)))
+    changed = {i: found for i in axes if (found := change(signal.atoms[i].follows)) != signal.atoms[i].follows}
+    if not changed:
+        return signal
+    atoms = [replace(atom, follows=changed[i]) if i in changed else atom for i, atom in enumerate(signal.atoms)]
+    ends = [0, *accumulate(map(len, signal.dims))]
+    return replace(signal, dims=tuple([tuple(atoms[a:b]) for a, b in pairwise(ends)]))
 
 
 def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:

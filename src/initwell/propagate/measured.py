@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from initwell.propagate.places import of_sizes, sizes
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Atom, Signal, replace
 
@@ -111,3 +112,37 @@ def measured_weight(tensor: Tensor) -> Signal:
     squares = tensor.detach().double().square()
     scatter = float(squares.square().mean() / squares.mean() ** 2) - 1.0
     return replace(signal.changed(moments, 0.0), scatter=(scatter,))
+
+
+# So many rows of an image, evenly chosen, show how its places go together.
+_ROWS = 16384
+
+
+def with_places(signal: Signal, tensor: Tensor) -> Signal:
+    """Note how positions along dimensions 2, 3, … of a batch of images differ; see ``places``.
+
+    Args:
+        signal: measured of the tensor.
+        tensor: real, of three dimensions or more: (sample, channel, positions…).
+    """
+    if tensor.ndim < 3 or signal.q <= 0 or signal.segmented:
+        return signal
+    space = signal.axes(range(2, tensor.ndim))
+    level = min(max(signal.averaged(space) / signal.q, 0.0), 1 - 1e-6)
+    profile = []
+    for axis in range(2, tensor.ndim):
+        rows = tensor.detach().movedim(axis, -1).reshape(-1, tensor.shape[axis])
+        rows = rows[:: max(len(rows) // _ROWS, 1)].double()
+        size = (rows.square().mean(0) / signal.q).cpu().numpy()
+        tables = of_sizes(size)
+        if tables.ndim == 3 and len(size) > 1:
+            together = (rows.T @ rows / len(rows) / signal.q).cpu().numpy()
+            own = (together / float(size.mean()) - level * tables[0]) / (1 - level)
+            root = np.sqrt(np.maximum(sizes(tables), 1e-300))
+            own = own / np.outer(root, root)
+            # What chance makes of this many rows is no likeness.
+            own[np.abs(own) < _FRESH / math.sqrt(len(rows))] = 0.0
+            np.fill_diagonal(own, 1.0)
+            tables = of_sizes(size, np.clip(own, -1.0, 1.0))
+        profile.append(tables)
+    return replace(signal, profile=tuple(profile))

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from initwell.propagate.atoms import matched
+from initwell.propagate.by_pairs import by_pattern, over_pairs
 from initwell.propagate.rules.parts import one_atom, selected, sliced
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Dims, Signal, by_pattern, over_pairs
+from initwell.propagate.signal import Atom, Dims, Signal
 
 
 @dataclass(frozen=True, eq=False)

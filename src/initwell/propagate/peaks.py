@@ -12,35 +12,81 @@ Windows that overlap have r = 1 on what they share.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
 
 from initwell.propagate.gaussian import covariance, nodes
+from initwell.propagate.places import off_average
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal
 
 
-def within_window(u: Signal, kernel: Sequence[int], nearer: Sequence[float] = ()) -> float:
-    """Return the average correlation of two different entries of a window of the last dimensions.
+@dataclass(frozen=True)
+class Near:
+    """The pairs of entries of two windows, or of one, along an axis; see ``places``.
+
+    Attributes:
+        same: how many of them are at one place.
+        apart: how many are at two.
+        common: the average of S over the latter, which is 1 over any two places.
+        own: the average of L over them.
+        far: the average of L over any two places.
+    """
+
+    same: float
+    apart: float
+    common: float = 1.0
+    own: float = 0.0
+    far: float = 0.0
+
+
+def of_pairs(u: Signal, near: Sequence[Near]) -> Array:
+    """Return the average correlation of two different entries of windows of the last dimensions.
 
     Args:
         u: any signal.
-        kernel: how many entries a window has along each of the last dimensions.
-        nearer: for each of them, E[u u'] at two places of a window over that at any two places.
+        near: along each of these dimensions, the entries' places.
+
+    Returns:
+        By pattern of the other dimensions.
     """
+    first = len(u.dims) - len(near)
     _, correlations = covariance(u)
-    first = len(u.dims) - len(kernel)
-    nearer = nearer or (1.0,) * len(kernel)
-    total, weight = 0.0, 0.0
-    for place in np.ndindex(*(2,) * len(kernel)):
-        pairs = math.prod(k * (k - 1) if d else k for d, k in zip(place, kernel, strict=True))
-        differ = [axis for i, d in enumerate(place) if d for axis in u.axes([first + i])]
+    lead = correlations.shape[: len(u.axes(range(first)))]
+    table = correlations.reshape(*lead, *(2 if d else 1 for d in u.dims[first:]))
+    table = np.broadcast_to(table, (*lead, *(2,) * len(near)))
+    flat = table.reshape(*lead, -1)
+    far = flat[..., -1]
+    own = (flat[..., 0] - far) / max(1 - math.prod(n.far for n in near), 1e-6)
+    total, weight = np.zeros(lead), 0.0
+    for place in np.ndindex(*(2,) * len(near)):
+        pairs = math.prod(n.apart if d else n.same for d, n in zip(place, near, strict=True))
         if any(place) and pairs:
-            found = float(correlations[tuple(int(i in differ) for i in range(correlations.ndim))])
-            total += pairs * found * math.prod(f for d, f in zip(place, nearer, strict=True) if d)
+            common, inside, anywhere = (
+                math.prod(getattr(n, name) for d, n in zip(place, near, strict=True) if d)
+                for name in ("common", "own", "far")
+            )
+            here = flat[..., int("".join(map(str, place)), 2)]
+            total = total + pairs * ((here - own * anywhere) * common + own * inside)
             weight += pairs
-    return min(max(total / weight, 0.0), 1.0) if weight else 0.0
+    return np.clip(total / weight, -1.0, 1.0) if weight else np.asarray(far)
+
+
+def within_window(u: Signal, kernel: Sequence[int]) -> float:
+    """Return the average correlation of two different entries of windows that tile the last dimensions."""
+    near = []
+    for i, k in enumerate(kernel):
+        places = u.profile[i] if len(u.profile) == len(kernel) else None
+        if places is None or places.ndim == 1:
+            near.append(Near(k, k * (k - 1)))
+            continue
+        block = np.arange(places.shape[1]) // k
+        both = (block[:, None] == block) & ~np.eye(len(block), dtype=bool)
+        common, own = (float(table[both].mean()) if both.any() else 0.0 for table in places)
+        near.append(Near(k, k * (k - 1), common, own, off_average(places[1])))
+    return max(float(of_pairs(u, near).flat[0]), 0.0)
 
 
 def peak_law(u: Signal, count: int, common: float) -> tuple[Array, Array]:

@@ -1,75 +1,122 @@
 """Places: how entries along a spatial axis differ in size, and how two of them go together, by where they are.
 
-The moments of a Signal average over all pairs of positions. Zero padding makes positions unlike: an entry at the border
-is a sum of fewer terms, and of other ones than an entry inside. So with an axis of n positions goes a table S(p, p′),
+The moments of a Signal average over all pairs of positions. But entries at a zero-padded border are sums of fewer
+terms, and of other ones than those inside; and neighbours of an image are more alike than distant places. So with an
+axis of n positions go two tables, S and L, both with the sizes E[x_p²] over their mean on the diagonal:
 
-    E[x_p x_p′] = S(p, p′) · (the moment of positions that agree, or of those that differ, along this axis)
+    E[x_p x_p′] = a·S(p, p′) + (q − a)·L(p, p′)
 
-whose diagonal averages to 1, and so do all other entries together. It is exact where the moments are products over the
-axes, as those of a convolution of what is even are. A convolution of fresh weights carries it on exactly,
+q is the moment of positions that agree and a is what all positions have in common, however far apart: S, which averages
+to 1 over pairs that differ, says how much of it, and L is the correlation of what is each place's own, 0 where only an
+entry itself is like itself. The moment of positions that differ is d = a + (q − a)·λ, with λ the average of L. It is
+exact where S and L are products over the axes, as of a convolution of what is even, or of a separable random field.
 
-    S_y(p, p′) ∝ Σ_k S_x(p + k, p′ + k)
-
-as does a known linear map. Of an axis longer than ``LONGEST`` only the diagonal is kept, and S is taken as the product
-of its roots, by which pairs differ in size alone.
+A convolution of fresh weights carries both on exactly, S_y(p, p′) ∝ Σ_k S_x(p + k, p′ + k), and a known linear map
+does too. Of an axis longer than ``LONGEST`` only the sizes are kept; S is taken as the product of their roots.
 """
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from initwell.propagate.segments import Array
 
-LONGEST = 160
+T = TypeVar("T")
+
+LONGEST = 256
 
 
+@cache
 def even(n: int) -> Array:
-    """Return the table of positions that are all alike.
+    """Return the tables of positions that are all alike: shape (2, n, n), or (n,) of a long axis.
 
     >>> even(2).tolist()
-    [[1.0, 1.0], [1.0, 1.0]]
+    [[[1.0, 1.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]]
     """
-    return np.ones((n, n) if n <= LONGEST else n)
+    return np.stack([np.ones((n, n)), np.eye(n)]) if n <= LONGEST else np.ones(n)
+
+
+def by_axis(work: Callable[..., T], *columns: Iterable[Any]) -> list[T]:
+    """Apply to each axis what there is of it; axes of the very same objects, as of square images, share the work."""
+    done: dict[tuple[int, ...], T] = {}
+    keys = []
+    for row in zip(*columns, strict=True):
+        keys.append(tuple(map(id, row)))
+        if keys[-1] not in done:
+            done[keys[-1]] = work(*row)
+    return [done[key] for key in keys]
 
 
 def sizes(places: Array) -> Array:
     """Return E[x²] by position over its mean."""
-    return np.asarray(places.diagonal() if places.ndim == 2 else places)
+    return np.asarray(places[0].diagonal() if places.ndim == 3 else places)
 
 
-def of_sizes(size: Array) -> Array:
-    """Return the table of positions that differ in size alone."""
+def of_sizes(size: Array, own: Array | None = None) -> Array:
+    """Return the tables of positions that differ in size alone.
+
+    Args:
+        size: E[x²] by position.
+        own: correlations of what is each place's own, if it has any with others.
+    """
     if size.size > LONGEST:
         return settled(size)
     root = np.sqrt(np.maximum(size, 0.0))
-    return settled(np.outer(root, root))
+    scale = np.outer(root, root)
+    return settled(np.stack([scale, scale * (np.eye(size.size) if own is None else own)]))
+
+
+def own_correlations(places: Array) -> Array | None:
+    """Return L as correlations; None of a long axis."""
+    if places.ndim == 1:
+        return None
+    root = np.sqrt(np.maximum(sizes(places), 1e-300))
+    return np.asarray(np.clip(places[1] / np.outer(root, root), -1.0, 1.0))
+
+
+def off_average(table: Array) -> float:
+    """Return the average of a table over pairs of places that differ."""
+    n = len(table)
+    return float(table.sum() - table.trace()) / max(n * (n - 1), 1)
 
 
 def settled(places: Array) -> Array:
-    """Make the diagonal average to 1, and all else."""
+    """Make sizes average to 1, and S over pairs that differ."""
     own = float(sizes(places).mean()) or 1.0
     if places.ndim == 1:
         return np.asarray(places / own)
-    n = len(places)
-    other = (float(places.sum()) - own * n) / max(n * (n - 1), 1)
-    found = places / other if other > 0 else np.ones_like(places)
-    np.fill_diagonal(found, places.diagonal() / own)
+    other = off_average(places[0])
+    found = np.stack([places[0] / other if other > 0 else np.ones_like(places[0]), places[1] / own])
+    np.fill_diagonal(found[0], places[0].diagonal() / own)
+    np.fill_diagonal(found[1], places[0].diagonal() / own)
     return found
 
 
-def bent(places: Array, power: float) -> Array:
-    """Return the table of φ(x): what it has of sizes stays, and correlations are raised to a power.
+def parted(places: Array) -> Array:
+    """Return the matrix from (q, d) to (a, q − a)."""
+    share = 0.0 if places.ndim == 1 else min(off_average(places[1]), 1 - 1e-6)
+    return np.array([[-share, 1.0], [1.0, -1.0]]) / (1 - share)
+
+
+def bent(places: Array, power: float, own: Callable[[Array], Array] | None) -> Array:
+    """Return the tables of φ(x): sizes stay.
 
     Args:
         places: of x.
-        power: by how much E[φφ′] grows in proportion with the correlation.
+        power: S but for sizes is raised to it: by how much E[φφ′] grows in proportion with the correlation.
+        own: from correlations of L to those of φ's; None where L has none.
     """
     if places.ndim == 1:
         return places
     root = np.sqrt(np.maximum(sizes(places), 1e-300))
     scale = np.outer(root, root)
-    found = settled(scale * np.maximum(places / scale, 0.0) ** power)
-    np.fill_diagonal(found, places.diagonal())
-    return found
+    common = scale * np.maximum(places[0] / scale, 0.0) ** power
+    found = np.stack([common, places[1] if own is None else scale * own(np.clip(places[1] / scale, -1.0, 1.0))])
+    np.fill_diagonal(found[0], sizes(places))
+    return settled(found)
 
 
 def carried(places: Array, at: NDArray[np.int64], inside: NDArray[np.bool_], inputs: int, *, back: bool) -> Array:
@@ -82,19 +129,30 @@ def carried(places: Array, at: NDArray[np.int64], inside: NDArray[np.bool_], inp
         inputs: how many there are.
         back: from outputs to inputs.
     """
-    if places.ndim == 1 or (inputs if back else len(at)) > LONGEST:
+    count = inputs if back else len(at)
+    if places.ndim == 1 or count > LONGEST:
         size = sizes(places)
         if back:
             each = np.broadcast_to(size[:, None], at.shape)[inside]
             return np.bincount(at[inside], weights=each, minlength=inputs).astype(np.float64)
         return np.asarray(np.where(inside, size[np.where(inside, at, 0)], 0.0).sum(axis=1))
-    found = np.zeros((inputs, inputs) if back else (len(at), len(at)))
+    found = np.zeros((2, count, count))
     for k in range(at.shape[1]):
         outputs = np.nonzero(inside[:, k])[0]
-        read = at[outputs, k]
-        one, two = (outputs, read) if back else (read, outputs)
-        found[np.ix_(two, two)] += places[np.ix_(one, one)]
+        if outputs.size:
+            one, two = _strided(at[outputs, k]), _strided(outputs)
+            one, two = (two, one) if back else (one, two)
+            found[:, *two] += places[:, *one]
     return found
+
+
+def _strided(places: NDArray[np.int64]) -> tuple[Any, Any]:
+    """Return an index of the pairs of these places: as slices, which are faster, where they lie evenly."""
+    first, last = int(places[0]), int(places[-1])
+    step = int(places[1]) - first if places.size > 1 else 1
+    if step > 0 and last - first == step * (places.size - 1) and bool((np.diff(places) == step).all()):
+        return (slice(first, last + 1, step),) * 2
+    return places[:, None], places
 
 
 def mixed(places: Array, weights: Array, own: float, other: float) -> tuple[Array, Array]:
@@ -109,22 +167,35 @@ def mixed(places: Array, weights: Array, own: float, other: float) -> tuple[Arra
     Returns:
         The 2×2 matrix from (agree, differ) of x to that of y, and the places of y.
     """
-    n, size = len(weights), sizes(places)
-    pairs = max(n * (n - 1), 1)
-    if places.ndim == 2 and n <= LONGEST:
-        same = (weights * size) @ weights.T
-        off = places.copy()
-        np.fill_diagonal(off, 0.0)
-        apart = weights @ off @ weights.T
-        table = settled(own * same + other * apart)
-    else:
-        rooted = weights * np.sqrt(size)
-        alone, whole = (rooted**2).sum(axis=1), rooted.sum(axis=1)
-        table = of_sizes(own * alone + other * (whole**2 - alone))
-        square = float((rooted.sum(axis=0) ** 2).sum())
-        every = float(rooted.sum()) ** 2
-        matrix = [[alone.sum() / n, (whole**2 - alone).sum() / n]]
-        matrix += [[(square - alone.sum()) / pairs, (every - (whole**2).sum() - square + alone.sum()) / pairs]]
-        return np.array(matrix), table
-    diagonals = np.array([same.trace(), apart.trace()])
-    return np.array([diagonals / n, (np.array([same.sum(), apart.sum()]) - diagonals) / pairs]), table
+    n = len(weights)
+    if places.ndim == 1 or n > LONGEST:
+        return _mixed_sizes(sizes(places), weights, own, other)
+    tables = np.stack([weights @ table @ weights.T for table in places])
+    diagonals = np.array([table.trace() / n for table in tables])
+    parts = parted(places)
+    matrix = np.stack([diagonals, [off_average(table) for table in tables]]) @ parts
+    level, rest = parts @ np.array([own, other])
+    size = level * tables[0].diagonal() + rest * tables[1].diagonal()
+    left = float(size.mean()) - level * off_average(tables[0])
+    found = np.stack([tables[0], rest * tables[1] / left if abs(left) > 1e-12 * abs(own) else tables[1]])
+    # The diagonal of both: what makes S and L average to the sizes.
+    mean = float(size.mean()) or 1.0
+    common = off_average(tables[0])
+    found[0] = tables[0] / common if common > 0 else 1.0
+    for table in found:
+        np.fill_diagonal(table, np.maximum(size, 0.0) / mean)
+    return matrix, found
+
+
+def _mixed_sizes(size: Array, weights: Array, own: float, other: float) -> tuple[Array, Array]:
+    n = len(weights)
+    pairs, inputs = max(n * (n - 1), 1), len(size)
+    rooted = weights * np.sqrt(size)
+    # S averages to 1 over pairs, which the product of the roots does not.
+    common = (float(np.sqrt(size).sum()) ** 2 - float(size.sum())) / max(inputs * (inputs - 1), 1) or 1.0
+    alone, whole = (rooted**2).sum(axis=1), rooted.sum(axis=1)
+    square, every = float((rooted.sum(axis=0) ** 2).sum()), float(rooted.sum()) ** 2
+    matrix = [[alone.sum() / n, (whole**2 - alone).sum() / n / common]]
+    apart = (every - (whole**2).sum() - square + alone.sum()) / pairs
+    matrix += [[(square - alone.sum()) / pairs, apart / common]]
+    return np.array(matrix), of_sizes(own * alone + other * (whole**2 - alone) / common)

@@ -48,6 +48,7 @@ _MADE_BY = """
     pow mul mean sum add rsqrt sqrt reciprocal var clamp clamp_min linalg_vector_norm _to_copy expand sub div maximum
 """
 _SCALES = frozenset(f"aten.{name}" for name in _MADE_BY.split())
+_TO_SOFTMAX = frozenset({*_SAME, "aten.add", "aten.masked_fill", "aten.where"} - {"aten.detach"})
 _LONGEST = 9
 
 
@@ -189,7 +190,7 @@ class Radial:
             return self._less_bias(op) if _id(op, _LINEAR[op.functional][0]) == value else None
         if op.functional in _PRODUCTS:
             # Of queries times keys, and of weights times values, the rows are those of what comes first.
-            return self._of(op.outputs[0]) if _id(op, "self") == value else None
+            return self._of(op.outputs[0]) if _id(op, "self") == value else self._keys(op)
         if op.functional == "aten._softmax":
             return self._weights(op, value)
         if op.functional in ("aten.mul", "aten.div"):
@@ -222,15 +223,50 @@ class Radial:
         dim = int(op.arguments["dim"])
         if scores is None or gradient is None:
             return None
-        axes, others = (s.axes([dim % len(s.dims)]) for s in (scores, gradient))
-        variance, sent = scores.q - scores.averaged(axes), gradient.q - gradient.averaged(others)
-        if variance <= 0 or not axes:
+        sent, axes = self._gradient(value), scores.axes([dim % len(scores.dims)])
+        variance = scores.q - scores.averaged(axes)
+        if variance <= 0 or not axes or sent is None:
             return {}
-        count = self._trace.values[value].shape[dim]
-        sizes = scores.mask.sizes if scores.mask is not None else ((count, 1.0),)
-        along = sum(share * Weights(n, stepped(2 * scores.spread)).along(stepped(variance)) for n, share in sizes)
-        self._variance[(op.index,)] = _size(self._trace, value) / count * max(sent, 0.0) * along
+        along, _, alone = _rows(scores, variance)
+        self._variance[(op.index,)] = _size(self._trace, value) * sent.q * along / max(alone, 1e-300)
         return {(op.index,): 1.0}
+
+    def _keys(self, op: Op) -> Parts | None:
+        """Return R of keys: over rows of scores s·g, with s large where there is any g; None where it is no key.
+
+        Queries that are alike send more than as many others. What has a bias follows the scores by its share.
+        """
+        end, s = self._softmax(op.outputs[0]), self._signals.get(op.outputs[0])
+        sent = self._gradient(op.outputs[0])
+        scores = None if end is None else self._signals.get(end[0])
+        if s is None or sent is None or end is None or scores is None:
+            return None
+        axes, rows = s.axes([len(s.dims) - 1]), [x.axes([len(x.dims) - 2]) for x in (s, sent)]
+        common, variance = s.averaged(axes), scores.q - scores.averaged(scores.axes([len(scores.dims) - 1]))
+        own = max(s.q - common, 0.0)
+        if variance <= 0:
+            return None
+        _, keys, alone = _rows(scores, variance)
+        share = min(end[1] ** 2 * own / variance, 1.0)
+        alike = (s.shape[-2] - 1) * s.averaged(rows[0]) * sent.averaged(rows[1]) / max(s.q * sent.q, 1e-300)
+        power = own * (share * keys / max(alone, 1e-300) + 1 - share) + common
+        self._variance[op.index, "keys"] = math.prod(s.shape) * sent.q * power * (1 + max(alike, 0.0))
+        return {(op.index, "keys"): 1.0}
+
+    def _softmax(self, value: int) -> tuple[int, float] | None:
+        """Return what goes into the softmax that a value goes to, and by which number it is multiplied on the way."""
+        factor = 1.0
+        for _ in range(3 * _LONGEST):
+            later = [op for op in self._trace.consumers(value) if op.phase == "forward"]
+            name, other = later[0].functional if later else "", later[0].arguments.get("other") if later else None
+            if name in ("aten._softmax", "aten._safe_softmax"):
+                return value, factor
+            if name in ("aten.mul", "aten.div") and isinstance(other, (int, float)):
+                factor *= other if name == "aten.mul" else 1 / other
+            elif name not in _TO_SOFTMAX or len(later) > 1:
+                return None
+            value = later[0].outputs[0]
+        return None
 
     def _product(self, op: Op, value: int) -> Parts | None:
         parts, times = self._of(op.outputs[0]), [_id(op, n) == value for n in ("self", "other")]
@@ -273,6 +309,13 @@ class Radial:
         beta = cross / square
         self._variance[op.index, value] = _size(self._trace, out) * gradient.q * max(own - beta * cross, 0.0)
         return _sum([{source: c * beta for source, c in parts.items()}, {(op.index, value): 1.0}])
+
+
+def _rows(scores: Signal, variance: float) -> Array:
+    """Return ``Weights.sent`` averaged over rows, of which a mask leaves unlike numbers of scores open."""
+    sizes = scores.mask.sizes if scores.mask is not None else ((float(scores.shape[-1]), 1.0),)
+    rows = [(share, Weights(n, stepped(2 * scores.spread))) for n, share in sizes]
+    return np.asarray(sum(share * row.sent(stepped(variance)) for share, row in rows))
 
 
 def _over(scale: Signal, gradient: Signal, square: float) -> Signal:

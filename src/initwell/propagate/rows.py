@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from initwell.propagate.by_pairs import over_pairs
 from initwell.propagate.concentration import Weights
 from initwell.propagate.gram import differs
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, over_pairs, replace
+from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import UnknownSignalError
 from initwell.records import Record
 

@@ -10,6 +10,7 @@ of S segments, or differs, with its first index in one segment and its second in
 With S = 1 these are the two patterns "agree" and "differ", n and n(n − 1).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -162,10 +163,21 @@ def _averaged(array: Array, places: Indices, weights: Array, size: int, axis: in
     return np.ascontiguousarray(np.moveaxis(found.reshape(size, *moved.shape[1:]), 0, axis))
 
 
+def dropped(array: Array, weights: Array, axis: int) -> Array:
+    """Sum over one axis of an array by weights.
+
+    >>> dropped(np.ones((2, 3)), np.array([1.0, 2.0, 3.0]), 1).tolist()
+    [6.0, 6.0]
+    """
+    shape = array.shape
+    rows = array.reshape(math.prod(shape[:axis]), shape[axis], -1)
+    return np.asarray((weights @ rows).reshape(shape[:axis] + shape[axis + 1 :]))
+
+
 def along(array: Array, matrix: Array, axis: int) -> Array:
     """Apply a matrix to one axis of an array.
 
     >>> along(np.ones((2, 3)), np.ones((1, 3)), 1).tolist()
     [[3.0], [3.0]]
     """
-    return np.moveaxis(np.tensordot(matrix, array, (1, axis)), 0, axis)
+    return (array.swapaxes(axis, -1) @ matrix.T).swapaxes(axis, -1)

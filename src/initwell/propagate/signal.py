@@ -19,13 +19,12 @@ length 1 has no atoms at all.
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, fields
+from functools import cache, cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from initwell.errors import ArgumentError
 from initwell.propagate.segments import Array, Patterns, patterns
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 
 Fidelity = Literal["exact", "approximate"]
-T = TypeVar("T", np.float64, np.int64)
 
 
 @dataclass(frozen=True)
@@ -211,24 +209,33 @@ class Signal:
 
     def __post_init__(self) -> None:
         """Refuse moments that do not belong to the atoms; write a mean that is one number out."""
-        atoms = tuple(atom for dim in self.dims for atom in dim)
-        object.__setattr__(self, "atoms", atoms)
-        object.__setattr__(self, "_has_parts", any(atom.parts for atom in atoms))
-        rank = len(atoms)
-        if self.moments.shape == (2,) * rank and np.shape(self.means) == (1,) * rank and not self._has_parts:
+        atoms = tuple([atom for dim in self.dims for atom in dim])
+        vars(self).update(atoms=atoms, _has_parts=any(atom.parts for atom in atoms))
+        self._fit()
+
+    def _fit(self) -> None:
+        rank = len(self.atoms)
+        if not self._has_parts and self.moments.shape == (2,) * rank and self.means.size == 1:
+            if self.means.ndim != rank:
+                vars(self)["means"] = self.means.reshape((1,) * rank)
             return
         lengths = tuple(atom.patterns.counts.size for atom in self.atoms)
         if self.moments.shape != lengths:
             cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
             raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)
         segments = tuple(len(atom.patterns.parts) for atom in self.atoms)
-        if np.shape(self.means) != segments:
-            object.__setattr__(self, "means", np.broadcast_to(self.means, segments))
+        if self.means.shape != segments:
+            vars(self)["means"] = np.broadcast_to(self.means, segments)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """The tensor's shape."""
-        return tuple(math.prod(a.size for a in dim) for dim in self.dims)
+        return tuple([math.prod([a.size for a in dim]) for dim in self.dims])
+
+    @cached_property
+    def cuts(self) -> dict[Dims, "Signal"]:
+        """The same value with finer atoms, where it was needed so."""
+        return {}
 
     @property
     def segmented(self) -> bool:
@@ -241,7 +248,7 @@ class Signal:
         found = self.means
         for atom in self.atoms if self.segmented else ():
             n = len(atom.patterns.parts)
-            found = np.tensordot(atom.patterns.agree[:n], found, (0, 0))
+            found = atom.patterns.agree[:n] @ found.reshape(n, -1)
         return float(found.flat[0]) if found.size else 0.0
 
     @cached_property
@@ -260,9 +267,9 @@ class Signal:
             return float(self.moments[tuple(int(i in differ) for i in range(self.moments.ndim))])
         found = self.moments
         for i, atom in enumerate(self.atoms):
-            weights = atom.patterns.differ if i in differ else atom.patterns.agree
-            found = np.tensordot(weights, found, (0, 0))
-        return float(found)
+            pairs = atom.patterns
+            found = (pairs.differ if i in differ else pairs.agree) @ found.reshape(pairs.counts.size, -1)
+        return float(found[0])
 
     @property
     def rms(self) -> float:
@@ -278,30 +285,55 @@ class Signal:
 
     def axes(self, dims: Sequence[int]) -> tuple[int, ...]:
         """Return which axes of ``moments`` belong to these dimensions."""
-        ends = list(accumulate(map(len, self.dims)))
-        return tuple(i for d in dims for i in range(ends[d] - len(self.dims[d]), ends[d]))
+        spans = self._spans
+        return tuple([i for d in dims for i in spans[d]])
+
+    @cached_property
+    def _spans(self) -> tuple[range, ...]:
+        ends = accumulate(map(len, self.dims))
+        return tuple([range(end - len(dim), end) for end, dim in zip(ends, self.dims, strict=True)])
 
     def changed(
         self, moments: Array, means: Array | float, *, dims: Dims | None = None, gaussian: bool = False
     ) -> "Signal":
         """Return a signal of other numbers that keeps the fidelity and forgets where it came from."""
         dims = self.dims if dims is None else dims
-        means = np.asarray(means, float)
-        return Signal(dims, moments, means, self.fidelity, self.reasons, gaussian=gaussian, spread=self.spread)
+        return _bare(self, dims=dims, moments=moments, means=np.asarray(means, float), gaussian=gaussian)
 
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
         means = self.means if means is None else means
-        found = self.changed(moments, means, dims=dims, gaussian=self.gaussian)
-        return replace(found, peak=self.peak, roots=self.roots, scatter=self.scatter)
+        kept = {"gaussian": self.gaussian, "peak": self.peak, "roots": self.roots, "scatter": self.scatter}
+        return _bare(self, dims=dims, moments=moments, means=means, **kept)
 
     def approximate(self, reason: str) -> "Signal":
         """Return it marked as approximate, and why."""
-        reasons = self.reasons if reason in self.reasons else (*self.reasons, reason)
-        return replace(self, fidelity="approximate", reasons=reasons)
+        if reason in self.reasons:
+            return self
+        return replace(self, fidelity="approximate", reasons=(*self.reasons, reason))
+
+
+def _bare(origin: Signal, **given: Any) -> Signal:
+    """Return a signal of these fields, its fidelity that of the one it was made of; others have the class's defaults.
+
+    A walk makes thousands of them, and a constructor sets every field one by one.
+    """
+    found = object.__new__(Signal)
+    vars(found).update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, **given)
+    found.__post_init__()
+    return found
 
 
 R = TypeVar("R")
+# What a Signal works out, and checks, is of these alone.
+_NUMBERS = frozenset({"dims", "moments", "means"})
+
+
+@cache
+def _worked_out(kind: type) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return the fields of a kind of record, and the names of what it works out of them when asked."""
+    names = [name for name, value in vars(kind).items() if isinstance(value, cached_property)]
+    return frozenset(field.name for field in fields(kind)), tuple(names)
 
 
 def replace(record: R, **changes: Any) -> R:
@@ -312,11 +344,18 @@ def replace(record: R, **changes: Any) -> R:
     >>> replace(Atom(4, parts=(1, 3)), size=5, parts=(1, 4)).patterns.counts.tolist()
     [1.0, 4.0, 0.0, 4.0, 4.0, 12.0]
     """
-    found, before = object.__new__(type(record)), vars(record)
-    names = type(record).__dataclass_fields__  # type: ignore[attr-defined]
-    if not changes.keys() <= names.keys():
-        raise TypeError(f"{type(record).__name__} has no field {min(changes.keys() - names.keys())}")
-    vars(found).update({name: changes[name] if name in changes else before[name] for name in names})
+    kind: type = type(record)
+    found: R = object.__new__(kind)
+    known, worked_out = _worked_out(kind)
+    if not changes.keys() <= known:
+        raise TypeError(f"{kind.__name__} has no field {min(changes.keys() - known)}")
+    state = vars(found)
+    state.update(vars(record))
+    state.update(changes)
+    if isinstance(found, Signal) and _NUMBERS.isdisjoint(changes):
+        return found
+    for name in worked_out:
+        state.pop(name, None)
     if isinstance(found, Signal):
         found.__post_init__()
     return found
@@ -358,37 +397,3 @@ def merged_fidelity(signal: Signal, *others: Signal) -> Signal:
         for reason in other.reasons:
             signal = signal.approximate(reason)
     return signal
-
-
-def by_pattern(atoms: Sequence[Atom], values: NDArray[T], *, second: bool = False) -> NDArray[T]:
-    """Return what belongs to a pair's first index (or its second) for every pattern.
-
-    Args:
-        atoms: of the patterns.
-        values: by segment, one axis for each atom; an axis of length 1 serves all its segments, and stays so.
-        second: of the second index.
-
-    >>> by_pattern([Atom(4, parts=(1, 3))], np.array([2.0, 5.0])).tolist()
-    [2.0, 5.0, 2.0, 2.0, 5.0, 5.0]
-    """
-    for axis, atom in enumerate(atoms):
-        if values.shape[axis] > 1:
-            values = np.asarray(values.take(atom.patterns.second if second else atom.patterns.first, axis))
-    return values
-
-
-def over_pairs(atoms: Sequence[Atom], values: Array, others: Array | None = None) -> Array:
-    """Multiply what belongs to a pair's first index by what belongs to its second, for every pattern.
-
-    >>> over_pairs([Atom(4, parts=(1, 3))], np.array([2.0, 5.0])).tolist()
-    [4.0, 25.0, 4.0, 10.0, 10.0, 25.0]
-    """
-    others = values if others is None else others
-    return np.asarray(by_pattern(atoms, values) * by_pattern(atoms, others, second=True))
-
-
-def product_of_means(a: Signal, b: Signal) -> Array:
-    """Return E[x]E[y'] for every pattern of two signals of the same atoms, averaged over the pair's two orders."""
-    if a is b:
-        return over_pairs(a.atoms, a.means)
-    return np.asarray(over_pairs(a.atoms, a.means, b.means) + over_pairs(a.atoms, b.means, a.means)) / 2

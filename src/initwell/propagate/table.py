@@ -52,9 +52,12 @@ class Call:
         Raises:
             UnknownSignalError: it is no reference to a tensor, or not known.
         """
-        if not isinstance(ref, ValueRef) or ref.id not in self.known:
+        if not isinstance(ref, ValueRef):
             raise UnknownSignalError(str(ref))
-        return self.known[ref.id]
+        try:
+            return self.known[ref.id]
+        except KeyError:
+            raise UnknownSignalError(str(ref)) from None
 
     def value(self, name: str) -> Tensor | None:
         """Return the real numbers of a tensor argument that depends on nothing random: a mask, positions, an index.

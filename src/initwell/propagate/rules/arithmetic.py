@@ -16,7 +16,7 @@ from initwell.propagate.rules.branch import (
     shifted,
     summed_jointly,
 )
-from initwell.propagate.rules.byhand import centred_by_hand, normalized_by_hand
+from initwell.propagate.rules.byhand import centred_by_hand, normalized_by_hand, taken_off
 from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.masks import masked_product, masked_sum
 from initwell.propagate.signal import Signal, replace
@@ -48,6 +48,8 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
             whole = added(*together(a, b, call.shape()), 1.0, beta)
             return [replace(whole, mask=both(a.mask, b.mask))]
         if (found := summed_jointly(a, b, 1.0, beta) or centred_by_hand(a, b, beta)) is not None:
+            return [found]
+        if beta == 1.0 and (found := taken_off(call, first, second)) is not None:
             return [found]
         if fixed(b) and not b.segmented and a.shape == call.shape():
             return [shifted(a, beta * b.mean)]

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from initwell.propagate.incidence import Axis, adaptive, geometry, spread
+from initwell.propagate.rules.reading import profiled, read_places
 from initwell.propagate.rules.resample import resampled
-from initwell.propagate.rules.taps import Axis, adaptive, geometry, profiled, spread, tapped
+from initwell.propagate.rules.taps import tapped
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal, constant
 from initwell.propagate.table import Call, Rule
@@ -52,7 +54,8 @@ def _averaged(x: Signal, axes: Sequence[Axis], counts: Sequence[Array], *, back:
         return resampled(x, [m.T for m in matrices] if back else matrices, why="")
     size = float(np.prod([c.mean() for c in counts]))
     kernel = constant([a.sizes[2] for a in axes], 1 / size)
-    return profiled(tapped(x, kernel, axes, "pkx" if back else "xkp"), x, axes, "x" if back else "p")
+    known = read_places(x, len(axes))
+    return profiled(tapped(x, kernel, axes, "pkx" if back else "xkp"), known, axes, "x" if back else "p")
 
 
 def _avg_pool(call: Call) -> Sequence[Signal]:

@@ -13,6 +13,7 @@ import numpy as np
 from initwell.propagate import gram
 from initwell.propagate.atoms import together
 from initwell.propagate.averages import is_average_of_squares, spanned
+from initwell.propagate.by_pairs import by_pattern, over_pairs, product_of_means
 from initwell.propagate.functions import (
     Function,
     as_image,
@@ -27,19 +28,10 @@ from initwell.propagate.functions import (
 )
 from initwell.propagate.gaussian import variances
 from initwell.propagate.laws import sum_law
+from initwell.propagate.places import by_axis, even
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import (
-    Image,
-    Pointwise,
-    Signal,
-    by_pattern,
-    constant,
-    merged_fidelity,
-    over_pairs,
-    product_of_means,
-    replace,
-)
+from initwell.propagate.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -103,9 +95,9 @@ def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:
     """Return the sizes by position of a sum: of each axis, the average by the second moments."""
     if (not a.profile and not b.profile) or qa + qb == 0:
         return ()
-    flat = tuple(np.ones_like(p) for p in a.profile or b.profile)
-    pairs = zip(a.profile or flat, b.profile or flat, strict=False)
-    return tuple(np.asarray((qa * p + qb * q) / (qa + qb)) for p, q in pairs if p.shape == q.shape)
+    flat = by_axis(lambda p: even(p.shape[-1]), a.profile or b.profile)
+    pairs = [(p, q) for p, q in zip(a.profile or flat, b.profile or flat, strict=False) if p.shape == q.shape]
+    return tuple(by_axis(lambda p, q: (qa * p + qb * q) / (qa + qb), *zip(*pairs, strict=True))) if pairs else ()
 
 
 def multiplied(a: Signal, b: Signal) -> Signal:
@@ -158,6 +150,7 @@ def summed_jointly(a: Signal, b: Signal, alpha: float, beta: float) -> Signal | 
         alpha: factor of a.
         beta: factor of b.
     """
+    a, b = _alike(a, b)
     images = shared_images(a, b) or _based(a, b)
     if images is not None and (images[0].base is None) != (images[1].base is None):
         return _half_based(images, (alpha, beta), a, b)
@@ -186,6 +179,13 @@ def _half_based(images: tuple[Image, Image], factors: tuple[float, float], a: Si
     return replace(merged_fidelity(found, a, b), joint=True)
 
 
+def _alike(a: Signal, b: Signal) -> tuple[Signal, Signal]:
+    """Cut two functions as finely as each other: gradients behind a mask have segments that activations have not."""
+    if a.shape != b.shape or a.dims == b.dims or (a.image is None and b.image is None):
+        return a, b
+    return together(a, b, a.shape)
+
+
 def _of_image(image: Image) -> Signal:
     if image.base is None:
         return evaluated(image)
@@ -206,6 +206,7 @@ def _based(a: Signal, b: Signal) -> tuple[Image, Image] | None:
 
 def multiplied_jointly(a: Signal, b: Signal) -> Signal | None:
     """Multiply where both are functions of one Gaussian, and at most one has a base; else None."""
+    a, b = _alike(a, b)
     images = shared_images(a, b)
     if images is None or (images[0].base is not None and images[1].base is not None):
         return None
@@ -225,6 +226,8 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
     """
     if base.dims != factor.dims or base.shape != tuple(shape):
         one, two = together(base, factor, shape)
+        if factor.shape == two.shape and two.image is not None:
+            factor = two
         if two.dims != factor.dims:
             # What keeps its shape is what later sums may meet again; the other is repeated.
             one, two, factor = two, one, base

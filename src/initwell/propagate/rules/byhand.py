@@ -7,17 +7,26 @@ average that goes as 1/√(v + ε) there; ε and the constant in front are read 
     d log k / d log v = −v / (2(v + ε))        so        ε = v·(−1/(2·slope) − 1)        c = k·√(v + ε)
 
 A slope between −1/2 and 0 is one of such a scale; any other is not, and the product is no norm.
+
+Backward, a norm of squares takes off the gradient g·k what lies along x̂: b = −x̂·mean(g x̂)·k, whose size ``radial``
+knows. Over a row the average of g·k·b is −b², so that the sum of both has E[(g·k + b)²] = E[(g·k)²] − E[b²]: what is
+taken off is a part of the whole, as in ``norm``.
 """
 
 import math
 
 import numpy as np
 
-from initwell.propagate.atoms import centred
-from initwell.propagate.functions import as_image
+from initwell.propagate.atoms import centred, together
+from initwell.propagate.functions import Function, as_image, function_moments
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.norm import normalized
-from initwell.propagate.signal import Average, Signal, merged_fidelity, replace
+from initwell.propagate.signal import Average, Image, Signal, merged_fidelity, replace
+from initwell.propagate.table import Call
+from initwell.trace.trace import Op, ValueRef
+
+# What is left where almost all of a gradient lies along its row.
+_LEAST = 1e-3
 
 
 def centred_by_hand(x: Signal, mean: Signal, beta: float) -> Signal | None:
@@ -73,3 +82,61 @@ def _normalized(x: Signal, scale: Signal, tag: int) -> Signal | None:
     eps = max(v * (-0.5 / slope - 1.0), 0.0)
     found = normalized(x, average.dims, eps, centred=False, tag=tag)
     return replace(merged_fidelity(scaled(found, k * math.sqrt(v + eps)), scale), joint=True)
+
+
+def taken_off(call: Call, first: str, second: str) -> Signal | None:
+    """Add a gradient and what a norm of squares takes off it; None where neither operand is that.
+
+    Args:
+        call: of a sum.
+        first: one operand's name.
+        second: the other's.
+    """
+    for one, two in ((first, second), (second, first)):
+        norm = _norm_behind(call, two) if call.has(one) and call.has(two) else None
+        if norm is None:
+            continue
+        a, b = together(call.signal(one), call.signal(two), call.shape())
+        size = _one_size(call, norm) * b.q
+        share = min(size, (1 - _LEAST) * a.q) / b.q if b.q > 0 else 0.0
+        found = a.changed(a.moments - share * b.moments, a.means, gaussian=a.gaussian)
+        return merged_fidelity(replace(found, peak=a.peak, profile=a.profile, joint=True), b)
+    return None
+
+
+def _norm_behind(call: Call, name: str) -> Op | None:
+    """Return the norm whose rows get a value of the backward by way of their squares; None where it is no such."""
+    ref = call[name]
+    maker = call.trace.producer(ref.id) if isinstance(ref, ValueRef) else None
+    if maker is None or maker.phase == "forward" or maker.functional != "aten.mul" or maker.of is None:
+        return None
+    square = call.trace.ops[maker.of]
+    if square.functional != "aten.pow" or square.arguments.get("exponent") != 2:
+        return None
+    return next((op for op in call.trace.consumers(square.inputs[0]) if _is_norm(call, op)), None)
+
+
+def _is_norm(call: Call, op: Op) -> bool:
+    if op.functional not in ("aten.mul", "aten.div") or op.phase != "forward" or op.outputs[0] not in call.known:
+        return False
+    made = call.known[op.outputs[0]]
+    return made.joint and any(tag == op.outputs[0] for tag, _ in made.roots)
+
+
+def _one_size(call: Call, norm: Op) -> float:
+    """Return E[k²]/(E[1/k²]·E[k⁴]): x times what goes as k³/k, as of independents, and as x̂·k.
+
+    They differ where rows of few entries scatter in size.
+    """
+    for value in norm.inputs:
+        scale = as_image(call.known[value]) if value in call.known else None
+        if scale is None or scale.base is not None or scale.pre.average is None or scale.pre.average.kind == "mean":
+            continue
+        one, two, three = (_power(scale, n if norm.functional == "aten.mul" else -n) for n in (2, -2, 4))
+        return min(one / (two * three), 1.0)
+    return 1.0
+
+
+def _power(scale: Image, power: int) -> float:
+    phi = scale.phi.fn
+    return float(function_moments(Function(lambda v: phi(v) ** power), scale.pre)[0].mean())

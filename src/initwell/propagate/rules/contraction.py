@@ -18,15 +18,16 @@ Keys and score gradients are such images, and their sum is the gradient of the q
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from initwell.propagate.atoms import matched, permuted, together
 from initwell.propagate.gram import adding, fluctuation, forgotten, image, in_common, varied, varying
+from initwell.propagate.labels import labels
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.masks import biased
-from initwell.propagate.signal import Signal, Source, merged_fidelity
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Signal, Source, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Trace
@@ -49,31 +50,23 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
     4.0
     """
     a, b = matched(a, b, [*over, *batch])
-    names_a = list(range(len(a.atoms)))
-    names_b = list(range(100, 100 + len(b.atoms)))
-    for da, db in (*over, *batch):
-        for i, j in zip(a.axes([da]), b.axes([db]), strict=True):
-            names_b[j] = names_a[i]
+    names = labels(tuple(map(len, a.dims)), tuple(map(len, b.dims)), tuple(over), tuple(batch))
     summed_a, summed_b = [d for d, _ in over], [d for _, d in over]
-    shared = [d for d, _ in batch]
-    free_a = [d for d in range(len(a.dims)) if d not in summed_a and d not in shared]
-    free_b = [d for d in range(len(b.dims)) if d not in summed_b and d not in [d for _, d in batch]]
-    out = [names_a[i] for i in (*a.axes(shared), *a.axes(free_a))] + [names_b[i] for i in b.axes(free_b)]
-    counted: list[object] = []
-    lengths: list[object] = []
-    for i in a.axes(summed_a):
-        counts = a.atoms[i].patterns
-        counted += [counts.counts, [names_a[i]]]
-        lengths += [np.array(counts.parts, float), [names_a[i]]]
-    moments = _einsum([a.moments, names_a, b.moments, names_b, *counted], out)
     pairs = list(zip(a.axes(summed_a), b.axes(summed_b), strict=True))
+    along = [a.atoms[i].patterns for i, _ in pairs]
+    counts = [p.counts for p in along]
+    moments = np.einsum(names.moments, a.moments, b.moments, *counts)
     rows, value = in_common(a, b, pairs)
     if rows:
         one, two = (varied(x, [pairs[r][i] for r in rows], value) for i, x in enumerate((a, b)))
-        moments = moments + _einsum([one, names_a, two, names_b, *counted], out)
-    means = _einsum([a.means, names_a, b.means, names_b, *lengths], out)
-    dims = tuple(forgotten(a.dims[d]) for d in shared) + tuple(a.dims[d] for d in free_a)
-    found = a.changed(moments, means, dims=dims + tuple(b.dims[d] for d in free_b), gaussian=True)
+        moments = moments + np.einsum(names.moments, one, two, *counts)
+    means: Array | float = 0.0
+    if a.means.any() and b.means.any():
+        means = np.einsum(names.means, a.means, b.means, *(np.array(p.parts, float) for p in along))
+    shared = len(batch)
+    kept = tuple(forgotten(a.dims[d]) for d in names.kept_a[:shared]) + tuple(a.dims[d] for d in names.kept_a[shared:])
+    dims = kept + tuple(b.dims[d] for d in names.kept_b)
+    found = a.changed(moments, means, dims=dims, gaussian=True)
     spread = min(fluctuation(a, summed_a), fluctuation(b, summed_b))
     return merged_fidelity(replace(found, spread=spread), b)
 
@@ -131,15 +124,6 @@ def base(trace: Trace, value: int) -> int:
         value = op.inputs[0]
         op = trace.producer(value)
     return value
-
-
-def _einsum(operands: Sequence[object], out: Sequence[int]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-    # NumPy wants labels below 52.
-    labels = {label: i for i, label in enumerate(dict.fromkeys(x for o in operands[1::2] for x in o))}  # type: ignore[attr-defined]
-    renamed: list[object] = []
-    for array, names in zip(operands[::2], operands[1::2], strict=True):
-        renamed += [array, [labels[n] for n in names]]  # type: ignore[attr-defined]
-    return np.asarray(np.einsum(*renamed, [labels[n] for n in out]))  # type: ignore[call-overload]
 
 
 def _mm(call: Call) -> Sequence[Signal]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from initwell.propagate.places import mixed
 from initwell.propagate.rules.parts import bounds, padded, sliced
+from initwell.propagate.rules.reading import read_places
 from initwell.propagate.rules.resample import mapped
-from initwell.propagate.rules.taps import read_places
 from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule
 
@@ -58,7 +58,7 @@ def surrounded(signal: Signal, pads: Mapping[int, tuple[int, int]], value: float
     profile = () if value or any(dim < first for dim in pads) else tuple(read_places(signal, len(signal.profile)))
     for i, places in enumerate(profile):
         before, after = (max(p, 0) for p in pads.get(first + i, (0, 0)))
-        n = len(places)
+        n = places.shape[-1]
         own = signal.averaged(()), signal.averaged(signal.axes([first + i]))
         around = np.eye(before + n + after)[:, before : before + n]
         profile = (*profile[:i], mixed(places, around, *own)[1], *profile[i + 1 :])

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.atoms import expanded, permuted
+from initwell.propagate.incidence import Axis, axis_of
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.pool import largest, to_largest
-from initwell.propagate.rules.taps import Axis, axis_of
 from initwell.propagate.signal import Image, Signal, constant, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.ops import COPIES, VIEWS

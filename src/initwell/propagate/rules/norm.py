@@ -32,16 +32,17 @@ import numpy as np
 
 from initwell.propagate.atoms import centred as centred_moments
 from initwell.propagate.atoms import over_all, together, viewed
+from initwell.propagate.by_pairs import over_pairs
 from initwell.propagate.functions import composed, line
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
-from initwell.propagate.places import of_sizes, sizes
+from initwell.propagate.places import by_axis, of_sizes, own_correlations, sizes
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
 from initwell.propagate.rules.scatter import inverse_sizes
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
-from initwell.propagate.signal import Gate, Signal, merged_fidelity, over_pairs, replace
+from initwell.propagate.signal import Gate, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op
@@ -78,13 +79,15 @@ def _levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, .
     rank = len(x.dims) - len(x.profile)
     if variance <= 0 or not set(range(rank, len(x.dims))) <= set(dims):
         return x.profile
-    level, found = x.q - variance, []
-    for places in x.profile:
+    level = x.q - variance
+
+    def left(places: Array) -> Array:
         # x̄ holds other samples' entries at this very place, too.
-        row = places.mean(axis=1) if places.ndim == 2 else np.sqrt(np.maximum(sizes(places), 0.0))
-        left = x.q * sizes(places) + level * (1 - 2 * row / row.mean())
-        found.append(of_sizes(np.maximum(left / variance, 0.0)))
-    return tuple(found)
+        row = places[0].mean(axis=1) if places.ndim == 3 else np.sqrt(np.maximum(sizes(places), 0.0))
+        found = x.q * sizes(places) + level * (1 - 2 * row / row.mean())
+        return of_sizes(np.maximum(found / variance, 0.0), own_correlations(places))
+
+    return tuple(by_axis(left, x.profile))
 
 
 def _centred(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, Array]:
@@ -92,7 +95,7 @@ def _centred(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[A
     axes = x.axes(dims)
     moments = centred_moments(x, axes) if centred else x.moments
     variance = moments[tuple(slice(n) for n in x.means.shape)]
-    for axis in axes:
+    for axis in axes if x.segmented else ():
         atom = x.atoms[axis].patterns
         variance = along(variance, atom.agree[None, : len(atom.parts)], axis)
     return np.asarray(moments), np.maximum(variance, 0.0)

@@ -13,8 +13,9 @@ from itertools import pairwise
 import numpy as np
 
 from initwell.propagate.atoms import UNLIKE, joined, matched, merged, settled, viewed
+from initwell.propagate.by_pairs import by_pattern
 from initwell.propagate.segments import Array, patterns
-from initwell.propagate.signal import Atom, Signal, by_pattern, constant, merged_fidelity, replace
+from initwell.propagate.signal import Atom, Signal, constant, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 

@@ -5,10 +5,12 @@ independent of u, has the moments of g times E[φ′(u)φ′(v)]. Assumption: u 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from initwell.propagate import gram
 from initwell.propagate.atoms import together
 from initwell.propagate.functions import (
     Function,
@@ -52,7 +54,12 @@ def phi_of(op: Op) -> Activation:
     if op.functional == "aten.elu":
         return _elu(arguments)
     known = _PARAMETERS.get(op.functional, {})
-    return activation(ACTIVATIONS[op.functional], **{p: float(arguments[a]) for a, p in known.items()})
+    return _catalogued(ACTIVATIONS[op.functional], tuple([(p, float(arguments[a])) for a, p in known.items()]))
+
+
+@lru_cache(maxsize=256)
+def _catalogued(name: str, parameters: tuple[tuple[str, float], ...]) -> Activation:
+    return activation(name, **dict(parameters))
 
 
 def _elu(arguments: Mapping[str, Any]) -> Activation:
@@ -118,7 +125,9 @@ def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) 
     """
     image = Image(slope, u, g)
     if g.segmented or u.segmented:
-        return evaluated(image)
+        factor = evaluated(Image(slope, u))
+        found = gram.multiplied(g.changed(g.moments * factor.moments, g.means * factor.means), g, factor)
+        return merged_fidelity(replace(found, image=image, profile=g.profile), factor)
     if g.peak > 1 and covariance(u)[0] > 0:
         space = max(len(u.dims) - 2, 1)
         common = within_window(u, [round(g.peak ** (1 / space))] * space)

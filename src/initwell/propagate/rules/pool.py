@@ -21,13 +21,14 @@ import numpy as np
 
 from initwell.propagate.atoms import matched, together
 from initwell.propagate.gaussian import covariance
-from initwell.propagate.peaks import covariance_of_largest, peak_law, within_window
-from initwell.propagate.places import LONGEST, carried, of_sizes, settled, sizes
+from initwell.propagate.incidence import Axis, adaptive, axis_of, geometry, spread
+from initwell.propagate.peaks import Near, covariance_of_largest, of_pairs, peak_law
+from initwell.propagate.places import LONGEST, by_axis, of_sizes, off_average, settled, sizes
 from initwell.propagate.rules.behind import alone, behind
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.parts import padded
 from initwell.propagate.rules.pooled import Unpadded, gate_of, unpadded, without_padding
-from initwell.propagate.rules.taps import Axis, adaptive, axis_of, geometry, read_places, spread
+from initwell.propagate.rules.reading import read_places
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Atom, Signal, replace
 from initwell.propagate.table import Call, Rule
@@ -88,7 +89,8 @@ def largest(x: Signal, axes: Sequence[Axis]) -> Signal:
     first = len(x.dims) - len(axes)
     x = alone(x, first)
     phi, u = behind(x, first)
-    common = _common(u, axes)
+    near = _near(u, axes)
+    common = max(float(of_pairs(u, [n[0] for n in near]).flat[0]), 0.0)
     mean, within, between = 0.0, 0.0, 0.0
     for count, share in _counts(axes):
         points, chance = peak_law(u, count, common)
@@ -96,7 +98,7 @@ def largest(x: Signal, axes: Sequence[Axis]) -> Signal:
         centre = float(values @ chance)
         mean, between = mean + share * centre, between + share * centre**2
         within += share * (float((values * values) @ chance) - centre**2)
-    together = _together(u, axes, common)
+    together = _together(u, axes, near)
     # A window at the border has a smaller maximum, whatever the sample and the channel.
     here = np.zeros((1,) * len(x.axes(range(first))) + tuple(2 for a in axes if a.sizes[0] > 1))
     here[(0,) * here.ndim] = between - mean**2
@@ -112,10 +114,14 @@ def _of_windows(places: Array, axis: Axis) -> Array:
     weights = _membership(axis)
     if places.ndim == 1 or axis.sizes[0] > LONGEST:
         return of_sizes(weights @ sizes(places))
-    off = places.copy()
+    common, own = places
+    off = common.copy()
     np.fill_diagonal(off, 1.0)
-    found = weights @ off @ weights.T
-    np.fill_diagonal(found, weights @ sizes(places))
+    found = np.stack([weights @ off @ weights.T, weights @ own @ weights.T])
+    root = np.sqrt(np.maximum(found[1].diagonal(), 1e-300))
+    size = weights @ sizes(places)
+    found[1] *= np.outer(np.sqrt(size) / root, np.sqrt(size) / root)
+    np.fill_diagonal(found[0], size)
     return settled(found)
 
 
@@ -127,20 +133,24 @@ def _membership(axis: Axis) -> Array:
     return np.asarray(found / np.maximum(found.sum(axis=1, keepdims=True), 1.0))
 
 
-def _common(u: Signal, axes: Sequence[Axis]) -> float:
-    """Return the correlation of two entries of a window: near each other, they are more alike than any two are."""
-    nearer = []
+def _near(u: Signal, axes: Sequence[Axis]) -> list[tuple[Near, Near]]:
+    """Return along each axis the places of two entries of one window, and of two entries of two windows."""
+    found = []
     for places, axis in zip(read_places(u, len(axes)), axes, strict=True):
-        lengths = axis.inside.sum(axis=1)
-        pairs = float((lengths * (lengths - 1)).sum())
-        if places.ndim == 1 or pairs == 0:
-            nearer.append(1.0)
-            continue
-        off = places.copy()
-        np.fill_diagonal(off, 0.0)
         members = (_membership(axis) > 0).astype(np.float64)
-        nearer.append(float(((members @ off) * members).sum()) / pairs)
-    return within_window(u, [a.sizes[2] for a in axes], nearer)
+        shared, windows = members @ members.T, np.eye(len(members), dtype=bool)
+        every = np.outer(members.sum(axis=1), members.sum(axis=1))
+        both = []
+        for chosen in (windows, ~windows):
+            same, apart = float(shared[chosen].sum()), float((every - shared)[chosen].sum())
+            if places.ndim == 1 or apart == 0:
+                both.append(Near(same, apart))
+                continue
+            off = [table - np.diag(table.diagonal()) for table in places]
+            common, own = (float((members @ table @ members.T)[chosen].sum()) / apart for table in off)
+            both.append(Near(same, apart, common, own, off_average(places[1])))
+        found.append((both[0], both[1]))
+    return found
 
 
 def _counts(axes: Sequence[Axis]) -> list[tuple[int, float]]:
@@ -152,38 +162,28 @@ def _counts(axes: Sequence[Axis]) -> list[tuple[int, float]]:
     return [(n, k / total) for n, k in found.items()]
 
 
-def _together(u: Signal, axes: Sequence[Axis], common: float) -> Array:
+def _together(u: Signal, axes: Sequence[Axis], near: Sequence[tuple[Near, Near]]) -> Array:
     """Return the correlation of the maxima of two windows, by pattern of the result."""
     first = len(u.dims) - len(axes)
-    _, correlations = covariance(u)
-    lead = len(u.axes(range(first)))
-    rho = correlations.reshape(*correlations.shape[:lead], *(2 if d else 1 for d in u.dims[first:]))
-    count = _entries(axes)
+    own = _same_place(u, first)
+    inside = of_pairs(u, [n[0] for n in near])
+    common = min(max(float(inside.flat[0]), 0.0), 1 - 1e-9)
+    local = (own - inside) / (1 - common)
     classes = [window_pairs(a) for a in axes]
-    found = np.zeros((*rho.shape[:lead], *(2 if a.sizes[0] > 1 else 1 for a in axes)))
-    for place in np.ndindex(found.shape[lead:]):
-        shared = _shared(rho, [(a, c[d]) for a, c, d in zip(axes, classes, place, strict=True)], lead)
-        far = shared if any(place) else _shared(rho, [(a, c[0]) for a, c in zip(axes, classes, strict=True)], lead)
-        local = rho.reshape(*rho.shape[:lead], -1)[..., 0] - far
+    found = np.zeros((*own.shape, *(2 if a.sizes[0] > 1 else 1 for a in axes)))
+    for place in np.ndindex(found.shape[own.ndim :]):
+        shared = of_pairs(u, [n[d] for n, d in zip(near, place, strict=True)]) if any(place) else inside
         overlap = _mean_overlap([c[d] for c, d in zip(classes, place, strict=True)])
-        found[(..., *place)] = shared + _local(local / max(1 - common, 1e-9), count, overlap) * (1 - common)
-    own = found[(0,) * found.ndim]
+        found[(..., *place)] = shared + _local(local, _entries(axes), overlap) * (1 - common)
+    size = float(found[(0,) * found.ndim])
     gone = tuple(0 if a.sizes[0] == 1 else slice(None) for a in axes)
-    return np.asarray((found / (own if own > 0 else 1.0))[(..., *gone)])
+    return np.asarray((found / (size if size > 0 else 1.0))[(..., *gone)])
 
 
-def _shared(rho: Array, axes: Sequence[tuple[Axis, Sequence[_Pair]]], lead: int) -> Array:
-    """Average the correlation of entries of two windows over their pairs that are not one and the same."""
-    weights = np.ones(())
-    for _, pairs in axes:
-        same = sum(p.overlap * p.count for p in pairs)
-        every = sum(p.first * p.second * p.count for p in pairs)
-        weights = np.multiply.outer(weights, np.array([same, every - same]))
-    weights[(0,) * weights.ndim] = 0.0
-    if weights.sum() == 0:
-        weights[(0,) * weights.ndim] = 1.0
-    table = np.broadcast_to(rho, (*rho.shape[:lead], *(2,) * len(axes)))
-    return np.asarray(np.tensordot(table, weights / weights.sum(), len(axes)))
+def _same_place(u: Signal, first: int) -> Array:
+    """Return the correlation of entries at one place, by pattern of the dimensions before ``first``."""
+    table = _with_all(covariance(u)[1], u, first)
+    return table.reshape(*table.shape[: len(u.axes(range(first)))], -1)[..., 0]
 
 
 def _mean_overlap(classes: Sequence[Sequence[_Pair]]) -> list[tuple[int, float]]:
@@ -226,11 +226,22 @@ def to_largest(g: Signal, x: Signal, axes: Sequence[Axis]) -> Signal:
     space = tuple((Atom(n),) if n > 1 else () for n in sizes)
     means = g.means.reshape((1,) * (lead + sum(map(len, space)))) * math.prod(a.sizes[0] / a.sizes[1] for a in axes)
     found = g.changed(np.asarray(moments), means, dims=(*g.dims[:first], *space))
-    profile = tuple(
-        settled(carried(places, a.at, a.inside, a.sizes[1], back=True))
-        for places, a in zip(read_places(g, rank), axes, strict=True)
-    )
+    profile = tuple(by_axis(_of_largest, read_places(g, rank), axes))
     return replace(found, profile=profile, peak=_entries(axes)).approximate(_WHY)
+
+
+def _of_largest(places: Array, axis: Axis) -> Array:
+    """Return how inputs differ by where they are: two of them get what two windows have, if each is the largest."""
+    weights = _membership(axis)
+    size = sizes(places) @ weights
+    if places.ndim == 1 or axis.sizes[1] > LONGEST:
+        return settled(size)
+    # Of two entries of one window only one is the largest.
+    off = places * ~np.eye(axis.sizes[0], dtype=bool)
+    found = np.stack([weights.T @ table @ weights for table in off])
+    for table in found:
+        np.fill_diagonal(table, size)
+    return settled(found)
 
 
 def _entries(axes: Sequence[Axis]) -> int:
@@ -252,11 +263,10 @@ def _alike(u: Signal, axes: Sequence[Axis]) -> Array:
     it goes (2/π)·arcsin(r) of the way to 1. Of K entries that share was found by sampling to go as a power of it.
     """
     first = len(u.dims) - len(axes)
-    rho = _with_all(covariance(u)[1], u, first)
-    rho = rho.reshape(*rho.shape[: -len(axes)], -1)
+    inside = of_pairs(u, [n[0] for n in _near(u, axes)])
+    common = min(max(float(inside.flat[0]), 0.0), 1 - 1e-9)
+    local = np.clip((_same_place(u, first) - inside) / (1 - common), 0.0, 1.0)
     count = _entries(axes)
-    common = min(_common(u, axes), 1 - 1e-9)
-    local = np.clip((rho[..., 0] - rho[..., -1]) / (1 - common), 0.0, 1.0)
     found = (np.arcsin(local) * 2 / math.pi) ** (1 + max(math.log2(count) - 1, 0.0) / 6)
     found[(0,) * found.ndim] = 1.0
     return np.asarray(found)

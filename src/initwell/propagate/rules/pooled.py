@@ -13,8 +13,8 @@ import numpy as np
 
 from initwell.propagate.atoms import plain
 from initwell.propagate.functions import evaluated
+from initwell.propagate.incidence import Axis, axis_of
 from initwell.propagate.rules.parts import one_atom, selected
-from initwell.propagate.rules.taps import Axis, axis_of
 from initwell.propagate.signal import Image, Signal
 from initwell.propagate.table import Call
 from initwell.trace.trace import ValueRef

@@ -20,7 +20,7 @@ import torch
 from initwell.propagate.atoms import plain, refined
 from initwell.propagate.places import even, mixed
 from initwell.propagate.rules.parts import one_atom
-from initwell.propagate.rules.taps import read_places, sized
+from initwell.propagate.rules.reading import read_places, sized
 from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Atom, Signal, replace
 from initwell.propagate.table import Call, Rule
@@ -42,7 +42,7 @@ def mapped(signal: Signal, dim: int, weights: Array, places: Array | None = None
 
     >>> from initwell.propagate.signal import independent
     >>> found, places = mapped(independent((4, 2), 1.0), 1, np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]))
-    >>> found.moments[0].round(4).tolist(), places.diagonal().round(2).tolist()
+    >>> found.moments[0].round(4).tolist(), places[0].diagonal().round(2).tolist()
     ([0.8333, 0.3333], [1.2, 0.6, 1.2])
     """
     signal = opened(signal, dim)

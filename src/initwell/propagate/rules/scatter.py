@@ -4,8 +4,9 @@ Given its weights w_1 … w_n, independent of mean 0, a channel of y = Σ w_k x_
 and positions p, C that of what the taps k read. With q, d the moments of x where positions agree and differ, l_p and l
 those of two samples, a_pk² the size of what tap k reads at p (0 for padding), F, f the averages of a a′ and a over p,
 
-    C = (q − d) diag F + d F − l f fᵀ − (l_p − l) G,     G the average of a a′ over p, p′ where both read one position
+    C = (q − d) N + d F − l f fᵀ − (l_p − l) G,     G the average of a a′ over p, p′ where both read one position
 
+N is the diagonal of F, or what neighbours that are alike make of it (``places``; then d is what all have in common).
 A depthwise 3×3 convolution has nine eigenvalues λ, of images of one position, that it pads, one; at 2×2 three are large
 where x has a mean, as the padding makes positions unlike. In units of E[s²] = Σ λ, for normal w,
 
@@ -26,6 +27,7 @@ count as that where C is far from diagonal.
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, reduce
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,14 +41,32 @@ _LEAST = 1e-12
 _LARGEST = 400
 
 
-def scattered(y: Signal, x: Signal, weight: Signal, reads: Sequence[tuple[Array, Array]], inputs: int) -> Signal:
+class Taken(NamedTuple):
+    """What the taps of one axis have in common; each of shape (taps, taps), but f.
+
+    Attributes:
+        both: F.
+        mean: f.
+        one: G.
+        own: N.
+        share: average correlation of what is each place's own.
+    """
+
+    both: Array
+    mean: Array
+    one: Array
+    own: Array
+    share: float
+
+
+def scattered(y: Signal, x: Signal, weight: Signal, reads: Sequence[Taken], inputs: int) -> Signal:
     """Note how unlike the channels of y are.
 
     Args:
         y: what was made of x by the weight.
         x: dimensions (sample, channel, …).
         weight: fresh; its ``scatter`` is E[w⁴]/E[w²]² − 1.
-        reads: for each spatial dimension, the position that each output (rows) reads through each tap, and a.
+        reads: for each spatial dimension, what its taps have in common.
         inputs: how many channels an output reads.
 
     Returns:
@@ -72,21 +92,15 @@ def scattered(y: Signal, x: Signal, weight: Signal, reads: Sequence[tuple[Array,
     return replace(y, scatter=(tails, before, *values.tolist(), *counts.tolist(), *shares.tolist()))
 
 
-def _covariance(x: Signal, reads: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+def _covariance(x: Signal, reads: Sequence[Taken]) -> tuple[Array, Array]:
     """Return C and the diagonal of F."""
     samples, space = set(x.axes([0])), set(x.axes(range(2, len(x.dims))))
     own, differ, same, level = (x.averaged(axes) for axes in ((), space, samples, samples | space))
-    both, mean, one = [], [], []
-    for at, a in reads:
-        both.append(a.T @ a / len(a))
-        mean.append(a.mean(axis=0))
-        places = np.zeros((int(at.max()) + 1, a.shape[1]))
-        np.add.at(places, (at, np.broadcast_to(np.arange(a.shape[1]), at.shape)), a)
-        one.append(places.T @ places / len(a) ** 2)
-    f, g, h = reduce(np.kron, both), reduce(np.kron, mean), reduce(np.kron, one)
-    often = f.diagonal()
-    found = (own - differ) * np.diag(often) + differ * f - level * np.outer(g, g) - (same - level) * h
-    return np.asarray(found), np.asarray(often)
+    f, mean, one, near = (reduce(np.kron, column) for column in list(zip(*reads, strict=True))[:4])
+    share = min(math.prod(read.share for read in reads), 1 - 1e-6)
+    common = (differ - own * share) / (1 - share)
+    found = (own - common) * near + common * f - level * np.outer(mean, mean) - (same - level) * one
+    return np.asarray(found), np.asarray(f.diagonal())
 
 
 def _between_channels(x: Signal) -> float:

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.atoms import expanded, permuted, viewed
+from initwell.propagate.incidence import Axis, spatial_axis, spread
 from initwell.propagate.rules.resample import opened
-from initwell.propagate.rules.taps import Axis, spatial_axis, spread
 from initwell.propagate.signal import Atom, Signal
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.propagate.writes import box_of

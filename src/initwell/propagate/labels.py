@@ -1,0 +1,60 @@
+"""Labels of axes in a contraction: which axes of two operands and of their product are the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from string import ascii_letters
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is the same of two operands, as ``np.einsum`` wants to be told.
+
+    Attributes:
+        moments: of both moments, of a vector for each axis summed over, and of a table for each spatial axis.
+        means: the same of means, without spatial axes.
+        kept_a: dimensions of the first operand that the product has, shared ones first.
+        kept_b: dimensions of the second that it has beside.
+    """
+
+    moments: str
+    means: str
+    kept_a: tuple[int, ...]
+    kept_b: tuple[int, ...]
+
+
+@lru_cache(maxsize=4096)
+def labels(ranks_a: Sequence[int], ranks_b: Sequence[int], over: Pairs, batch: Pairs, space: int = 0) -> Labels:
+    """Label the axes of two operands and of their product.
+
+    Args:
+        ranks_a: how many axes each dimension of the first operand has.
+        ranks_b: the same of the second.
+        over: pairs of dimensions that are summed over.
+        batch: pairs of dimensions that are shared.
+        space: how many of the last dimensions of both, of one axis each, meet in a table.
+
+    >>> labels((1, 1), (1, 1), ((1, 0),), ()).moments
+    'ab,bd,b->ad'
+    """
+    letters = iter(ascii_letters)
+    one, two = (["".join(next(letters) for _ in range(r)) for r in ranks] for ranks in (ranks_a, ranks_b))
+    for da, db in (*over, *batch):
+        two[db] = one[da]
+    flat_a, flat_b = len(one) - space, len(two) - space
+    used_a, used_b = ({d for d, _ in (*over, *batch)}, {d for _, d in (*over, *batch)})
+    kept_a = (*(d for d, _ in batch), *(d for d in range(flat_a) if d not in used_a))
+    kept_b = tuple(d for d in range(flat_b) if d not in used_b)
+    out = "".join(chain((one[d] for d in kept_a), (two[d] for d in kept_b)))
+    summed = "".join("," + letter for d, _ in over for letter in one[d])
+    new = [next(letters) for _ in range(space)]
+    tables = "".join(f",{a}{b}{c}" for a, b, c in zip(one[flat_a:], two[flat_b:], new, strict=True))
+    return Labels(
+        f"{''.join(one)},{''.join(two)}{summed}{tables}->{out}{''.join(new)}",
+        f"{''.join(one[:flat_a])},{''.join(two[:flat_b])}{summed}->{out}",
+        kept_a,
+        kept_b,
+    )

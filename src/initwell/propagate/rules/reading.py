@@ -1,0 +1,163 @@
+"""Reading positions that are not all alike: what taps carry on of how places differ; see ``places``.
+
+Assumption: that of ``places``, along each axis by itself.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from initwell.propagate.atoms import merged, plain
+from initwell.propagate.gaussian import covariance, hermite, series_moments
+from initwell.propagate.incidence import Axis
+from initwell.propagate.places import (
+    bent,
+    by_axis,
+    carried,
+    even,
+    of_sizes,
+    off_average,
+    own_correlations,
+    parted,
+    settled,
+    sizes,
+)
+from initwell.propagate.rules.scatter import Taken
+from initwell.propagate.segments import Array, along
+from initwell.propagate.signal import Signal, replace
+
+
+def profiled(found: Signal, known: Sequence[Array], axes: Sequence[Axis], role: str) -> Signal:
+    """Carry through taps how places differ: an output at p has the sum of what its inputs have.
+
+    With it the borders, which are read by fewer taps and are smaller themselves, count as often as they are read.
+
+    Args:
+        found: what ``tapped`` gave, all positions taken as alike.
+        known: how positions of what was read differ, from ``read_places``.
+        axes: of the op.
+        role: "p" when ``found`` is at the outputs, "x" when at the inputs.
+    """
+    scale, profile, moments = 1.0, [], found.moments
+    rank = len(found.dims) - len(axes)
+    for i, (matrix, places) in enumerate(by_axis(_read_through if role == "p" else _read_back, axes, known)):
+        profile.append(places)
+        if matrix is None:
+            continue
+        axes_here = found.axes([rank + i])
+        moments = along(moments, matrix, axes_here[0]) if axes_here else moments * matrix[0, 0]
+        scale *= float(matrix[0, 0])
+    return replace(found, moments=np.asarray(moments), means=found.means * math.sqrt(scale), profile=tuple(profile))
+
+
+def _read_through(axis: Axis, places: Array, *, back: bool = False) -> tuple[Array | None, Array]:
+    """Carry places through an axis: the matrix of what it does to (agree, differ), or None for nothing, and they."""
+    if axis.one_to_one:
+        return None, places
+    here = carried(places, axis.at, axis.inside, axis.sizes[1], back=back)
+    return _corrected(axis, places, here), settled(here)
+
+
+def _read_back(axis: Axis, places: Array) -> tuple[Array | None, Array]:
+    return _read_through(axis, places, back=True)
+
+
+def _corrected(axis: Axis, places: Array, here: Array) -> Array:
+    """Return the matrix from (agree, differ) with all places alike to what they are.
+
+    Args:
+        axis: that was read.
+        places: of what was read.
+        here: what they carried.
+    """
+    n = here.shape[-1]
+    every, pairs = float(axis.pairs[0, 0, 0]), float(axis.pairs[1, 1, 0])
+    agree = float(sizes(here).sum()) / every
+    if here.ndim == 1 or places.ndim == 1 or pairs == 0:
+        return np.diag([agree, agree])
+    # From what tapped gave back to (q, d) of what was read, to (a, q − a), and on.
+    level, rest = parted(places) @ np.diag([n / every, n * (n - 1) / pairs])
+    return np.array([[agree, 0.0], off_average(here[0]) * level + off_average(here[1]) * rest])
+
+
+def read_places(source: Signal, count: int) -> list[Array]:
+    """Return how places differ along the last dimensions of what is read.
+
+    Of a function of a Gaussian they are known of the Gaussian. With c the correlation that all places have, S goes as
+    the power d log E[φφ′]/d log c, and L as (κ(c + (1 − c)L) − κ(c))/(κ(1) − κ(c)), κ the correlation's E[φφ′].
+
+    Args:
+        source: what is read.
+        count: how many dimensions are spatial.
+    """
+    if not source.profile or len(source.profile) != count:
+        return [even(n) for n in source.shape[len(source.dims) - count :]]
+    made = source.image
+    if made is None or made.base is not None or made.pre.dims != source.dims or source.segmented:
+        return list(source.profile)
+    if all(p.ndim == 1 for p in source.profile):
+        return list(source.profile)
+    space = set(source.axes(range(len(source.dims) - count, len(source.dims))))
+    variance, correlations = covariance(made.pre)
+    c = min(max(float(correlations[tuple(int(i in space) for i in range(correlations.ndim))]), 0.0), 0.999)
+
+    series = hermite(made.phi.fn, made.phi.kinks, made.pre.mean, variance)
+
+    def kappa(at: Array) -> Array:
+        return series_moments(series, series, at)
+
+    one, more, whole = kappa(np.array([c, c * 1.001 + 1e-9, 1.0]))
+    power = math.log(more / one) / math.log(1.001) if c > 0.02 and one > 0 else 0.0
+
+    def own(at: Array) -> Array:
+        kinds, which = np.unique(at.round(3), return_inverse=True)
+        found = (kappa(c + (1 - c) * kinds) - one) / max(whole - one, 1e-300)
+        return np.asarray(found[which].reshape(at.shape))
+
+    return by_axis(lambda p: bent(p, max(power, 0.0), own if _near(p) else None), source.profile)
+
+
+def _near(places: Array) -> bool:
+    """Whether what is each place's own is like that of others."""
+    return places.ndim == 3 and bool(abs(places[1]).sum() > (1 + 1e-9) * places[1].trace())
+
+
+def sized(signal: Signal, rank: int) -> Signal:
+    """Turn segments of the spatial dimensions, such as explicit padding, into E[x²] by position."""
+    if not any(atom.parts for dim in signal.dims[rank:] for atom in dim):
+        return signal
+    profile = []
+    for i, d in enumerate(range(rank, len(signal.dims))):
+        here = even(signal.shape[d]) if not signal.profile else signal.profile[i]
+        if not signal.profile and len(signal.dims[d]) == 1 and signal.dims[d][0].parts:
+            axis = signal.axes([d])[0]
+            kept = signal
+            for other in range(len(signal.atoms)):
+                kept = kept if other == axis else merged(kept, other, (0,) * kept.means.shape[other])
+            size = np.moveaxis(kept.diagonal, axis, 0).ravel() / (signal.q or 1.0)
+            here = of_sizes(np.repeat(size, signal.dims[d][0].parts))
+        profile.append(np.asarray(here))
+    return replace(plain(signal, *range(rank, len(signal.dims))), profile=tuple(profile))
+
+
+def taken(known: Sequence[Array], axes: Sequence[Axis]) -> list[Taken]:
+    """Return what the taps of each axis have in common; see ``scatter``.
+
+    Args:
+        known: the places of what is read, by axis.
+        axes: of the op.
+    """
+    return by_axis(_taken, known, axes)
+
+
+def _taken(places: Array, axis: Axis) -> Taken:
+    size, at = sizes(places), np.where(axis.inside, axis.at, 0)
+    a = np.where(axis.inside, np.sqrt(np.maximum(size[at], 0.0)), 0.0)
+    both, own = a.T @ a / len(a), own_correlations(places)
+    reads = np.zeros((axis.sizes[1], a.shape[1]))
+    np.add.at(reads, (at, np.broadcast_to(np.arange(a.shape[1]), at.shape)), a)
+    if own is None or not _near(places):
+        return Taken(both, a.mean(axis=0), reads.T @ reads / len(a) ** 2, np.diag(both.diagonal()), 0.0)
+    pairs = own[at[:, :, None], at[:, None, :]] * a[:, :, None] * a[:, None, :]
+    return Taken(both, a.mean(axis=0), reads.T @ reads / len(a) ** 2, pairs.mean(axis=0), off_average(own))
