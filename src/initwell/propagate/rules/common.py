@@ -5,7 +5,7 @@ Batch norm of one value, taken twice, is one and the same x̂; and of x with x̂
     E[x x̂'] = E[(x − x̄)(x' − x̄')]/s
 
 Backward, dx = Pg/s with P a projection, so that E[Pg (Pg)'] is E[g (Pg)'], and E[g dx'] = E[1/s]/E[1/s²]·E[dx dx'].
-Sums and differences are taken apart into such terms; all others, that their fresh weights make independent, count as that.
+Sums and differences are taken apart into such terms; all others, which fresh weights make independent, count as that.
 Assumption: sizes of channels differ little, as lognormal ones.
 """
 
