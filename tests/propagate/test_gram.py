@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.gram import fluctuation, following, mixed
+from initwell.propagate.atoms import permuted, viewed
+from initwell.propagate.gram import adding, fluctuation, following, mixed
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.signal import Source, independent
 
@@ -111,3 +112,19 @@ def test_attention_and_the_gradients_of_its_queries_and_keys(
             assert error < 0.02
             # What the theory leaves out is of second order in 1/width.
             assert row[key] == pytest.approx(size, rel=0.04 + 3 * error), (kind, row)
+
+
+def test_heads_have_a_spread_each_and_rows_of_all_of_them_its_average() -> None:
+    """Of 4 heads of 24 channels, each 16 terms: 1/64 + 1/96. As if all had one spread it would be 1/16 + 1/96.
+
+    Sampled with 2000 draws of 28 pairs of rows: a standard error of 1 %.
+    """
+    a, b = independent((4, 8, 16), 1.0), independent((4, 16, 24), 1 / 16)
+    product = contract(a, b, [(2, 1)], [(0, 0)])
+    product = adding(adding(product, [1], Source(1)), [2], Source(2))
+    found = fluctuation(viewed(permuted(product, (1, 0, 2)), (8, 96)), [1])
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randn(2000, 4, 8, 16, generator=generator)
+    two = torch.randn(2000, 4, 16, 24, generator=generator) / 4
+    rows = (one @ two).transpose(1, 2).reshape(2000, 8, 96)
+    assert found == pytest.approx(gram_variance(rows), rel=0.06)

@@ -254,3 +254,34 @@ def test_angles_and_norms_without_numbers_are_assumed_and_named() -> None:
     assert found.rows[-1]["forward_rms"] == pytest.approx(mixed["forward_rms"])
     assert any("angles without numbers" in note for note in found.notes)
     assert any("without numbers (meta device) count as" in note for note in found.notes)
+
+
+class Written(nn.Module):
+    """A gelu written by hand on queries, keys and values, and soft-capped scores behind a causal mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.u = (nn.Linear(64, 64, bias=False) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.u(x)
+        x = 0.5 * x * (1.0 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3))))
+        scores = self.q(x) @ self.k(x).mT / 8
+        scores = torch.tanh(scores / 20) * 20
+        out: Tensor = scores.masked_fill(causal(x.shape[1]), -torch.inf).softmax(-1) @ self.v(x)
+        return out
+
+
+def test_functions_of_one_value_behind_a_mask() -> None:
+    """Gradients have the mask's segments, activations have not; 12 seeds of 16·16 rows: a standard error below 2 %."""
+    torch.manual_seed(0)
+    model, batch = Written(), torch.randn(16, LENGTH, 64, generator=torch.Generator().manual_seed(3))
+    predicted = iw.predict(model, batch, plan=iw.plan(model, "kaiming"))
+    squares = []
+    for seed in range(SEEDS):
+        iw.init_(model, "kaiming", seed=seed)
+        squares.append([row["gradient_rms"] ** 2 for row in iw.measure(model, batch, seed=seed).rows])
+    measured = torch.tensor(squares, dtype=torch.float64).mean(0).sqrt().tolist()
+    found = [row["gradient_rms"] for row in predicted.rows]
+    # As independent of each other the function's own parts would be 2- to 3-fold too large, queries and keys 1.5-fold.
+    np.testing.assert_allclose(found, measured, rtol=0.1)

@@ -46,8 +46,17 @@ def fluctuation(x: Signal, features: Sequence[int]) -> float:
     for i in reversed(x.axes(features)):
         atom = x.atoms[i].patterns
         squares, varied = squares @ atom.every, varied @ atom.agree
-    size = float(varied)
-    return min(x.spread + float(squares) / size**2, 1.0) if size > 0 else x.spread
+    size, left = float(varied), x.spread / _matrices(x, features)
+    return min(left + float(squares) / size**2, 1.0) if size > 0 else left
+
+
+def _matrices(x: Signal, features: Sequence[int]) -> int:
+    """Return of how many products the features are made, each with a spread of its own: the heads of attention.
+
+    Of a batched product both free axes follow something, and those of the batch nothing.
+    """
+    atoms = [x.atoms[i] for i in x.axes(features)]
+    return math.prod(a.size for a in atoms if not a.follows) if any(a.follows for a in atoms) else 1
 
 
 def varying(x: Signal, features: Sequence[int]) -> float:
@@ -113,6 +122,8 @@ def summed(found: Signal, a: Signal, b: Signal, alpha: float, beta: float) -> Si
     """
     for i, (one, two) in enumerate(zip(a.atoms, b.atoms, strict=True)):
         if one.follows or two.follows:
+            if not two.follows and b.averaged([i]) == b.q:
+                continue  # as a bias, which all rows have in common
             varies = [f**2 * max(x.q - x.averaged([i]), 0.0) for x, f in ((a, alpha), (b, beta))]
             total = sum(varies) or 1.0
             found = shared_out(found, b, i, varies[0] / total, varies[1] / total)

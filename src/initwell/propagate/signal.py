@@ -232,6 +232,11 @@ class Signal:
         """The tensor's shape."""
         return tuple([math.prod([a.size for a in dim]) for dim in self.dims])
 
+    @cached_property
+    def cuts(self) -> dict[Dims, "Signal"]:
+        """The same value with finer atoms, where it was needed so."""
+        return {}
+
     @property
     def segmented(self) -> bool:
         """Whether some axis has segments."""

@@ -150,6 +150,7 @@ def summed_jointly(a: Signal, b: Signal, alpha: float, beta: float) -> Signal | 
         alpha: factor of a.
         beta: factor of b.
     """
+    a, b = _alike(a, b)
     images = shared_images(a, b) or _based(a, b)
     if images is not None and (images[0].base is None) != (images[1].base is None):
         return _half_based(images, (alpha, beta), a, b)
@@ -178,6 +179,13 @@ def _half_based(images: tuple[Image, Image], factors: tuple[float, float], a: Si
     return replace(merged_fidelity(found, a, b), joint=True)
 
 
+def _alike(a: Signal, b: Signal) -> tuple[Signal, Signal]:
+    """Cut two functions as finely as each other: gradients behind a mask have segments that activations have not."""
+    if a.shape != b.shape or a.dims == b.dims or (a.image is None and b.image is None):
+        return a, b
+    return together(a, b, a.shape)
+
+
 def _of_image(image: Image) -> Signal:
     if image.base is None:
         return evaluated(image)
@@ -198,6 +206,7 @@ def _based(a: Signal, b: Signal) -> tuple[Image, Image] | None:
 
 def multiplied_jointly(a: Signal, b: Signal) -> Signal | None:
     """Multiply where both are functions of one Gaussian, and at most one has a base; else None."""
+    a, b = _alike(a, b)
     images = shared_images(a, b)
     if images is None or (images[0].base is not None and images[1].base is not None):
         return None
@@ -217,6 +226,8 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
     """
     if base.dims != factor.dims or base.shape != tuple(shape):
         one, two = together(base, factor, shape)
+        if factor.shape == two.shape and two.image is not None:
+            factor = two
         if two.dims != factor.dims:
             # What keeps its shape is what later sums may meet again; the other is repeated.
             one, two, factor = two, one, base

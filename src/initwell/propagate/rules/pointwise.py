@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from initwell.propagate import gram
 from initwell.propagate.atoms import together
 from initwell.propagate.functions import (
     Function,
@@ -124,7 +125,9 @@ def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) 
     """
     image = Image(slope, u, g)
     if g.segmented or u.segmented:
-        return evaluated(image)
+        factor = evaluated(Image(slope, u))
+        found = gram.multiplied(g.changed(g.moments * factor.moments, g.means * factor.means), g, factor)
+        return merged_fidelity(replace(found, image=image, profile=g.profile), factor)
     if g.peak > 1 and covariance(u)[0] > 0:
         space = max(len(u.dims) - 2, 1)
         common = within_window(u, [round(g.peak ** (1 / space))] * space)
