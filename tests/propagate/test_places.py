@@ -182,5 +182,5 @@ def test_a_mask_makes_neighbours_of_a_gradient_less_alike() -> None:
     kept = fields["g"] * (fields["u"] > 0)
     found = pulled_back(activation("relu"), signals["u"], signals["g"])
     expected = whole_covariance(found.profile[0], found.q, found.averaged((0,)))
-    # As alike as before, neighbours would have 0.36 in place of 0.28; alike no more, 0.11.
+    # As alike as before, neighbours would have 0.32 in place of 0.25; alike no more, 0.12.
     np.testing.assert_allclose(expected, kept.T @ kept / len(kept), atol=0.012)

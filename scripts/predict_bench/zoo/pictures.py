@@ -18,9 +18,13 @@ def zoo(source: str) -> Zoo:
     Args:
         source: "mnist-5k", or a folder of idx or CIFAR-10 binary files.
     """
-    shapes = {name: getattr(entry.batch(), "shape", ()) for name, entry in catalogue().items()}
-    chosen = {n: tuple(s) for n, s in shapes.items() if len(s) == 4 and s[1] in (1, 3) and min(s[2:]) >= _SMALLEST}
-    return {f"{name} on images": _shown(catalogue()[name], shape, source) for name, shape in chosen.items()}
+    found = {}
+    for name, entry in catalogue().items():
+        batch = entry.batch()
+        shape = tuple(batch.shape) if isinstance(batch, Tensor) else ()
+        if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) >= _SMALLEST:
+            found[f"{name} on images"] = _shown(entry, shape, source)
+    return found
 
 
 def _shown(entry: Entry, shape: tuple[int, ...], source: str) -> Entry:
