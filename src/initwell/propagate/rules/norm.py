@@ -27,17 +27,19 @@ Assumption: running statistics, where they are used, are independent of the valu
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from initwell.propagate.atoms import centred as centred_moments
 from initwell.propagate.atoms import over_all, together, viewed
 from initwell.propagate.by_pairs import over_pairs
+from initwell.propagate.functions import composed, line
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
 from initwell.propagate.places import by_axis, of_sizes, own_correlations, sizes
-from initwell.propagate.rules.branch import added, multiplied, scaled
+from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
 from initwell.propagate.rules.scatter import inverse_sizes
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
@@ -167,6 +169,18 @@ def _with_itself(g: Signal, hat: Array, tag: int, gates: Sequence[Gate]) -> Arra
     a = sum(c for t, c in gate.pre.roots if t == tag) if gate else 0.0
     if gate is None or a == 0.0:
         return np.asarray(g.moments * hat)
+    given = _given(gate, a)
+    if given is None:
+        return np.asarray(g.moments * hat)
+    first, second = given
+    factors = first**2 + hat * (1 - first**2)
+    factors[(0,) * factors.ndim] = second
+    return np.asarray(g.moments * factors)
+
+
+@lru_cache(maxsize=4)
+def _given(gate: Gate, a: float) -> tuple[float, float] | None:
+    """Return E[x̂] and E[x̂²] of what a gate lets through, where a·x̂ is in what it is of; None where nothing is."""
     u = gate.pre
     points, weights = distribution(u)
     if u.law is None:
@@ -177,14 +191,11 @@ def _with_itself(g: Signal, hat: Array, tag: int, gates: Sequence[Gate]) -> Arra
     once = weights * slope * np.interp(points, gate.grid, gate.passed)
     twice = weights * slope**2 * np.interp(points, gate.grid, gate.power)
     if variance <= 0 or once.sum() == 0 or twice.sum() == 0:
-        return np.asarray(g.moments * hat)
+        return None
     # Given u and its non-Gaussian part, x̂ has this mean, and the variance 1 − a²/variance.
     given = a * (points - centre) / variance
     first = float(once @ given / once.sum())
-    second = float(twice @ given**2 / twice.sum()) + 1 - a * a / variance
-    factors = first**2 + hat * (1 - first**2)
-    factors[(0,) * factors.ndim] = second
-    return np.asarray(g.moments * factors)
+    return first, float(twice @ given**2 / twice.sum()) + 1 - a * a / variance
 
 
 def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
@@ -198,11 +209,16 @@ def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
             product = multiplied(*together(found, weight, call.shape()))
             roots = tuple((tag, a * weight.rms) for tag, a in found.roots)
             found = replace(product, gaussian=found.gaussian, profile=found.profile, roots=roots)
-    if call["bias"] is not None:
+    if call["bias"] is None:
+        return found
+    if call.signal("bias").q > 0:
         roots = found.roots
         bias = viewed(call.signal("bias"), shape)
+        if _fixed(bias):
+            return shifted(found, bias.mean)
         found = replace(added(*together(found, bias, call.shape()), gaussian=found.gaussian), roots=roots)
-    return found
+    # It is a value of its own, which later ones may be functions of.
+    return replace(found, image=None)
 
 
 def _unscaled(call: Call, g: Signal, shape: Sequence[int]) -> Signal:
@@ -231,10 +247,19 @@ def _batch_norm(call: Call) -> Sequence[Signal | None]:
     x, eps = call.signal("input"), float(call["eps"])
     dims, layout = _channels(call)
     if call["training"] or call["running_var"] is None:
-        hat = scaled(normalized(x, dims, eps, tag=call.op.outputs[0]), _smaller(x, dims, eps))
+        hat = scaled(_remembered(normalized(x, dims, eps, tag=call.op.outputs[0]), x), _smaller(x, dims, eps))
     else:
         hat = replace(_running(call, x, layout, eps), roots=((call.op.outputs[0], 1.0),))
     return [_affine(call, hat, layout), *_statistics(call)]
+
+
+def _remembered(hat: Signal, x: Signal) -> Signal:
+    """Say that x̂ is a function of a Gaussian if x is, and all channels have about one mean and size: a line of it."""
+    made, mean, variance = x.image, x.mean, x.q - x.mean**2
+    if made is None or made.base is not None or x.segmented or x.gaussian or x.law is not None or variance <= 0:
+        return hat
+    slope = math.sqrt(hat.q / variance)
+    return replace(hat, image=replace(made, phi=composed(line(slope, -slope * mean), made)))
 
 
 def _smaller(x: Signal, dims: Sequence[int], eps: float) -> float:
@@ -288,6 +313,11 @@ def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
     inner = _unscaled(call, g, layout)
     if call["train"]:
         dx = normalized_backward(inner, x, dims, eps, tag=tag, gates=gates, channels=True)
+        if x.image is not None and inner.q > 0 and dx.dims == inner.dims:
+            # What it is a function of is remembered, so that a mask that comes next may be that of a later one.
+            share = dx.q / inner.q
+            kept = [replace(g, moments=g.moments * share, power=g.power * share) for g in inner.gates]
+            dx = replace(dx, gates=tuple(kept))
         product = times_hat(g, x, dims, eps, tag=tag, gates=gates)
     else:
         dx = replace(_by_running_variance(call, inner, layout, eps), gates=())
