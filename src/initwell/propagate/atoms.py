@@ -240,29 +240,32 @@ def permuted(signal: Signal, order: Sequence[int]) -> Signal:
     return signal.regrouped(dims, signal.moments.transpose(axes), signal.means.transpose(axes))
 
 
-def expanded(signal: Signal, shape: Sequence[int]) -> Signal:
+def expanded(signal: Signal, shape: Sequence[int], like: Signal | None = None) -> Signal:
     """Repeat along new dimensions in front and along those of length 1: an axis whose "differ" equals its "agree".
 
     Args:
         signal: any signal.
         shape: the whole new shape; -1 keeps a length.
+        like: a signal whose atoms new dimensions get, where it has them.
 
     Returns:
-        The signal with one atom for each dimension that is new.
+        The signal with one atom for each dimension that is new, or those of ``like``.
 
     >>> from initwell.propagate.signal import independent
     >>> expanded(independent((4,), 1.0), (3, 4)).moments.tolist()
     [[1.0, 0.0], [1.0, 0.0]]
     """
     extra = len(shape) - len(signal.dims)
+    given = ((),) * (len(shape) - len(like.dims)) + like.dims if like is not None else ((),) * len(shape)
     dims: list[tuple[Atom, ...]] = []
     moments, means = signal.moments, signal.means
     for i, length in enumerate(shape):
         old = signal.dims[i - extra] if i >= extra else ()
         if not old and length > 1:
-            moments = np.repeat(np.expand_dims(moments, axis := sum(map(len, dims))), 2, axis)
-            means = np.expand_dims(means, axis)
-            old = (Atom(length),)
+            old = tuple([replace(x, follows=()) if x.follows else x for x in given[i]]) or (Atom(length),)
+            for axis, atom in enumerate(old, sum(map(len, dims))):
+                moments = np.repeat(np.expand_dims(moments, axis), atom.patterns.counts.size, axis)
+                means = np.repeat(np.expand_dims(means, axis), len(atom.patterns.parts), axis)
         dims.append(old)
     return signal.regrouped(tuple(dims), moments, means) if tuple(dims) != signal.dims else signal
 
@@ -328,7 +331,7 @@ def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal
     """
     if a.dims == b.dims and a.shape == tuple(shape) and [x.sample for x in a.atoms] == [x.sample for x in b.atoms]:
         return a, b
-    one, two = matched(expanded(a, shape), expanded(b, shape), [(d, d) for d in range(len(shape))])
+    one, two = matched(expanded(a, shape, b), expanded(b, shape, a), [(d, d) for d in range(len(shape))])
     first, second = replace(one, dims=_sampled(one.dims, two.dims)), replace(two, dims=_sampled(two.dims, one.dims))
     return _remembered(first, a, second), _remembered(second, b, first)
 

@@ -223,16 +223,13 @@ def _sent(variance: float, rows: Weights) -> Array:
         nodes, weights = _gamma(round(1 / rows.spread, 6))
         scale = np.array([np.ones_like(nodes), nodes, np.ones_like(nodes)]).T
         return np.asarray(weights @ (scale * [_sent(variance * x, replace(rows, spread=0.0)) for x in nodes.tolist()]))
-    z, n = _points(variance), rows.count
-    density, scores, grown = _density(z, rows.width), math.sqrt(variance) * z, _grown(z, variance)
-    decay = np.exp(-grown)
-    none = np.maximum(_summed(decay, density), 1e-300)
+    n, none = rows.count, np.maximum(_transform(variance, rows.width, 0, 0), 1e-300)
 
     def of(*several: tuple[int, int]) -> float:
         """Return E[p_1^a s_1^b p_2^c s_2^d …]."""
         inside = none ** (n - len(several)) / math.factorial(sum(a for a, _ in several) - 1)
         for a, b in several:
-            inside = inside * _summed(decay * grown**a, density * scores**b)
+            inside = inside * _transform(variance, rows.width, a, b)
         return float(inside.sum()) * _STEP
 
     crossed = of((3, 2)) + (n - 1) * of((2, 1), (1, 1))
@@ -240,6 +237,14 @@ def _sent(variance: float, rows: Weights) -> Array:
     whole += (n - 1) * (n - 2) * of((2, 0), (1, 1), (1, 1))
     keys, alone = (of((2, b)) - 2 * of((3, b)) + of((4, b)) + (n - 1) * of((2, b), (2, 0)) for b in (2, 0))
     return n * np.array([of((2, 2)) - 2 * crossed + whole, keys / variance, alone])
+
+
+@lru_cache(maxsize=1024)
+def _transform(variance: float, width: float, a: int, b: int) -> Array:
+    """Return x^a E[s^b e^(as) e^(−x e^s)], over equal steps of log x."""
+    z = _points(variance)
+    grown = _grown(z, variance)
+    return _summed(np.exp(-grown) * grown**a, _density(z, width) * (math.sqrt(variance) * z) ** b)
 
 
 @lru_cache(maxsize=1024)

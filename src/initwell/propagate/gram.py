@@ -122,6 +122,8 @@ def summed(found: Signal, a: Signal, b: Signal, alpha: float, beta: float) -> Si
     """
     for i, (one, two) in enumerate(zip(a.atoms, b.atoms, strict=True)):
         if one.follows or two.follows:
+            if not two.follows and b.averaged([i]) == b.q:
+                continue  # as a bias, which all rows have in common
             varies = [f**2 * max(x.q - x.averaged([i]), 0.0) for x, f in ((a, alpha), (b, beta))]
             total = sum(varies) or 1.0
             found = shared_out(found, b, i, varies[0] / total, varies[1] / total)

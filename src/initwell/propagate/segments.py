@@ -157,7 +157,8 @@ def _averaged(array: Array, places: Indices, weights: Array, size: int, axis: in
     # Sums by place, not a matrix of new by old: a hundred steps of a sequence have ten thousand patterns.
     moved = np.moveaxis(array, axis, 0)
     flat = moved.reshape(len(places), -1) * weights[:, None]
-    sums = np.stack([np.bincount(places, column, size) for column in flat.T], axis=1)
+    sums = np.zeros((size, flat.shape[1]))
+    np.add.at(sums, places, flat)
     totals = np.bincount(places, weights, size)
     found = sums / np.where(totals > 0, totals, 1.0)[:, None]
     return np.ascontiguousarray(np.moveaxis(found.reshape(size, *moved.shape[1:]), 0, axis))

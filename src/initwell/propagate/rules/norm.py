@@ -27,6 +27,7 @@ Assumption: running statistics, where they are used, are independent of the valu
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -169,6 +170,18 @@ def _with_itself(g: Signal, hat: Array, tag: int, gates: Sequence[Gate]) -> Arra
     a = sum(c for t, c in gate.pre.roots if t == tag) if gate else 0.0
     if gate is None or a == 0.0:
         return np.asarray(g.moments * hat)
+    given = _given(gate, a)
+    if given is None:
+        return np.asarray(g.moments * hat)
+    first, second = given
+    factors = first**2 + hat * (1 - first**2)
+    factors[(0,) * factors.ndim] = second
+    return np.asarray(g.moments * factors)
+
+
+@lru_cache(maxsize=4)
+def _given(gate: Gate, a: float) -> tuple[float, float] | None:
+    """Return E[x̂] and E[x̂²] of what a gate lets through, where a·x̂ is in what it is of; None where nothing is."""
     u = gate.pre
     points, weights = distribution(u)
     if u.law is None:
@@ -179,14 +192,11 @@ def _with_itself(g: Signal, hat: Array, tag: int, gates: Sequence[Gate]) -> Arra
     once = weights * slope * np.interp(points, gate.grid, gate.passed)
     twice = weights * slope**2 * np.interp(points, gate.grid, gate.power)
     if variance <= 0 or once.sum() == 0 or twice.sum() == 0:
-        return np.asarray(g.moments * hat)
+        return None
     # Given u and its non-Gaussian part, x̂ has this mean, and the variance 1 − a²/variance.
     given = a * (points - centre) / variance
     first = float(once @ given / once.sum())
-    second = float(twice @ given**2 / twice.sum()) + 1 - a * a / variance
-    factors = first**2 + hat * (1 - first**2)
-    factors[(0,) * factors.ndim] = second
-    return np.asarray(g.moments * factors)
+    return first, float(twice @ given**2 / twice.sum()) + 1 - a * a / variance
 
 
 def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
@@ -200,13 +210,16 @@ def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
             product = multiplied(*together(found, weight, call.shape()))
             roots = tuple((tag, a * weight.rms) for tag, a in found.roots)
             found = replace(product, gaussian=found.gaussian, profile=found.profile, roots=roots)
-    if call["bias"] is not None:
+    if call["bias"] is None:
+        return found
+    if call.signal("bias").q > 0:
         roots = found.roots
         bias = viewed(call.signal("bias"), shape)
         if _fixed(bias):
             return shifted(found, bias.mean)
         found = replace(added(*together(found, bias, call.shape()), gaussian=found.gaussian), roots=roots)
-    return found
+    # It is a value of its own, which later ones may be functions of.
+    return replace(found, image=None)
 
 
 def _unscaled(call: Call, g: Signal, shape: Sequence[int]) -> Signal:

@@ -10,6 +10,7 @@ follow those rows, of which a contraction asks (see ``gram``), are derivatives b
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -94,6 +95,7 @@ def _own(s: Signal, mask: Mask | None) -> Signal:
     return scores.changed(scores.moments - bias.moments, scores.mean, dims=scores.dims)
 
 
+@lru_cache(maxsize=4096)
 def _pair(count: float, v: float, correlation: float) -> float:
     return float(between(v, count, correlation, [((1,), (1,))])[0])
 
@@ -142,6 +144,7 @@ def _apart(p: Signal, s: Signal, axis: int, weights: Weights, left: Open) -> flo
     return left.pairs(strength) * (p.averaged(()) - p.averaged([axis])) / size
 
 
+@lru_cache(maxsize=4096)
 def gradient_size(weights: Weights, v: float, common: float, level: float = 0.0) -> float:
     """Return E[d²] of d_j = p_j(x_j − Σ p x) for x of variance 1, on average over rows.
 
@@ -164,6 +167,7 @@ def gradient_size(weights: Weights, v: float, common: float, level: float = 0.0)
     return alone + common * (others * products + squares)
 
 
+@lru_cache(maxsize=4096)
 def gradient_coupling(weights: Weights, v: float, *, common: bool) -> float:
     """Say how strongly E[d_j d_l], of the same d_j, goes with the average product of x_j and x_l.
 
@@ -181,6 +185,7 @@ def gradient_coupling(weights: Weights, v: float, *, common: bool) -> float:
     return found + 2 * weights.coupled(v, (3, 1)) + others - 2 * weights.coupled(v, (2, 1))
 
 
+@lru_cache(maxsize=4096)
 def _gradient_pair(count: float, v: float, correlation: float) -> float:
     """Return E[d_j d'_j] of the same x of variance 1 in two rows of Gaussian scores."""
     if count <= 1:
