@@ -218,8 +218,8 @@ def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
         if _fixed(bias):
             return shifted(found, bias.mean)
         found = replace(added(*together(found, bias, call.shape()), gaussian=found.gaussian), roots=roots)
-    # It is a value of its own, which later ones may be functions of.
-    return replace(found, image=None)
+    # Unless x̂ is a function of what came before, it is a value of its own, which later ones may be functions of.
+    return found if hat.image is not None else replace(found, image=None)
 
 
 def _unscaled(call: Call, g: Signal, shape: Sequence[int]) -> Signal:
