@@ -30,10 +30,12 @@ class Known:
     Attributes:
         folded: the numbers.
         batched: values made from the batch, whose dimension 0 counts samples.
+        frozen: parameters that are neither drawn nor trained, such as a table of sinusoids, with their numbers.
     """
 
     folded: Folded
     batched: frozenset[int] = frozenset()
+    frozen: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
     _signals: dict[int, Signal | None] = field(default_factory=dict, repr=False)
     _ranges: dict[int, tuple[float, float]] = field(default_factory=dict, repr=False)
     _agreements: dict[int, Array] = field(default_factory=dict, repr=False)
@@ -148,16 +150,17 @@ class Signals(MutableMapping[int, Signal]):
         return len(self._found)
 
 
-def known_values(trace: Trace) -> Known:
+def known_values(trace: Trace, frozen: Mapping[int, Tensor] | None = None) -> Known:
     """Return what a trace knows of its numbers.
 
     Args:
         trace: from ``record``.
+        frozen: parameters that are neither drawn nor trained, by value id.
 
     Returns:
         The Known, for as many walks over the trace as one likes.
     """
-    return Known(trace.folded, _batched(trace))
+    return Known(trace.folded, _batched(trace), frozen or {})
 
 
 def _batched(trace: Trace) -> frozenset[int]:

@@ -18,6 +18,7 @@ from initwell.propagate.start import (
     as_mapping,
     buffer_signals,
     check_indices,
+    frozen_parameters,
     parameter_signals,
     starting_gradients,
 )
@@ -78,7 +79,7 @@ def predict(
     table = default_table().with_rules(rules)
     inner, notes = uncompiled(model), [*getattr(plan, "notes", ())]
     trace = traced(model, batch, loss, notes)
-    values = known_values(trace)
+    values = known_values(trace, frozen_parameters(inner, trace, plan))
     check_indices(trace, values)
     moving = without_complex(trace, notes)
     start = as_mapping(

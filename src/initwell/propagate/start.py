@@ -172,6 +172,24 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
     return found
 
 
+def frozen_parameters(model: nn.Module, trace: Trace, plan: Planned | None) -> dict[int, Tensor]:
+    """Return the numbers of parameters that are not drawn anew and take no gradient, by value id: they are as they are.
+
+    Args:
+        model: owner of the parameters.
+        trace: of the model.
+        plan: a Plan, or None.
+    """
+    drawn = {name for name, _ in _planned(plan)} if plan is not None else set[str]()
+    own = dict(model.named_parameters(remove_duplicate=False))
+    kept = {name: value for name, value in trace.parameters.items() if name not in drawn}
+    return {
+        value: own[name].detach()
+        for name, value in kept.items()
+        if not own[name].requires_grad and not own[name].is_meta
+    }
+
+
 def _planned(plan: Planned) -> Iterator[tuple[str, Any]]:
     for row in plan.rows:
         if row.distribution is not None:

@@ -17,6 +17,7 @@ from initwell.propagate.rules.branch import (
     summed_jointly,
 )
 from initwell.propagate.rules.byhand import centred_by_hand, normalized_by_hand, taken_off
+from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.masks import masked_product, masked_sum
 from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule
@@ -54,7 +55,8 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
             return [shifted(a, beta * b.mean)]
         if fixed(a) and not a.segmented and b.shape == call.shape():
             return [shifted(scaled(b, beta), a.mean)]
-        return [added(*together(a, b, call.shape()), 1.0, beta)]
+        found = added(*together(a, b, call.shape()), 1.0, beta)
+        return [joined(found, common(call, first, second, beta), (a, b))]
 
     return rule
 

@@ -24,8 +24,17 @@ def _indices(call: Call) -> tuple[Tensor, int | None]:
 
 
 def _embedding(call: Call) -> Sequence[Signal]:
-    """Two places hold the same row as often as their tokens are equal; the padding token's is 0."""
-    weight, (index, sample) = call.signal("weight"), _indices(call)
+    """Two places hold the same row as often as their tokens are equal; the padding token's is 0.
+
+    Of a table that is neither drawn nor trained, such as one of sinusoids, the rows that are looked up are measured.
+    """
+    index, sample = _indices(call)
+    table = call.values.frozen.get(call["weight"].id)
+    if table is not None:
+        shown = f"frozen {call['weight'].id} {call.values.folded.first[call['indices'].id]}"
+        rows = call.values.once(shown, lambda: measured(table.cpu()[index], sample=sample))
+        return [rows.changed(rows.moments, rows.means, gaussian=True)]
+    weight = call.signal("weight")
     found = looked_up(weight, lookup(weight.dims, {0: index}, sample))
     found = found.changed(found.moments, found.means, gaussian=True)
     padding = int(call["padding_idx"])

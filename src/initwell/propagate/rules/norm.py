@@ -34,11 +34,12 @@ import numpy as np
 from initwell.propagate.atoms import centred as centred_moments
 from initwell.propagate.atoms import over_all, together, viewed
 from initwell.propagate.by_pairs import over_pairs
+from initwell.propagate.functions import composed, line
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
 from initwell.propagate.places import by_axis, of_sizes, own_correlations, sizes
-from initwell.propagate.rules.branch import added, multiplied, scaled
+from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
 from initwell.propagate.rules.scatter import inverse_sizes
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
@@ -213,6 +214,8 @@ def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
     if call.signal("bias").q > 0:
         roots = found.roots
         bias = viewed(call.signal("bias"), shape)
+        if _fixed(bias):
+            return shifted(found, bias.mean)
         found = replace(added(*together(found, bias, call.shape()), gaussian=found.gaussian), roots=roots)
     # It is a value of its own, which later ones may be functions of.
     return replace(found, image=None)
@@ -244,10 +247,19 @@ def _batch_norm(call: Call) -> Sequence[Signal | None]:
     x, eps = call.signal("input"), float(call["eps"])
     dims, layout = _channels(call)
     if call["training"] or call["running_var"] is None:
-        hat = scaled(normalized(x, dims, eps, tag=call.op.outputs[0]), _smaller(x, dims, eps))
+        hat = scaled(_remembered(normalized(x, dims, eps, tag=call.op.outputs[0]), x), _smaller(x, dims, eps))
     else:
         hat = replace(_running(call, x, layout, eps), roots=((call.op.outputs[0], 1.0),))
     return [_affine(call, hat, layout), *_statistics(call)]
+
+
+def _remembered(hat: Signal, x: Signal) -> Signal:
+    """Say that x̂ is a function of a Gaussian if x is, and all channels have about one mean and size: a line of it."""
+    made, mean, variance = x.image, x.mean, x.q - x.mean**2
+    if made is None or made.base is not None or x.segmented or x.gaussian or x.law is not None or variance <= 0:
+        return hat
+    slope = math.sqrt(hat.q / variance)
+    return replace(hat, image=replace(made, phi=composed(line(slope, -slope * mean), made)))
 
 
 def _smaller(x: Signal, dims: Sequence[int], eps: float) -> float:
@@ -301,6 +313,11 @@ def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
     inner = _unscaled(call, g, layout)
     if call["train"]:
         dx = normalized_backward(inner, x, dims, eps, tag=tag, gates=gates, channels=True)
+        if x.image is not None and inner.q > 0 and dx.dims == inner.dims:
+            # What it is a function of is remembered, so that a mask that comes next may be that of a later one.
+            share = dx.q / inner.q
+            kept = [replace(g, moments=g.moments * share, power=g.power * share) for g in inner.gates]
+            dx = replace(dx, gates=tuple(kept))
         product = times_hat(g, x, dims, eps, tag=tag, gates=gates)
     else:
         dx = replace(_by_running_variance(call, inner, layout, eps), gates=())

@@ -23,7 +23,7 @@ from initwell.propagate.places import (
     settled,
     sizes,
 )
-from initwell.propagate.rules.scatter import fan_of
+from initwell.propagate.rules.scatter import Taken
 from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Signal, replace
 
@@ -141,32 +141,23 @@ def sized(signal: Signal, rank: int) -> Signal:
     return replace(plain(signal, *range(rank, len(signal.dims))), profile=tuple(profile))
 
 
-def likeness(known: Sequence[Array], axes: Sequence[Axis]) -> float:
-    """Return the average squared correlation of what two different taps read, of what is each place's own."""
-    every, count = 1.0, 1
-    for places, axis in zip(known, axes, strict=True):
-        taps, own = axis.sizes[2], own_correlations(places)
-        if own is None or not _near(places):
-            every, count = every / taps, count * taps
-            continue
-        at = np.where(axis.inside, axis.at, 0)
-        both = axis.inside[:, :, None] & axis.inside[:, None, :]
-        found = np.where(both, own[at[:, :, None], at[:, None, :]], 0.0).sum(axis=0) / np.maximum(both.sum(axis=0), 1)
-        every, count = every * float((found**2).mean()), count * taps
-    return max(count**2 * every - count, 0.0) / (count * (count - 1)) if count > 1 else 0.0
+def taken(known: Sequence[Array], axes: Sequence[Axis]) -> list[Taken]:
+    """Return what the taps of each axis have in common; see ``scatter``.
 
-
-def really_read(x: Signal, weight: Sequence[int], axes: Sequence[Axis]) -> tuple[float, float]:
-    """Return (taps, fan-in) of what is there to be read: taps that fall on padding, or on small entries, count less.
-
-    Of taps that read the sizes s_k, over all positions, as many count as have (Σ s_k)²/Σ s_k².
+    Args:
+        known: the places of what is read, by axis.
+        axes: of the op.
     """
-    taps, fan = fan_of(weight)
-    there = 1.0
-    for i, axis in enumerate(axes):
-        if axis.one_to_one:
-            continue
-        size = sizes(x.profile[i]) if x.profile else np.ones(axis.sizes[1])
-        read = np.where(axis.inside, size[np.where(axis.inside, axis.at, 0)], 0.0).sum(axis=0)
-        there *= float(read.sum() ** 2 / max((read**2).sum(), 1e-300)) / axis.sizes[2]
-    return taps * there, fan * there
+    return by_axis(_taken, known, axes)
+
+
+def _taken(places: Array, axis: Axis) -> Taken:
+    size, at = sizes(places), np.where(axis.inside, axis.at, 0)
+    a = np.where(axis.inside, np.sqrt(np.maximum(size[at], 0.0)), 0.0)
+    both, own = a.T @ a / len(a), own_correlations(places)
+    reads = np.zeros((axis.sizes[1], a.shape[1]))
+    np.add.at(reads, (at, np.broadcast_to(np.arange(a.shape[1]), at.shape)), a)
+    if own is None or not _near(places):
+        return Taken(both, a.mean(axis=0), reads.T @ reads / len(a) ** 2, np.diag(both.diagonal()), 0.0)
+    pairs = own[at[:, :, None], at[:, None, :]] * a[:, :, None] * a[:, None, :]
+    return Taken(both, a.mean(axis=0), reads.T @ reads / len(a) ** 2, pairs.mean(axis=0), off_average(own))

@@ -1,25 +1,33 @@
 """How much channels differ in size that few weights made: what a normalization over samples divides by.
 
-Given its weights w_1 … w_n, independent of mean 0, a channel of y = Σ w_k x_k has the variance s² = wᵀΣw over samples
-and positions, Σ that of the x_k. A depthwise 3×3 convolution has n = 9; of images of one position, that it pads, n = 1.
-Where two different x_k correlate by c, Σ has the eigenvalue 1 + (n − 1)c once and 1 − c for the rest, and for normal w
+Given its weights w_1 … w_n, independent of mean 0, a channel of y = Σ w_k x_k has the variance s² = wᵀCw over samples
+and positions p, C that of what the taps k read. With q, d the moments of x where positions agree and differ, l_p and l
+those of two samples, a_pk² the size of what tap k reads at p (0 for padding), F, f the averages of a a′ and a over p,
 
-    E[e^(−ts²)] = (1 + 2λ₁t/n)^(−1/2) · (1 + 2λt/n)^(−(n−1)/2)        λ₁ = 1 + (n − 1)c,  λ = 1 − c
+    C = (q − d) N + d F − l f fᵀ − (l_p − l) G,     G the average of a a′ over p, p′ where both read one position
 
-in units of E[s²]. Batch norm divides each channel by its own s² + ε, and the convolution's own backward multiplies by
-the w whose sizes made s:
+N is the diagonal of F, or what neighbours that are alike make of it (``places``; then d is what all have in common).
+A depthwise 3×3 convolution has nine eigenvalues λ, of images of one position, that it pads, one; at 2×2 three are large
+where x has a mean, as the padding makes positions unlike. In units of E[s²] = Σ λ, for normal w,
 
-    E[1/(s² + ε)] = ∫ e^(−εt) E[e^(−ts²)] dt        E[Σ w²/(s² + ε)] = Σ ∫ e^(−εt) E[w² e^(−ts²)] dt
+    E[e^(−ts²)] = Π (1 + 2λt)^(−1/2)
 
-At n = 1 the first is about 1.25/√ε, and finite thanks to ε alone, while the second is next to 1. x̂² is E[s²/(s² + ε)].
-Channels of x that few weights made differ in size themselves, and what reads n/taps of them keeps that share; few
-samples scatter s² too. Both are taken as a gamma variable that s² is multiplied by. Assumption: the gradient's entries
-at different positions are independent of each other.
+Batch norm divides each channel by its own s² + ε, and the convolution's own backward multiplies by the w whose sizes
+made s; it reads tap k as often as the forward does:
+
+    E[1/(s² + ε)] = ∫ e^(−εt) E[e^(−ts²)] dt        E[Σ F_kk w_k²/(s² + ε)] = ∫ e^(−εt) Σ φ/(1 + 2λt) E[e^(−ts²)] dt
+
+φ the share of F along an eigenvector. With one λ the first is about 1.25/√ε, and finite thanks to ε alone, while the
+second is next to 1. x̂² is E[s²/(s² + ε)]. Channels of x that few weights made differ in size themselves, and what reads
+n/taps of them keeps that share; few samples scatter s² too. Both are taken as a gamma variable that multiplies s².
+Assumptions: the gradient's entries at different positions are independent of each other; weights that are not normal
+count as that where C is far from diagonal.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,48 +38,89 @@ _UNIFORM = 0.8
 # Beyond a relative variance of 1 an inverse gamma variable has no mean; s² of few samples, with its ε, has.
 _MOST = 0.75
 _LEAST = 1e-12
+_LARGEST = 400
 
 
-def scattered(y: Signal, x: Signal, weight: Signal, taps: float, fan: float, near: float = 0.0) -> Signal:
+class Taken(NamedTuple):
+    """What the taps of one axis have in common; each of shape (taps, taps), but f.
+
+    Attributes:
+        both: F.
+        mean: f.
+        one: G.
+        own: N.
+        share: average correlation of what is each place's own.
+    """
+
+    both: Array
+    mean: Array
+    one: Array
+    own: Array
+    share: float
+
+
+def scattered(y: Signal, x: Signal, weight: Signal, reads: Sequence[Taken], inputs: int) -> Signal:
     """Note how unlike the channels of y are.
 
     Args:
         y: what was made of x by the weight.
         x: dimensions (sample, channel, …).
         weight: fresh; its ``scatter`` is E[w⁴]/E[w²]² − 1.
-        taps: positions that an entry of y reads of one channel.
-        fan: entries that it reads in all.
-        near: average squared correlation of what two different taps read of what is each place's own.
+        reads: for each spatial dimension, what its taps have in common.
+        inputs: how many channels an output reads.
 
     Returns:
-        y with its weights' ``scatter``, 1/n, c², and the relative variance of the sizes that x's channels bring along.
+        y with its ``scatter``: the weights', the relative variance of the sizes that x's channels bring along, and λ,
+        how many there are of each, and φ, both Σ λ and Σ φ being 1.
     """
-    if not weight.scatter or weight.scatter[0] == 0 or weight.mean != 0 or fan < 1:
+    if not weight.scatter or weight.scatter[0] == 0 or weight.mean != 0 or not reads:
         return y
-    tails = weight.scatter[0]
-    others = {*x.axes([0]), *x.axes(range(2, len(x.dims)))}
-    channels = set(x.axes([1]))
-    level = x.averaged(others)
-    variance = x.q - level
-    if variance <= 1e-9 * x.q:
-        return replace(y, scatter=(tails, 1 / fan, 0.0, 0.0))
-    same = (x.averaged(x.axes(range(2, len(x.dims)))) - level) / variance if taps > 1 else 0.0
-    apart = (x.averaged(channels) - x.averaged(channels | others)) / variance if fan > taps else 0.0
-    inside = min((taps - 1) / max(fan - 1, 1), 1.0)
-    squared = min(inside * max(same**2, near) + (1 - inside) * apart**2, 1.0)
-    return replace(y, scatter=(tails, 1 / fan, squared, relative_variance(x) * taps / fan))
+    matrix, often = _covariance(x, reads)
+    if matrix.trace() <= 1e-9 * x.q * often.sum() or len(matrix) > _LARGEST:
+        return y
+    values, vectors = np.linalg.eigh(matrix / matrix.trace())
+    values, shares = np.maximum(values, 0.0), often @ vectors**2 / often.sum()
+    diagonal = float((matrix.diagonal() ** 2).sum() / (matrix**2).sum())
+    tails = weight.scatter[0] * diagonal + 2 * (1 - diagonal)
+    counts, c = np.ones_like(values), _between_channels(x) if inputs > 1 else 0.0
+    if inputs > 1:
+        # What all channels have in common, and what each has of its own.
+        values = np.concatenate([values * (1 + (inputs - 1) * c), values * (1 - c)]) / inputs
+        counts = np.concatenate([counts, counts * (inputs - 1)])
+        shares = np.concatenate([shares, shares * (inputs - 1)]) / inputs
+    before = relative_variance(x) / inputs
+    return replace(y, scatter=(tails, before, *values.tolist(), *counts.tolist(), *shares.tolist()))
+
+
+def _covariance(x: Signal, reads: Sequence[Taken]) -> tuple[Array, Array]:
+    """Return C and the diagonal of F."""
+    samples, space = set(x.axes([0])), set(x.axes(range(2, len(x.dims))))
+    own, differ, same, level = (x.averaged(axes) for axes in ((), space, samples, samples | space))
+    f, mean, one, near = (reduce(np.kron, column) for column in list(zip(*reads, strict=True))[:4])
+    share = min(math.prod(read.share for read in reads), 1 - 1e-6)
+    common = (differ - own * share) / (1 - share)
+    found = (own - common) * near + common * f - level * np.outer(mean, mean) - (same - level) * one
+    return np.asarray(found), np.asarray(f.diagonal())
+
+
+def _between_channels(x: Signal) -> float:
+    """Return the correlation of two channels of one entry, of what of them varies."""
+    others, channels = {*x.axes([0]), *x.axes(range(2, len(x.dims)))}, set(x.axes([1]))
+    variance = x.q - x.averaged(others)
+    found = (x.averaged(channels) - x.averaged(channels | others)) / variance if variance > 1e-9 * x.q else 0.0
+    return min(max(found, 0.0), 1.0)
 
 
 def relative_variance(x: Signal) -> float:
-    """Return that of the variance of its channels, (E[w⁴]/E[w²]² − 1)/n + 2(1 − 1/n)c² and what came before."""
-    if len(x.scatter) < 4:
-        return 0.0
-    tails, share, squared, before = x.scatter
-    return tails * share + 2 * (1 - share) * squared + before
+    """Return that of the variance of x's channels."""
+    if len(x.scatter) < 3:
+        return x.scatter[1] if len(x.scatter) == 2 else 0.0
+    values, counts, _ = np.reshape(x.scatter[2:], (3, -1))
+    return float(x.scatter[0] * (values**2 @ counts) + x.scatter[1])
 
 
 def inverse_sizes(x: Signal, floor: float, few: float = 0.0) -> tuple[float, float]:
-    """Return E[1/(s² + ε)] over channels, and E[Σ w²/(s² + ε)]/Σ E[w²], both in units of 1/E[s²].
+    """Return E[1/(s² + ε)] over channels, and E[Σ F w²/(s² + ε)]/Σ F E[w²], both in units of 1/E[s²].
 
     Args:
         x: what is normalized.
@@ -79,20 +128,21 @@ def inverse_sizes(x: Signal, floor: float, few: float = 0.0) -> tuple[float, flo
         few: relative variance of s² that comes from few samples.
 
     >>> from initwell.propagate.signal import independent
-    >>> [round(v, 3) for v in inverse_sizes(replace(independent((4, 3), 1.0), scatter=(2.0, 1 / 9, 0.0, 0.0)), 0.0)]
+    >>> nine = replace(independent((4, 3), 1.0), scatter=(2.0, 0.0, 1 / 9, 9.0, 1.0))
+    >>> [round(v, 3) for v in inverse_sizes(nine, 0.0)]
     [1.286, 1.0]
     """
-    tails, share, squared, before = x.scatter
-    spread = min((1 + before) * (1 + few) - 1, _MOST)
-    return _inverse(*(float(f"{v:.4g}") for v in (tails, share, squared, spread, max(floor, _LEAST))))
+    spread = min((1 + x.scatter[1]) * (1 + few) - 1, _MOST)
+    law = tuple(float(f"{v:.4g}") for v in (x.scatter[0], *x.scatter[2:]))
+    return _inverse(law, float(f"{spread:.4g}"), float(f"{max(floor, _LEAST):.4g}"))
 
 
 @lru_cache(maxsize=1024)
-def _inverse(tails: float, share: float, squared: float, spread: float, floor: float) -> tuple[float, float]:
+def _inverse(law: tuple[float, ...], spread: float, floor: float) -> tuple[float, float]:
     if spread < 1e-3:
-        return _integrals(tails, share, squared, floor)
+        return _integrals(law, floor)
     points, weights = _gamma(1 / spread)
-    found = [_integrals(tails, share, squared, floor / p) for p in points]
+    found = [_integrals(law, floor / p) for p in points]
     one, two = (float(sum(w * f[i] / p for w, p, f in zip(weights, points, found, strict=True))) for i in (0, 1))
     return one, two
 
@@ -105,18 +155,16 @@ def _gamma(shape: float) -> tuple[Array, Array]:
     return points / shape, vectors[0] ** 2
 
 
-def _integrals(tails: float, share: float, squared: float, floor: float) -> tuple[float, float]:
-    """Return both, where nothing but weights scatters."""
-    n, c = 1 / share, math.sqrt(squared)
+def _integrals(law: tuple[float, ...], floor: float) -> tuple[float, float]:
+    """Return both, where nothing but weights scatters: of (tails, λ …, counts …, φ …)."""
+    if len(law) == 1:
+        return 1 / (1 + floor), 1 / (1 + floor)
+    values, counts, shares = np.reshape(law[1:], (3, -1))
     # In log t both ends fall off exponentially: equal steps are exact to rounding.
     t = np.exp(np.arange(-18.0, math.log(40 / floor), 0.1))
-    alike, apart = (1 + (n - 1) * c) * t / n, (1 - c) * t / n
-    law = _of_square(tails)
-    # What all have in common is a sum of n weights, and closer to a normal.
-    first = law if c == 0 else _of_square(2 + (tails - 2) / n)
-    (one, slope), (rest, slopes) = first(alike), law(apart)
-    whole = np.exp(-floor * t) * one * rest ** (n - 1)
-    inverse, undone = whole * t, whole * t * (slope + (n - 1) * slopes) / n
+    each, slopes = _of_square(law[0])(values[:, None] * t)
+    whole = np.exp(counts @ np.log(each) - floor * t)
+    inverse, undone = whole * t, whole * t * (shares @ slopes)
     # From 0 to the first point both are next to 1.
     return float(inverse.sum() * 0.1 + t[0] * 0.95), float(undone.sum() * 0.1 + t[0] * 0.95)
 
@@ -136,13 +184,3 @@ def _of_square(tails: float) -> Callable[[Array], tuple[Array, Array]]:
         return found, slope / found
 
     return uniform if abs(tails - _UNIFORM) < 0.04 else gamma
-
-
-def fan_of(shape: Sequence[int]) -> tuple[int, int]:
-    """Return (taps, fan-in) of a convolution's weight, (out, in of a group, taps…).
-
-    >>> fan_of((64, 1, 3, 3))
-    (9, 9)
-    """
-    taps = math.prod(shape[2:])
-    return taps, taps * shape[1]

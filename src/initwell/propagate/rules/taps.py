@@ -27,7 +27,7 @@ from initwell.propagate.incidence import Axis, geometry
 from initwell.propagate.labels import labels
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
-from initwell.propagate.rules.reading import likeness, profiled, read_places, really_read, sized
+from initwell.propagate.rules.reading import profiled, read_places, sized, taken
 from initwell.propagate.rules.scatter import scattered
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array
@@ -178,9 +178,7 @@ def _convolution(call: Call) -> Sequence[Signal]:
         y = added(*together(y, bias, call.shape()), gaussian=True)
     y = _image(call, "input", y, x)
     weight = call.signal("weight")
-    if call["transposed"]:
-        return [y]
-    return [scattered(y, x, weight, *really_read(x, weight.shape, conv.axes), near=likeness(known, conv.axes))]
+    return [y if call["transposed"] else scattered(y, x, weight, taken(known, conv.axes), weight.shape[1])]
 
 
 def _convolution_backward(call: Call) -> Sequence[Signal | None]:
