@@ -209,16 +209,13 @@ def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
             product = multiplied(*together(found, weight, call.shape()))
             roots = tuple((tag, a * weight.rms) for tag, a in found.roots)
             found = replace(product, gaussian=found.gaussian, profile=found.profile, roots=roots)
-    if call["bias"] is None:
-        return found
-    if call.signal("bias").q > 0:
+    if call["bias"] is not None:
         roots = found.roots
         bias = viewed(call.signal("bias"), shape)
         if _fixed(bias):
             return shifted(found, bias.mean)
         found = replace(added(*together(found, bias, call.shape()), gaussian=found.gaussian), roots=roots)
-    # It is a value of its own, which later ones may be functions of.
-    return replace(found, image=None)
+    return found
 
 
 def _unscaled(call: Call, g: Signal, shape: Sequence[int]) -> Signal:
