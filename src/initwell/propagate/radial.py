@@ -134,7 +134,7 @@ class Radial:
             known: signals so far, by value id.
             values: known numbers.
         """
-        self._trace, self._signals = trace, known
+        self._trace, self._signals, self._values = trace, known, values
         self._norms: Mapping[int, Norm] = values.once("norms by hand", lambda: norms_by_hand(trace))
         self._chains = frozenset[int]().union(*(norm.chain for norm in self._norms.values()))
         self._ops = frozenset(norm.op.index for norm in self._norms.values())
@@ -280,6 +280,10 @@ class Radial:
         if mean is not None and mean.functional == "aten.mean" and mean.inputs[0] == one:
             # Deviations from the row's own mean: R(x) = R(x − x̄), and the mean itself has no more to add.
             return self._of(op.outputs[0]) if value == one else {}
+        whole, other = self._signals.get(op.outputs[0]), two if value == one else one
+        if other is not None and other in self._values and whole is not None and whole.mask is not None:
+            # What a mask shuts has no gradient.
+            return self._of(op.outputs[0])
         a, b = (self._signals.get(i if i is not None else -1) for i in (one, two))
         if a is None or b is None or one == two or op.arguments.get("alpha", 1) not in (1, None):
             return None
