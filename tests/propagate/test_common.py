@@ -86,3 +86,31 @@ def test_batch_norm_of_a_rectified_value_is_skewed() -> None:
                 squares[place] = squares.get(place, 0.0) + (row[key] or 0.0) ** 2
     for path, key in (("again", "forward_rms"), ("act", "gradient_rms"), ("first", "gradient_rms")):
         assert rows[path][key] == pytest.approx(np.sqrt(squares[path, key] / SEEDS), rel=0.03), (path, key)
+
+
+class Squeezed(nn.Module):
+    """Squeeze-excitation behind a convolution, and a head of batch norm over the average of a sum of branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.gate, self.out = nn.Conv2d(8, 32, 3, padding=1), nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 1)
+        self.head, self.last = nn.BatchNorm1d(32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.enter(x))
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        y: Tensor = self.last(self.head((x + self.out(x)).mean((2, 3))))
+        return y
+
+
+WHY = ("a gate's gradient", "channels of a sum")
+
+
+def test_what_is_taken_as_independent_is_marked() -> None:
+    found = iw.predict(Squeezed(), torch.randn(16, 8, 8, 8))
+    fidelity = {row["path"]: row["fidelity"] for row in found.rows}
+    assert (fidelity["gate"], fidelity["out"], fidelity["last"]) == ("approximate", "approximate", "exact")
+    assert {note.split(",")[0] for note in found.notes} >= {
+        "Approximate: a gate's gradient",
+        "Approximate: channels of a sum",
+    }

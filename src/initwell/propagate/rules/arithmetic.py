@@ -18,7 +18,7 @@ from initwell.propagate.rules.branch import (
 )
 from initwell.propagate.rules.byhand import centred_by_hand, mean_taken_off, normalized_by_hand, taken_off
 from initwell.propagate.rules.common import common, joined
-from initwell.propagate.rules.masks import masked_product, masked_sum
+from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule
 from initwell.trace.trace import ValueRef
@@ -71,7 +71,7 @@ def _mul(call: Call) -> Sequence[Signal]:
     for one, two in (("self", "other"), ("other", "self")):
         if _is_number(call, two) and call.has(one):
             return [scaled(_spread(call.signal(one), operand(call, two), call.shape()), operand(call, two).mean)]
-    if (kept := masked_product(call)) is not None:
+    if (kept := masked_product(call) or multiplied_mask(call)) is not None:
         return [kept]
     a, b = operand(call, "self"), operand(call, "other")
     found = multiplied_jointly(a, b) or normalized_by_hand(a, b, call.op.outputs[0])

@@ -101,6 +101,26 @@ def masked_product(call: Call) -> Signal | None:
     return None
 
 
+def multiplied_mask(call: Call) -> Signal | None:
+    """Multiply scores by a known mask of 0 and 1 where what is 0 is shut by the sum that follows; else None.
+
+    GPT writes s·b − 10⁴·(1 − b): the open scores stay as they are.
+    """
+    later = [op for op in call.trace.consumers(call.op.outputs[0]) if op.phase == "forward"]
+    if call.op.phase != "forward" or len(later) != 1 or later[0].functional != "aten.add":
+        return None
+    added = next((call.value_of(later[0].arguments.get(n)) for n in ("other", "self")), None)
+    for name, other in (("other", "self"), ("self", "other")):
+        known = call.value(name)
+        if known is None or added is None or not call.has(other) or not _are_scores(call, call[other]):
+            continue
+        if not bool(((known == 0) | (known == 1)).all()) or not bool(((known == 1) | (added <= SHUT)).all()):
+            continue
+        x, mask = call.signal(other), of_rank(known == 0, len(call.shape()), 0.0)
+        return replace(x, mask=both(x.mask, mask)) if x.shape == call.shape() else None
+    return None
+
+
 def _number(call: Call, name: str) -> float | None:
     """Return what is filled in, where it is one number."""
     value = call[name]

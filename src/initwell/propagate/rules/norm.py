@@ -40,6 +40,7 @@ from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
 from initwell.propagate.places import by_axis, of_sizes, own_correlations, sizes
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
+from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.scatter import inverse_sizes
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
@@ -217,8 +218,8 @@ def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
         if _fixed(bias):
             return shifted(found, bias.mean)
         found = replace(added(*together(found, bias, call.shape()), gaussian=found.gaussian), roots=roots)
-    # It is a value of its own, which later ones may be functions of.
-    return replace(found, image=None)
+    # Unless x̂ is a function of what came before, it is a value of its own, which later ones may be functions of.
+    return found if hat.image is not None else replace(found, image=None)
 
 
 def _unscaled(call: Call, g: Signal, shape: Sequence[int]) -> Signal:
@@ -318,12 +319,33 @@ def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
             share = dx.q / inner.q
             kept = [replace(g, moments=g.moments * share, power=g.power * share) for g in inner.gates]
             dx = replace(dx, gates=tuple(kept))
+        dx = dx.approximate(_SIZES) if _of_unlike_channels(call) else dx
         product = times_hat(g, x, dims, eps, tag=tag, gates=gates)
     else:
         dx = replace(_by_running_variance(call, inner, layout, eps), gates=())
         product = multiplied(*together(g, _running(call, x, layout, eps), x.shape))
     dweight = summed(product, dims, keep=False, mean=False)
     return _masked(call, [dx, dweight, summed(g, dims, keep=False, mean=False)])
+
+
+def _of_unlike_channels(call: Call) -> bool:
+    """Whether channels were divided by sizes that may differ by more than is known of them.
+
+    Those of a sum of branches do where each channel of a branch was made of that channel of the stream alone: it may
+    add up with it or cancel it. A depthwise convolution hands that on; a few samples make it matter at once.
+    """
+    made = call.trace.producer(base(call.trace, call["input"].id))
+    few = math.prod(call.signal("input").shape[d] for d in _channels(call)[0]) <= _FEW
+    if made is not None and made.functional == "aten.convolution":
+        weight = call.trace.values[made.arguments["weight"].id].shape
+        few = weight[1] == 1 and math.prod(weight[2:]) > 1
+        made = call.trace.producer(base(call.trace, made.arguments["input"].id)) if few else None
+    return made is not None and few and made.functional in _SUMS
+
+
+_SUMS = frozenset({"aten.add", "aten.sub", "aten.mean"})
+_FEW = 64
+_SIZES = "channels of a sum, divided by the size of each, taken as of one size"
 
 
 def _masked(call: Call, found: Sequence[Signal]) -> Sequence[Signal | None]:

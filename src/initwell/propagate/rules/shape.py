@@ -7,6 +7,7 @@ from initwell.propagate.functions import as_image
 from initwell.propagate.segments import along
 from initwell.propagate.signal import Average, Image, Signal, constant, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.trace.trace import ValueRef
 
 
 def _same(call: Call) -> Sequence[Signal]:
@@ -69,7 +70,7 @@ def summed(signal: Signal, dims: Sequence[int], *, keep: bool, mean: bool) -> Si
     moments, means, count = over_all(signal, signal.moments, axes), signal.means, 1
     for axis in axes:
         atom = signal.atoms[axis]
-        means = along(means, atom.patterns.agree[None, : means.shape[axis]], axis)
+        means = along(means, atom.patterns.agree[None, : means.shape[axis]], axis) if atom.parts else means
         count *= atom.size
     kept = tuple(() if i in dims else d for i, d in enumerate(signal.dims) if keep or i not in dims)
     factor = 1 if mean else count
@@ -84,11 +85,26 @@ def _reduce(*, mean: bool) -> Rule:
         dims = range(len(x.dims)) if given is None or given == () else given
         whole = tuple(d % len(x.dims) for d in ([dims] if isinstance(dims, int) else dims))
         found = summed(x, whole, keep=bool(call["keepdim"]), mean=mean)
+        if not mean and call.op.phase == "backward" and len(x.dims) > 3 and min(whole) > 1 and _is_gate(call):
+            return [found.approximate(_GATE)]
         if mean and x.square_of is not None:
             return [replace(found, average=Average("square", x.square_of, whole))]
         return [replace(found, average=Average("mean", x, whole)) if mean else found]
 
     return rule
+
+
+def _is_gate(call: Call) -> bool:
+    """Whether what is summed is g·x, x a value of the forward and g its gradient: the gradient of what multiplied x."""
+    op = call.trace.producer(call["self"].id)
+    refs = [op.arguments["self"], op.arguments["other"]] if op is not None and op.functional == "aten.mul" else []
+    shapes = [call.trace.values[r.id].shape for r in refs if isinstance(r, ValueRef)]
+    makers = [call.trace.producer(r.id) for r in refs if isinstance(r, ValueRef)]
+    forward = [m for m in makers if m is not None and m.phase == "forward"]
+    return len(shapes) == 2 and shapes[0] == shapes[1] and bool(forward)
+
+
+_GATE = "a gate's gradient, the sum of g·x over positions, g and x taken as independent"
 
 
 def _filled(value: float) -> Rule:
