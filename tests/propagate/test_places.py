@@ -7,7 +7,19 @@ from torch import nn
 
 import initwell as iw
 from initwell.propagate.incidence import spatial_axis
-from initwell.propagate.places import LONGEST, bent, carried, even, mixed, of_sizes, off_average, parted, settled, sizes
+from initwell.propagate.places import (
+    LONGEST,
+    bent,
+    by_axis,
+    carried,
+    even,
+    mixed,
+    of_sizes,
+    off_average,
+    parted,
+    settled,
+    sizes,
+)
 from initwell.propagate.rules.pointwise import pulled_back
 from initwell.propagate.signal import Atom, Signal
 from initwell.theory.activations import activation
@@ -184,3 +196,22 @@ def test_a_mask_makes_neighbours_of_a_gradient_less_alike() -> None:
     expected = whole_covariance(found.profile[0], found.q, found.averaged((0,)))
     # As alike as before, neighbours would have 0.32 in place of 0.25; alike no more, 0.12.
     np.testing.assert_allclose(expected, kept.T @ kept / len(kept), atol=0.012)
+
+
+def test_axes_of_the_same_objects_share_the_work() -> None:
+    asked: list[int] = []
+    one, other = np.ones(3), np.ones(3)
+
+    def work(places: Array) -> Array:
+        asked.append(places.size)
+        return places + 1
+
+    found = by_axis(work, [one, other, one])
+    assert len(asked) == 2 and found[0] is found[2] and found[1] is not found[0]
+
+
+def test_what_reads_each_place_once_changes_nothing() -> None:
+    places, axis = any_places(5), spatial_axis(5, 5, 1, 1, 0, 1)
+    assert axis.one_to_one and not spatial_axis(5, 3, 1, 2, 0, 1).one_to_one
+    assert not spatial_axis(5, 5, 3, 1, 1, 1).one_to_one
+    np.testing.assert_allclose(settled(carried(places, axis.at, axis.inside, 5, back=False)), places, rtol=1e-12)

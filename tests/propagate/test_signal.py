@@ -10,7 +10,7 @@ from torch import Tensor
 from initwell.errors import ArgumentError, ShapeError
 from initwell.propagate.atoms import cut, expanded, joined, matched, permuted, viewed
 from initwell.propagate.measured import measured, measured_weight, pair_averages
-from initwell.propagate.signal import Atom, Signal, independent
+from initwell.propagate.signal import Atom, Signal, independent, replace
 
 
 def by_pairs(x: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -94,3 +94,25 @@ def test_fresh_weights_count_as_independent_and_structured_ones_do_not() -> None
 def test_what_does_not_fit_is_refused(fault, error) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error):
         fault()
+
+
+def test_a_copy_forgets_what_was_worked_out_of_other_numbers_only() -> None:
+    signal = independent((4, 3), 2.0, 1.0)
+    assert (signal.q, signal.mean, signal.shape) == (2.0, 1.0, (4, 3))
+    assert replace(signal, spread=0.5).q == 2.0
+    other = replace(signal, moments=3 * signal.moments, means=np.full((1, 1), 0.5), dims=((Atom(6),), (Atom(2),)))
+    assert (other.q, other.mean, other.shape) == (6.0, 0.5, (6, 2))
+    with pytest.raises(TypeError, match="has no field size"):
+        replace(signal, size=3)
+
+
+def test_what_is_repeated_takes_the_atoms_it_is_repeated_along() -> None:
+    """A bias added to (rows of two kinds) × features: the same moments as cutting them afterwards."""
+    bias = measured(torch.randn(6, generator=torch.Generator().manual_seed(4)))
+    like = Signal(((Atom(4, True, (1, 3)),), (Atom(3), Atom(2))), np.ones((6, 2, 2)), np.ones(()))
+    found = expanded(bias, (4, 6), like)
+    one, two = matched(expanded(bias, (4, 6)), like, [(0, 0), (1, 1)])
+    again, _ = matched(found, like, [(0, 0), (1, 1)])
+    assert again.dims == one.dims == two.dims
+    np.testing.assert_allclose(again.moments, one.moments, rtol=1e-12)
+    np.testing.assert_allclose(again.means, one.means, rtol=1e-12)

@@ -16,10 +16,7 @@ from initwell.errors import ArgumentError
 from initwell.initializers.layout import Layout
 from initwell.records import Record
 from initwell.theory.activation import Activation
-
-# Wrappers keep the model as a child of this name; the same parameter has the same name with or without them.
-_WRAPPED_AS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+from initwell.trace.wrappers import is_wrapped
 
 
 @dataclass(frozen=True)
@@ -127,8 +124,7 @@ def modules_of(
     for name, child in module._modules.items():
         if child is None or any(child is m for m in chain):
             continue
-        wrapped = name in _WRAPPED_AS or (name == "module" and isinstance(module, _WRAPPERS))
-        yield from modules_of(child, path if wrapped else _join(path, name), chain)
+        yield from modules_of(child, path if is_wrapped(module, name) else _join(path, name), chain)
 
 
 def _join(path: str, name: str) -> str:

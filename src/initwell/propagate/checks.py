@@ -13,6 +13,7 @@ from initwell.trace.batch import check_batch, tensors
 from initwell.trace.failure import where
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef
+from initwell.trace.wrappers import unwrapped_names
 
 # Ops whose operands are all of one number type, and ops that take no whole numbers.
 _OF_ONE_TYPE_NAMES = "mm addmm bmm baddbmm mv addmv dot convolution"
@@ -63,7 +64,8 @@ def _check_plan(plan: Any, model: nn.Module) -> None:
     if not hasattr(plan, "rows"):
         cure = "Give a Plan: iw.plan(model, 'kaiming')."
         raise ArgumentError("plan", repr(plan) if isinstance(plan, str) else f"a {type(plan).__name__}", cure)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    own = dict(model.named_parameters(remove_duplicate=False))
+    shapes = {name: tuple(own[there].shape) for name, there in unwrapped_names(model).items()}
     for row in plan.rows:
         shape = tuple(getattr(row, "shape", shapes.get(row.parameter, ())))
         if row.parameter in shapes and shapes[row.parameter] != shape:

@@ -1,7 +1,7 @@
 """The walk: one Signal for every value of a Trace, op by op. It knows no op by name."""
 
 from collections import Counter
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,9 +61,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     shared = values.once("shared", lambda: shared_operands(trace, values))
     joint = Joint(trace, known, values, table)
     radial = Radial(trace, known, values)
-    for op in trace.ops:
-        if values.made(op) or _makes_nothing(trace, op):
-            continue
+    for op in values.once("random", lambda: [o for o in trace.ops if _makes_something_random(trace, o, values)]):
         rule = table.rules.get(op.packet) or table.rules.get(op.functional)
         if rule is None:
             ignored = op.packet in table.ignored or op.functional in table.ignored
@@ -90,15 +88,15 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     return Walk(known, dict(sorted(unsupported.items())), dict(sorted(unknown.items())))
 
 
-def _makes_nothing(trace: Trace, op: Op) -> bool:
-    """Whether all that an op makes or writes has no entries, as a slice of length 0, or it makes nothing, as `item`."""
+def _makes_something_random(trace: Trace, op: Op, values: Known) -> bool:
+    """Whether some of what an op makes or writes has entries, unlike a slice of length 0, which are not all known."""
     new = (*op.outputs, *(value for _, value in op.mutates))
-    return all(0 in trace.values[value].shape for value in new)
+    return not values.made(op) and any(0 not in trace.values[value].shape for value in new)
 
 
-def _forget(op: Op, known: MutableMapping[int, Signal]) -> None:
+def _forget(op: Op, known: Signals) -> None:
     for value in (*op.outputs, *(new for _, new in op.mutates)):
-        known.pop(value, None)
+        known.forget(value)
 
 
 def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
@@ -108,17 +106,19 @@ def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
             raise ValueError(f"a signal of shape {signal.shape} for an output of shape {shape}")
 
 
-def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: MutableMapping[int, Signal]) -> None:
+def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) -> None:
     _forget(op, known)
     for value, signal in zip(op.outputs, found, strict=False):
-        if signal is not None and np.all(np.isfinite(signal.moments)):
+        if signal is not None and np.isfinite(signal.moments).all():
             known[value] = signal
+    if not op.mutates:
+        return
     whole = known.get(op.outputs[0]) if op.outputs else None
     for _, new in op.mutates:
         size = int(np.prod(trace.values[new].shape))
         if new not in known and whole is not None and size == int(np.prod(whole.shape)):
             # Another view of all that was written.
             known[new] = viewed(whole, trace.values[new].shape)
-    for new, signal in overwritten(trace, op, known).items() if op.mutates else ():
+    for new, signal in overwritten(trace, op, known).items():
         if new not in known and np.all(np.isfinite(signal.moments)):
             known[new] = signal

@@ -82,10 +82,15 @@ def _from_row_to_row(x: Signal, features: Sequence[int]) -> Array:
         return x.moments
     own = common = x.moments
     for i in reversed(others):
-        atom = x.atoms[i].patterns
-        own = dropped(own, atom.agree, i)
-        common = dropped(common, atom.differ if i in apart else atom.agree, i)
-    return own - common
+        own, common = _at(own, x.atoms[i], i, differ=False), _at(common, x.atoms[i], i, differ=i in apart)
+    return np.asarray(own - common)
+
+
+def _at(moments: Array, atom: Atom, axis: int, *, differ: bool) -> Array:
+    """Average over the pairs of an atom that differ, or those that agree."""
+    if not atom.parts:
+        return np.asarray(moments.take(int(differ), axis))
+    return dropped(moments, atom.patterns.differ if differ else atom.patterns.agree, axis)
 
 
 def mixed(a: Signal, b: Signal, alpha: float, beta: float) -> float:

@@ -137,6 +137,10 @@ class Signals(MutableMapping[int, Signal]):
         """Forget what was found of a value."""
         del self._found[value]
 
+    def forget(self, value: int) -> None:
+        """Forget what was found of a value, if anything was."""
+        self._found.pop(value, None)
+
     def __iter__(self) -> Iterator[int]:
         """Yield the values that were found or asked for."""
         return iter(self._found)

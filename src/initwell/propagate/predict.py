@@ -23,7 +23,7 @@ from initwell.propagate.start import (
     starting_gradients,
 )
 from initwell.propagate.table import Rule
-from initwell.trace.batch import check_module, uncompiled
+from initwell.trace.batch import check_module
 from initwell.trace.recorder import Loss
 from initwell.trace.trace import Folded
 
@@ -77,16 +77,16 @@ def predict(
     batch, described = stood_in(model, batch)
     check_arguments(model, batch, plan, learning_rate)
     table = default_table().with_rules(rules)
-    inner, notes = uncompiled(model), [*getattr(plan, "notes", ())]
+    notes = [*getattr(plan, "notes", ())]
     trace = traced(model, batch, loss, notes)
-    values = known_values(trace, frozen_parameters(inner, trace, plan))
+    values = known_values(trace, frozen_parameters(model, trace, plan))
     check_indices(trace, values)
     moving = without_complex(trace, notes)
     start = as_mapping(
         [
             given_signals(model, moving, batch, described),
-            parameter_signals(inner, moving, plan, notes),
-            buffer_signals(inner, moving, notes),
+            parameter_signals(model, moving, plan, notes),
+            buffer_signals(model, moving, notes),
             starting_gradients(trace),
         ]
     )

@@ -12,6 +12,7 @@ from initwell.propagate.measured import measured, measured_weight, with_places, 
 from initwell.propagate.signal import Signal, constant, independent, replace
 from initwell.trace.batch import as_arguments, tensors, uncompiled
 from initwell.trace.trace import Trace, ValueRef
+from initwell.trace.wrappers import unwrapped_names
 
 
 class PlannedRow(Protocol):
@@ -137,7 +138,8 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
     Raises:
         ArgumentError: the plan has rows for parameters that the model has not.
     """
-    planned = dict(_planned(plan)) if plan is not None else {}
+    own_names = unwrapped_names(model)
+    planned = dict(_planned(plan, own_names))
     unknown = set(planned) - set(trace.parameters)
     if unknown:
         names = ", ".join(sorted(unknown)[:3])
@@ -164,7 +166,7 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
             guessed.append(name)
         else:
             missing.append(name)
-    found |= _magnitudes(plan, trace, found)
+    found |= _magnitudes(plan, trace, found, own_names)
     if guessed:
         notes.append(f"{len(guessed)} parameters without numbers (meta device) count as PyTorch's default draws them.")
     if missing:
@@ -180,7 +182,7 @@ def frozen_parameters(model: nn.Module, trace: Trace, plan: Planned | None) -> d
         trace: of the model.
         plan: a Plan, or None.
     """
-    drawn = {name for name, _ in _planned(plan)} if plan is not None else set[str]()
+    drawn = {name for name, _ in _planned(plan, unwrapped_names(model))}
     own = dict(model.named_parameters(remove_duplicate=False))
     kept = {name: value for name, value in trace.parameters.items() if name not in drawn}
     return {
@@ -190,21 +192,24 @@ def frozen_parameters(model: nn.Module, trace: Trace, plan: Planned | None) -> d
     }
 
 
-def _planned(plan: Planned) -> Iterator[tuple[str, Any]]:
-    for row in plan.rows:
+def _planned(plan: Planned | None, names: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    # A plan names parameters without what wrappers put in.
+    for row in plan.rows if plan is not None else ():
         if row.distribution is not None:
             for name in (row.parameter, *row.tied_to):
-                yield name, row.distribution
+                yield names.get(name, name), row.distribution
 
 
-def _magnitudes(plan: Planned | None, trace: Trace, found: Mapping[int, Signal]) -> dict[int, Signal]:
+def _magnitudes(
+    plan: Planned | None, trace: Trace, found: Mapping[int, Signal], names: Mapping[str, str]
+) -> dict[int, Signal]:
     """Give the magnitudes of weight norms, which a plan sets to the norms of what it draws: ‖v‖² is n·E[v²]."""
     sizes: dict[int, Signal] = {}
     for row in plan.rows if plan is not None else ():
         # What a constructor would draw has no such rows.
-        direction = getattr(row, "norm_of", "")
+        direction = names.get(getattr(row, "norm_of", ""), "")
         if direction in trace.parameters:
-            value = trace.parameters[row.parameter]
+            value = trace.parameters[names.get(row.parameter, row.parameter)]
             v, shape = found[trace.parameters[direction]], trace.values[value].shape
             sizes[value] = constant(shape, math.sqrt(v.q * math.prod(v.shape) / max(math.prod(shape), 1)))
     return sizes

@@ -1,5 +1,6 @@
 """``record``: one walk over a model, forward and backward, that leaves no trace in the model itself."""
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Literal
@@ -21,6 +22,10 @@ from initwell.trace.trace import Folded, Trace
 
 Loss = Callable[[Any], Tensor]
 
+# A walk sets global generators and functions of PyTorch for a while, and the model's own weights: of two at once, each
+# would put back what the other had set.
+_ONE_AT_A_TIME = threading.RLock()
+
 
 def record(
     model: nn.Module,
@@ -36,6 +41,7 @@ def record(
     """Run a model's own forward and backward once, and return every op of both.
 
     Afterwards the model is as it was: weights, mode, hooks, ``.grad``, buffers; so are the random number generators.
+    Walks of several threads wait for one another.
 
     Args:
         model: any module.
@@ -81,7 +87,7 @@ def record(
 
 def _walked(walk: "_Walk", batch: Any, loss: Loss | None, *, backward: bool) -> Trace:
     model, seed = walk.model, walk.seed
-    with ExitStack() as stack:
+    with _ONE_AT_A_TIME, ExitStack() as stack:
         for context in (model_kept(model), written_back(walk.recorder.written), random_kept(seed), same_route()):
             stack.enter_context(context)
         if walk.recorder.standins is not None:

@@ -10,7 +10,7 @@ A slope between −1/2 and 0 is one of such a scale; any other is not, and the p
 
 Backward, a norm of squares takes off the gradient g·k what lies along x̂: b = −x̂·mean(g x̂)·k, whose size ``radial``
 knows. Over a row the average of g·k·b is −b², so that the sum of both has E[(g·k + b)²] = E[(g·k)²] − E[b²]: what is
-taken off is a part of the whole, as in ``norm``.
+taken off is a part of the whole, as in ``norm``. By way of x̄ comes −Σ g/n: both together are g less its own average.
 """
 
 import math
@@ -19,7 +19,7 @@ import numpy as np
 
 from initwell.propagate.atoms import centred, together
 from initwell.propagate.functions import Function, as_image, function_moments
-from initwell.propagate.rules.branch import scaled
+from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.norm import normalized
 from initwell.propagate.signal import Average, Image, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call
@@ -84,6 +84,86 @@ def _normalized(x: Signal, scale: Signal, tag: int) -> Signal | None:
     return replace(merged_fidelity(scaled(found, k * math.sqrt(v + eps)), scale), joint=True)
 
 
+def mean_taken_off(call: Call, first: str, second: str) -> Signal | None:
+    """Add a gradient at x − x̄ and what comes by way of x̄, less its own average; None where neither operand is that.
+
+    Args:
+        call: of a sum.
+        first: one operand's name.
+        second: the other's.
+    """
+    for one, two in ((first, second), (second, first)):
+        found = _by_way_of_mean(call, two) if call.has(one) and call.has(two) else None
+        if found is None:
+            continue
+        dims, deviations = found
+        parts = _summands(call, call[one].id, deviations)
+        if not deviations <= parts or any(part not in call.known for part in parts):
+            continue
+        whole = call.known.get(_whole(call, call[one].id, deviations)) or _added_up(call, deviations)
+        rest = _added_up(call, parts - deviations)
+        if whole is None or whole.shape != call.shape():
+            continue
+        centred_part = whole.changed(centred(whole, whole.axes(dims)), 0.0, gaussian=whole.gaussian)
+        if rest is not None:
+            centred_part = added(*together(centred_part, rest, call.shape()))
+        return replace(centred_part, joint=True)
+    return None
+
+
+def _by_way_of_mean(call: Call, name: str) -> tuple[tuple[int, ...], frozenset[int]] | None:
+    """Return of −Σ g/n, spread over x again, the dimensions of the sum and which values g is the sum of; else None."""
+    trace, ref = call.trace, call[name]
+    share = trace.producer(ref.id) if isinstance(ref, ValueRef) else None
+    if share is None or share.phase == "forward" or share.functional != "aten.div" or len(share.inputs) != 1:
+        return None
+    wide = trace.producer(share.inputs[0])
+    if wide is None or wide.functional != "aten.expand":
+        return None
+    dims, found, ahead = set[tuple[int, ...]](), set[int](), list(wide.inputs)
+    while ahead:
+        made = trace.producer(ahead.pop())
+        if made is not None and made.functional == "aten.add" and len(made.inputs) == 2:
+            ahead += made.inputs
+            continue
+        turned = None if made is None or made.functional != "aten.sum" else trace.producer(made.inputs[0])
+        if made is None or turned is None or turned.functional != "aten.neg":
+            return None
+        rank = len(trace.values[made.inputs[0]].shape)
+        dims.add(tuple(sorted(int(d) % rank for d in made.arguments["dim"])))
+        found.add(turned.inputs[0])
+    if len(dims) != 1:
+        return None
+    over = dims.pop()
+    count = math.prod(trace.values[ref.id].shape[d] for d in over)
+    return (over, frozenset(found)) if share.arguments.get("other") == count else None
+
+
+def _summands(call: Call, value: int, wanted: frozenset[int]) -> frozenset[int]:
+    """Return what a gradient is the sum of, in which those that are wanted are not taken apart."""
+    made = call.trace.producer(value)
+    if value in wanted or made is None or made.phase == "forward" or made.functional != "aten.add":
+        return frozenset({value})
+    return frozenset[int]().union(*(_summands(call, i, wanted) for i in made.inputs))
+
+
+def _whole(call: Call, value: int, wanted: frozenset[int]) -> int:
+    """Return the value that is the sum of just those, among what a gradient is the sum of; -1 if there is none."""
+    if _summands(call, value, wanted) == wanted:
+        return value
+    made = call.trace.producer(value)
+    if value in wanted or made is None or made.phase == "forward" or made.functional != "aten.add":
+        return -1
+    return max(_whole(call, i, wanted) for i in made.inputs)
+
+
+def _added_up(call: Call, values: frozenset[int]) -> Signal | None:
+    found = None
+    for part in (call.known[i] for i in sorted(values)):
+        found = part if found is None else added(*together(found, part, found.shape))
+    return found
+
+
 def taken_off(call: Call, first: str, second: str) -> Signal | None:
     """Add a gradient and what a norm of squares takes off it; None where neither operand is that.
 
@@ -113,7 +193,11 @@ def _norm_behind(call: Call, name: str) -> Op | None:
     square = call.trace.ops[maker.of]
     if square.functional != "aten.pow" or square.arguments.get("exponent") != 2:
         return None
-    return next((op for op in call.trace.consumers(square.inputs[0]) if _is_norm(call, op)), None)
+    # The deviations may be taken twice, once for their squares.
+    made = call.trace.producer(square.inputs[0])
+    twins = call.trace.consumers(made.inputs[0]) if made is not None and made.functional == "aten.sub" else ()
+    rows = [op.outputs[0] for op in twins if made is not None and op.inputs == made.inputs] or [square.inputs[0]]
+    return next((op for row in rows for op in call.trace.consumers(row) if _is_norm(call, op)), None)
 
 
 def _is_norm(call: Call, op: Op) -> bool:

@@ -50,6 +50,12 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
     4.0
     """
     a, b = matched(a, b, [*over, *batch])
+    spread = min(fluctuation(a, [d for d, _ in over]), fluctuation(b, [d for _, d in over]))
+    return replace(_contracted(a, b, over, batch), spread=spread)
+
+
+def _contracted(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]]) -> Signal:
+    a, b = matched(a, b, [*over, *batch])
     names = labels(tuple(map(len, a.dims)), tuple(map(len, b.dims)), tuple(over), tuple(batch))
     summed_a, summed_b = [d for d, _ in over], [d for _, d in over]
     pairs = list(zip(a.axes(summed_a), b.axes(summed_b), strict=True))
@@ -67,8 +73,7 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
     kept = tuple(forgotten(a.dims[d]) for d in names.kept_a[:shared]) + tuple(a.dims[d] for d in names.kept_a[shared:])
     dims = kept + tuple(b.dims[d] for d in names.kept_b)
     found = a.changed(moments, means, dims=dims, gaussian=True)
-    spread = min(fluctuation(a, summed_a), fluctuation(b, summed_b))
-    return merged_fidelity(replace(found, spread=spread), b)
+    return merged_fidelity(found, b)
 
 
 def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: bool = False) -> Signal:
@@ -90,7 +95,7 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
     ):
         if call.trace.values[weight].kind == "parameter" and not batched:
             source = Source(value, level=_level(call.trace, x, features))
-            return image(contract(a, b, [over]), rows, x, [features], source)
+            return image(_contracted(a, b, [over], ()), rows, x, [features], source)
     ends = [Source(v, math.sqrt(fluctuation(x, [d]))) for v, x, d in ((first, a, over[0]), (second, b, over[1]))]
     a, b = _itself(a, first, b, over, batched), _itself(b, second, a, over[::-1], batched)
     found = contract(a, b, [over], [(0, 0)] if batched else [])

@@ -70,7 +70,7 @@ def summed(signal: Signal, dims: Sequence[int], *, keep: bool, mean: bool) -> Si
     moments, means, count = over_all(signal, signal.moments, axes), signal.means, 1
     for axis in axes:
         atom = signal.atoms[axis]
-        means = along(means, atom.patterns.agree[None, : means.shape[axis]], axis)
+        means = along(means, atom.patterns.agree[None, : means.shape[axis]], axis) if atom.parts else means
         count *= atom.size
     kept = tuple(() if i in dims else d for i, d in enumerate(signal.dims) if keep or i not in dims)
     factor = 1 if mean else count
