@@ -87,6 +87,55 @@ def test_where_the_forward_itself_fails_on_them_its_words_are_kept(layer: nn.Mod
         iw.predict(nn.Sequential(layer), batch)
 
 
+def picked(how: str) -> Callable[[Tensor, Tensor, nn.Module], Tensor]:
+    """Return a use of whole numbers: 8 features of each sample, and 8 classes."""
+
+    def forward(x: Tensor, index: Tensor, layer: nn.Module) -> Tensor:
+        y: Tensor = layer(x)
+        found: Tensor = {
+            "index": lambda: y[:, index],
+            "mask and index": lambda: y[torch.tensor([True, False, True, False], device=y.device), index[:2]],
+            "index_select": lambda: y.index_select(1, index),
+            "gather": lambda: y.gather(1, index.expand(4, -1)),
+            "scatter": lambda: y.scatter(1, index.expand(4, -1), 0.0),
+            "cross-entropy": lambda: torch.nn.functional.cross_entropy(y, index),
+        }[how]()
+        return found
+
+    return forward
+
+
+class Picks(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.layer, self.how = nn.Linear(8, 8), picked(how)
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        return self.how(x, index, self.layer)
+
+
+@pytest.mark.parametrize("how", ["index", "mask and index", "index_select", "gather", "scatter", "cross-entropy"])
+def test_whole_numbers_out_of_range_are_refused_as_the_model_would(how: str) -> None:
+    model, x = Picks(how), normal(4, 8)
+    for fits in ([0, 7, 3, 3], [-1, -8, 3, 3] if "index" in how.split() else [-100, 7, 3, 3]):
+        if min(fits) < 0 and how not in ("index", "mask and index", "cross-entropy"):
+            continue
+        model(x, torch.tensor(fits))
+        assert iw.predict(model, (x, torch.tensor(fits))).rows
+    for wrong in (8, -9):
+        index = torch.tensor([wrong, 0, 2, 1])
+        with pytest.raises((IndexError, RuntimeError)):
+            model(x, index)
+        with pytest.raises(ArgumentError, match=rf"input\.1: .* {min(wrong, 0)} to (0|2|8).*from 0 to 7"):
+            iw.predict(model, (x, index))
+
+
+def test_targets_of_a_loss_that_are_no_class_are_refused() -> None:
+    target = torch.tensor([0, 4])
+    with pytest.raises(ArgumentError, match=r"loss: got targets from 0 to 4\. The output has 4 classes: .* 0 to 3"):
+        iw.predict(net(), normal(2, 8), loss=lambda out: torch.nn.functional.cross_entropy(out, target))
+
+
 def test_the_same_within_the_model_names_its_module() -> None:
     model = nn.Sequential(nn.Linear(8, 8), Model(lambda x, layer: layer(x.sum(1, keepdim=True).double().expand(-1, 8))))
     with pytest.raises(RuntimeError):

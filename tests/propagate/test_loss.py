@@ -17,9 +17,11 @@ import initwell as iw
 from initwell.propagate.concentration import Weights
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
+from initwell.propagate.known import known_values
 from initwell.propagate.measured import pair_averages
 from initwell.propagate.rules.loss import log_softmax_backward, log_softmaxed, log_sum
 from initwell.propagate.signal import Atom, Signal
+from initwell.propagate.start import starting_gradients
 from initwell.trace.recorder import record
 
 N, C, L = 16, 12, 6
@@ -140,6 +142,50 @@ def test_losses_and_their_gradients_by_sampling(name: str) -> None:
         sampled += pair_averages(torch.autograd.grad(y, x)[0]) / TIMES
     assert value.mean == pytest.approx(float(np.mean(losses)), rel=0.03)
     np.testing.assert_allclose(gradient.moments, sampled, atol=0.04 * sampled.flat[0])
+
+
+SOME = torch.tensor([-100, 3, 3, 3, 3, 3, -100, -100, 0, 1, 2, 3, 11, -100, -100, -100])
+ONE_CLASS = torch.full((N,), 5)
+FEW = torch.where(torch.arange(C) < 4, 1.0, 0.0)  # weights of classes, most of them 0
+KNOWN: dict[str, tuple[Tensor, Tensor | None, str]] = {
+    "left out": (SOME, None, "mean"),
+    "left out, summed": (SOME, None, "sum"),
+    "left out, weighted": (SOME, FEW, "mean"),
+    "one class": (ONE_CLASS, None, "mean"),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_targets_that_are_known_count_as_they_are(name: str) -> None:
+    target, weight, reduction = KNOWN[name]
+
+    def loss(out: Tensor) -> Tensor:
+        w = None if weight is None else weight.to(out.device)
+        return F.cross_entropy(out, target.to(out.device), w, reduction=reduction)
+
+    trace = record(nn.Identity(), torch.zeros(N, C), loss=loss)
+    into = trace.inputs["input.0"]
+    start = {into: drawn((N, C))} | starting_gradients(trace)
+    found = walk(trace, default_table(), start, known_values(trace))
+    torch.manual_seed(2)
+    losses, sampled = list[float](), np.zeros((2, 2))
+    for _ in range(TIMES):
+        x = draw((N, C)).requires_grad_()
+        losses.append(float(loss(x).detach()))
+        sampled += pair_averages(torch.autograd.grad(loss(x), x)[0]) / TIMES
+    assert trace.loss is not None
+    value = found.signals[trace.loss]
+    error = float(np.std(losses)) / TIMES**0.5
+    assert value.mean == pytest.approx(float(np.mean(losses)), abs=3 * error)
+    assert value.q == pytest.approx(float(np.mean(np.square(losses))), rel=0.08)
+    # Counted as all alike, the sizes are off by 2 and more, and what samples of one class share by 10.
+    np.testing.assert_allclose(found.signals[trace.gradients[into]].moments, sampled, atol=0.04 * sampled[0, 0])
+
+
+def test_targets_that_are_all_left_out_are_no_loss() -> None:
+    target = torch.full((16,), -100)
+    found = iw.predict(nn.Linear(8, 4), torch.randn(16, 8), loss=lambda o: F.cross_entropy(o, target))
+    assert found.rows[-1]["forward_rms"] is None and found.rows[0]["gradient_rms"] is None
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

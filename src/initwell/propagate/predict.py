@@ -10,6 +10,7 @@ from initwell.propagate.checks import check_arguments, without_complex, without_
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
 from initwell.propagate.given import given_signals, stood_in
+from initwell.propagate.indices import check_indices
 from initwell.propagate.known import known_values
 from initwell.propagate.prediction import Prediction, prediction
 from initwell.propagate.route import traced
@@ -17,7 +18,6 @@ from initwell.propagate.start import (
     Planned,
     as_mapping,
     buffer_signals,
-    check_indices,
     frozen_parameters,
     parameter_signals,
     starting_gradients,

@@ -7,11 +7,10 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from initwell.errors import ArgumentError
-from initwell.propagate.known import Known
 from initwell.propagate.measured import measured, measured_weight, with_places, with_unlike_noted
 from initwell.propagate.signal import Signal, constant, independent, replace
 from initwell.trace.batch import as_arguments, tensors, uncompiled
-from initwell.trace.trace import Trace, ValueRef
+from initwell.trace.trace import Trace
 from initwell.trace.wrappers import unwrapped_names
 
 
@@ -73,50 +72,6 @@ def input_signals(model: nn.Module, trace: Trace, batch: Any) -> dict[int, Signa
 def _convolved(trace: Trace, value: int) -> bool:
     """Whether a convolution or a pooling reads this value itself, so that its last dimensions are positions."""
     return any("conv" in op.functional or "pool" in op.functional for op in trace.consumers(value))
-
-
-def check_indices(trace: Trace, values: Known) -> None:
-    """Refuse tokens or positions that an embedding has no row for.
-
-    On meta a look-up has no numbers to complain of; the model itself would, and so must its prediction.
-
-    Args:
-        trace: of the model.
-        values: its known numbers, the indices among them.
-
-    Raises:
-        ArgumentError: naming the input that the indices were made from, the embedding and its rows.
-    """
-    for op in trace.forward_ops:
-        table, indices = op.arguments.get("weight"), op.arguments.get("indices")
-        if op.functional != "aten.embedding" or not isinstance(table, ValueRef) or not isinstance(indices, ValueRef):
-            continue
-        if indices.id not in values or values[indices.id].numel() == 0:
-            continue
-        rows = trace.values[table.id].shape[0]
-        low, high = int(values[indices.id].min()), int(values[indices.id].max())
-        if low < 0 or high >= rows:
-            given = {value: name for name, value in trace.inputs.items()}
-            got = f"tokens from {low} to {high}"
-            if indices.id not in given:
-                got = f"what is made of it looks up rows {low} to {high}"
-            cure = f"The embedding at {op.path!r} has {rows} rows: give whole numbers from 0 to {rows - 1}."
-            raise ArgumentError(_source(trace, indices.id, given), got, cure)
-
-
-def _source(trace: Trace, value: int, given: Mapping[int, str]) -> str:
-    """Return the names of the inputs that a value is made from; "batch" where there are none, as for positions."""
-    names: dict[str, None] = {}
-    waiting, seen = [value], set[int]()
-    while waiting:
-        current = waiting.pop()
-        if current in given:
-            names[given[current]] = None
-        producer = trace.producer(current)
-        if producer is not None and current not in seen:
-            waiting.extend(producer.inputs)
-        seen.add(current)
-    return ", ".join(sorted(names)) or "batch"
 
 
 # Relative variance of the squared entries: E[w⁴]/E[w²]² − 1.

@@ -10,12 +10,18 @@ as e^(λr). The gradient g − p·Σg, for g independent of p, has moments
 
     G_cd − 2R/C + P_cd·C·R,      R = Σ_d G_cd
 
-of which cross-entropy's p − y is the case g = −y. Assumption: targets are drawn at random, all classes as often, and
-whatever they are, they are independent of the model's outputs at the start.
+of which cross-entropy's p − y is the case g = −y. With w_i the weight of place i's target, 0 where it is left out
+(``ignore_index``), and two places of N,
+
+    E[y_ic y_jc] = E[w_i w_j, same target]/C        E[y_ic y_jd] = E[w_i w_j, others]/(C(C − 1))
+
+and 1/Σw before it: counted of the targets where their numbers are known. Assumption: classes are exchangeable at the
+start, and targets independent of the model's outputs; those that are not known are drawn at random, all as often.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -139,12 +145,35 @@ def _logsumexp(call: Call) -> Sequence[Signal]:
     return [found.approximate(_GAUSSIAN)]
 
 
-def _class_weights(call: Call) -> tuple[float, float]:
-    """Return E[w] and E[w²] of the classes' weights."""
-    if call["weight"] is None:
-        return 1.0, 1.0
-    weight = call.signal("weight")
-    return weight.mean, weight.q
+@dataclass(frozen=True)
+class _Targets:
+    """The weights w of the targets of N places: E[w], E[w²], E[w w'] of two places with one target and with two, Σw."""
+
+    mean: float
+    square: float
+    same: float
+    others: float
+    total: float
+
+
+def _targets(call: Call, places: int, classes: int) -> _Targets:
+    mean, square = 1.0, 1.0
+    weight, target = call.value("weight"), call.value("target")
+    if call["weight"] is not None and (weight is None or target is None):
+        mean, square = call.signal("weight").mean, call.signal("weight").q
+    if target is None:
+        return _Targets(mean, square, mean**2 / classes, mean**2 * (1 - 1 / classes), places * mean)
+    kept = target[target != call["ignore_index"]].flatten()
+    w = np.ones(len(kept)) if weight is None else weight[kept].double().numpy()
+    total, squares = float(w.sum()), float(np.sum(w * w))
+    if total == 0:
+        raise UnknownSignalError("a loss without a target that counts")
+    alike = float(np.sum(np.bincount(kept.numpy(), w) ** 2)) - squares
+    pairs = max(places * (places - 1), 1)
+    others = max(total**2 - squares - alike, 0.0) / pairs
+    return _Targets(
+        mean * total / places, square * squares / places, mean**2 * alike / pairs, mean**2 * others, mean * total
+    )
 
 
 def _reduced(call: Call, loss: Signal) -> Signal:
@@ -154,24 +183,21 @@ def _reduced(call: Call, loss: Signal) -> Signal:
 
 
 def _nll(call: Call) -> Sequence[Signal | None]:
-    """Pick the target's entry: two targets are the same class once in C, and others else."""
+    """Pick the target's entry, times its weight: of two places the same class, or two classes."""
     y = call.signal("self")
     dim = 1 if len(y.dims) > 1 else 0
-    mean, square = _class_weights(call)
     others = [d for d in range(len(y.dims)) if d != dim]
+    places = math.prod(y.shape[d] for d in others)
+    w = _targets(call, places, y.shape[dim])
+    over = w.total / places if call["reduction"] == _MEAN else 1.0
     if not y.dims[dim]:
-        loss = y.regrouped(tuple(y.dims[d] for d in others), y.moments)
+        agree = differ = y.moments
     else:
         y, axis = _one_axis(y, dim)
-        count = y.atoms[axis].size
         agree, differ = (np.asarray(y.moments.take(i, axis)) for i in (0, 1))
-        moments = np.asarray(agree / count + differ * (1 - 1 / count))
-        moments[(0,) * moments.ndim] = agree[(0,) * agree.ndim]
-        loss = y.changed(moments, y.mean, dims=tuple(y.dims[d] for d in others))
-    over = mean if call["reduction"] == _MEAN else 1.0
-    moments = loss.moments * (mean / over) ** 2
-    moments[(0,) * moments.ndim] *= square / mean**2
-    loss = loss.changed(moments, -loss.means * mean / over)
+    moments = np.asarray(w.same * agree + w.others * differ)
+    moments[(0,) * moments.ndim] = w.square * agree[(0,) * agree.ndim]
+    loss = y.changed(moments / over**2, -y.means * w.mean / over, dims=tuple(y.dims[d] for d in others))
     return [_reduced(call, loss).approximate(_TARGETS), None]
 
 
@@ -179,19 +205,21 @@ def _nll_backward(call: Call) -> Sequence[Signal]:
     """Give −w/Σw to the target's entry, and nothing to the others of its sample."""
     shape = call.shape()
     dim = 1 if len(shape) > 1 else 0
-    places = math.prod(n for d, n in enumerate(shape) if d != dim)
-    mean, square = _class_weights(call)
-    size = 1 / (places * mean) if call["reduction"] == _MEAN else 1.0
-    y = independent(shape, square / shape[dim], mean / shape[dim], sample=0)
-    if shape[dim] > 1:
-        moments = y.moments.copy()
+    classes, places = shape[dim], math.prod(n for d, n in enumerate(shape) if d != dim)
+    w = _targets(call, places, classes)
+    size = 1 / w.total if call["reduction"] == _MEAN else 1.0
+    y = independent(shape, w.square / classes, w.mean / classes, sample=0)
+    moments = np.full_like(y.moments, w.same / classes)
+    if classes > 1:
         axis = y.axes([dim])[0]
+        differ = tuple(slice(1, None) if i == axis else slice(None) for i in range(moments.ndim))
+        moments[differ] = w.others / (classes * (classes - 1))
         moments[tuple(int(i == axis) for i in range(moments.ndim))] = 0.0
-        y = y.changed(moments, y.mean)
+    moments[(0,) * moments.ndim] = w.square / classes
     g = call.signal("grad_output")
     if call["reduction"] == 0:
         g = viewed(g, tuple(1 if d == dim else n for d, n in enumerate(shape)))
-    found = scaled(multiplied(*together(y, g, shape)), -size)
+    found = scaled(multiplied(*together(y.changed(moments, y.mean), g, shape)), -size)
     return [found.approximate(_TARGETS)]
 
 
