@@ -1,6 +1,7 @@
 """Models within wrappers, compiled or parallel: predicted as what they wrap is, with a plan and without."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -53,3 +54,11 @@ def test_a_plan_of_another_shape_is_refused_of_a_wrapped_model_too() -> None:
     plan = iw.plan(nn.Sequential(nn.Linear(8, 16)), "kaiming")
     with pytest.raises(ArgumentError, match=r"plan: got shape \(16, 8\) for 0.weight, which has \(4, 8\)"):
         iw.predict(nn.DataParallel(nn.Sequential(nn.Linear(8, 4))), batch(), plan=plan)
+
+
+def test_threads_predict_one_model_alike() -> None:
+    model = net()
+    whole = [row["forward_rms"] for row in iw.predict(model, batch()).rows]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: iw.predict(model, batch()), range(12)))
+    assert [[row["forward_rms"] for row in f.rows] for f in found] == [whole] * 12

@@ -24,7 +24,7 @@ from initwell.propagate.start import (
 )
 from initwell.propagate.table import Rule
 from initwell.trace.batch import check_module
-from initwell.trace.recorder import Loss
+from initwell.trace.recorder import ONE_AT_A_TIME, Loss
 from initwell.trace.trace import Folded
 
 
@@ -74,22 +74,23 @@ def predict(
     [('0', 'aten.mm', 1.0), ('1', 'aten.relu', 0.7000000000000001)]
     """
     check_module(model)
-    batch, described = stood_in(model, batch)
-    check_arguments(model, batch, plan, learning_rate)
-    table = default_table().with_rules(rules)
-    notes = [*getattr(plan, "notes", ())]
-    trace = traced(model, batch, loss, notes)
-    values = known_values(trace, frozen_parameters(model, trace, plan))
-    check_indices(trace, values)
-    moving = without_complex(trace, notes)
-    start = as_mapping(
-        [
-            given_signals(model, moving, batch, described),
-            parameter_signals(model, moving, plan, notes),
-            buffer_signals(model, moving, notes),
-            starting_gradients(trace),
-        ]
-    )
+    with ONE_AT_A_TIME:  # another thread's walk of this model has its weights on meta
+        batch, described = stood_in(model, batch)
+        check_arguments(model, batch, plan, learning_rate)
+        table = default_table().with_rules(rules)
+        notes = [*getattr(plan, "notes", ())]
+        trace = traced(model, batch, loss, notes)
+        values = known_values(trace, frozen_parameters(model, trace, plan))
+        check_indices(trace, values)
+        moving = without_complex(trace, notes)
+        start = as_mapping(
+            [
+                given_signals(model, moving, batch, described),
+                parameter_signals(model, moving, plan, notes),
+                buffer_signals(model, moving, notes),
+                starting_gradients(trace),
+            ]
+        )
     found = walk(trace, table, without_nan(trace, start, notes), values)
     # The numbers have done their work: a prediction may be kept long, and they are up to 256 MB.
     return prediction(replace(trace, folded=Folded()), found, [*notes, *values.folded.notes], learning_rate)

@@ -24,7 +24,7 @@ Loss = Callable[[Any], Tensor]
 
 # A walk sets global generators and functions of PyTorch for a while, and the model's own weights: of two at once, each
 # would put back what the other had set.
-_ONE_AT_A_TIME = threading.RLock()
+ONE_AT_A_TIME = threading.RLock()
 
 
 def record(
@@ -87,7 +87,7 @@ def record(
 
 def _walked(walk: "_Walk", batch: Any, loss: Loss | None, *, backward: bool) -> Trace:
     model, seed = walk.model, walk.seed
-    with _ONE_AT_A_TIME, ExitStack() as stack:
+    with ONE_AT_A_TIME, ExitStack() as stack:
         for context in (model_kept(model), written_back(walk.recorder.written), random_kept(seed), same_route()):
             stack.enter_context(context)
         if walk.recorder.standins is not None:
