@@ -82,6 +82,9 @@ def _levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, .
     if variance <= 0 or not set(range(rank, len(x.dims))) <= set(dims):
         return x.profile
     level = x.q - variance
+    if x.mean**2 > level / 2:
+        # Places that have another mean than all of them: a rectifier next cuts off what is below, and leaves more above.
+        return x.profile
 
     def left(places: Array) -> Array:
         # x̄ holds other samples' entries at this very place, too.
