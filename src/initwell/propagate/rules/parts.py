@@ -15,7 +15,7 @@ import numpy as np
 from initwell.propagate.atoms import UNLIKE, joined, matched, merged, settled, viewed
 from initwell.propagate.by_pairs import by_pattern
 from initwell.propagate.segments import Array, patterns
-from initwell.propagate.signal import Atom, Signal, constant, merged_fidelity, replace
+from initwell.propagate.signal import Atom, Image, Signal, constant, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -266,6 +266,18 @@ def _select_backward(call: Call) -> Sequence[Signal]:
     return [_filled(opened, dim, int(call["index"]) % shape[dim], shape[dim])]
 
 
+def moved(signal: Signal) -> Signal:
+    """Return a signal as that of its entries at other places: what they are functions of stands there, too.
+
+    So h + h.flip(0) is no sum of two functions of one entry.
+    """
+    image = signal.image
+    if image is not None:
+        base = None if image.base is None else replace(image.base)
+        image = Image(image.phi, replace(image.pre), base)
+    return replace(signal, image=image, law=None, gates=())
+
+
 def _flip(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     dims = [d % len(x.dims) for d in call["dims"]]
@@ -275,7 +287,7 @@ def _flip(call: Call) -> Sequence[Signal]:
             if len(pieces) > 64:
                 raise UnknownSignalError("a flip of a long axis with segments")
             x = concatenated(pieces, dim).approximate(UNLIKE)
-    return [x]
+    return [moved(x)]
 
 
 RULES: Mapping[str, Rule] = {

@@ -19,7 +19,7 @@ import torch
 
 from initwell.propagate.atoms import plain, refined
 from initwell.propagate.places import even, mixed
-from initwell.propagate.rules.parts import one_atom
+from initwell.propagate.rules.parts import moved, one_atom
 from initwell.propagate.rules.reading import read_places, sized
 from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Atom, Signal, replace
@@ -190,7 +190,7 @@ def _roll(call: Call) -> Sequence[Signal]:
         return [plain(x, *range(len(x.dims)))]
     for dim, shift in zip(dims, call["shifts"], strict=True):
         x = rolled(x, dim % len(x.dims), int(shift))
-    return [x]
+    return [moved(x)]
 
 
 _UPSAMPLING = (
