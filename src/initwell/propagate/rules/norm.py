@@ -83,7 +83,7 @@ def _levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, .
         return x.profile
     level = x.q - variance
     if x.mean**2 > level / 2:
-        # Places that have another mean than all of them: a rectifier next cuts off what is below, and leaves more above.
+        # Places have means of their own: a rectifier next cuts off what is below, and leaves more above.
         return x.profile
 
     def left(places: Array) -> Array:
