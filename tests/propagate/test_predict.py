@@ -361,3 +361,10 @@ def test_tokens_without_a_row_are_refused_as_the_model_would(token: int) -> None
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
     with pytest.raises(ArgumentError, match=r"tokens from .* The embedding at '0' has 5 rows: .* from 0 to 4"):
         iw.predict(model, torch.tensor([[0, 1], [token, 2]]))
+
+
+def test_a_gradient_through_a_mask_of_what_is_no_gaussian_is_marked_as_the_value_is() -> None:
+    # What dropout has set to 0 gets no gradient through a ReLU: half of it, which is not seen here.
+    model = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.5), nn.ReLU(), nn.Linear(64, 64))
+    rows = iw.predict(model, images(16, 64)).rows
+    assert [row["fidelity"] for row in rows if row["path"] in ("1", "2")] == ["approximate", "approximate"]

@@ -17,7 +17,7 @@ from initwell.propagate.laws import distribution
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Image, Pointwise, Signal, merged_fidelity, replace
 
-_NOT_GAUSSIAN = "a nonlinearity of a value that is no sum of many terms, taken as Gaussian"
+NOT_GAUSSIAN = "a nonlinearity of a value that is no sum of many terms, taken as Gaussian"
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +138,12 @@ def evaluated(image: Image) -> Signal:
     found = replace(found, image=image, profile=u.profile if base is None else base.profile)
     if base is not None:
         found = merged_fidelity(found, base)
-    known = straight or u.gaussian or u.law is not None or u.q == u.mean**2
-    return found if known else found.approximate(_NOT_GAUSSIAN)
+    return found if straight or of_known_law(u) else found.approximate(NOT_GAUSSIAN)
+
+
+def of_known_law(u: Signal) -> bool:
+    """Whether it is known how the entries of a signal are distributed, so that a function of them is."""
+    return u.gaussian or u.law is not None or u.q == u.mean**2
 
 
 def unscaled(x: Signal) -> tuple[Signal, float]:

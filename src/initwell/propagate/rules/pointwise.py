@@ -13,6 +13,7 @@ import numpy as np
 from initwell.propagate import gram
 from initwell.propagate.atoms import together
 from initwell.propagate.functions import (
+    NOT_GAUSSIAN,
     Function,
     as_image,
     combined,
@@ -20,6 +21,7 @@ from initwell.propagate.functions import (
     evaluated,
     function_moments,
     line,
+    of_known_law,
     unscaled,
 )
 from initwell.propagate.gaussian import covariance, pair_moments
@@ -111,7 +113,8 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
     slope = combined(slope, line(0.0, factor), np.multiply) if factor != 1 else slope
     if before is not None and before.base is not None and before.pre is inner.pre:
         base, slope = before.base, combined(before.phi, slope, np.multiply)
-    return merged_fidelity(gated(slope, inner.pre, base, origin if inner.pre is u else inner.pre), u)
+    found = merged_fidelity(gated(slope, inner.pre, base, origin if inner.pre is u else inner.pre), u)
+    return found if of_known_law(inner.pre) else found.approximate(NOT_GAUSSIAN)
 
 
 def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) -> Signal:
