@@ -136,3 +136,21 @@ def test_a_model_that_needs_no_values_is_never_run() -> None:
             return y
 
     assert not iw.predict(Runs(), normal(2, 3)).trace.notes
+
+
+class Skips(nn.Module):
+    """Leaves its layer out by a number that is drawn on the CPU, as the layer drop of speech models does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        return x + y if torch.rand([]) < 0.5 else y
+
+
+def test_a_route_that_is_drawn_is_said_to_be() -> None:
+    found = iw.predict(nn.Sequential(nn.Linear(32, 32), Skips()), normal(16, 32))
+    assert "This model looks at random numbers, 1 times (module '1'): the route is that of one draw." in found.notes
+    assert not any("random numbers" in note for note in iw.predict(nn.Dropout(0.5), normal(16, 32)).notes)

@@ -1,5 +1,6 @@
 """The walk that a prediction is made on: over meta tensors, and over the given batch where those do not do."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -7,9 +8,11 @@ from torch import nn
 from initwell.errors import ModelError
 from initwell.propagate.checks import check_types
 from initwell.trace.batch import tensors
-from initwell.trace.failure import NeedsValuesError
+from initwell.trace.failure import NeedsValuesError, where
 from initwell.trace.recorder import Loss, record
 from initwell.trace.trace import Trace
+
+_LOOKS = frozenset({"aten._local_scalar_dense", "aten.is_nonzero", "aten.equal"})
 
 
 def traced(model: nn.Module, batch: Any, loss: Loss | None, notes: list[str]) -> Trace:
@@ -34,6 +37,7 @@ def traced(model: nn.Module, batch: Any, loss: Loss | None, notes: list[str]) ->
         failed = error
     else:
         check_types(trace)
+        notes.extend(_by_chance(trace))
         return trace
     missing = _missing(model, batch)
     if missing:
@@ -42,6 +46,15 @@ def traced(model: nn.Module, batch: Any, loss: Loss | None, notes: list[str]) ->
     trace = record(model, batch, loss=loss, device="real")
     notes.append(_said(failed))
     return trace
+
+
+def _by_chance(trace: Trace) -> Iterator[str]:
+    """Say where the model looks at a random number, as stochastic depth does: another draw may take another route."""
+    drawn = trace.folded.drawn
+    looks = [op.path for op in trace.forward_ops if op.functional in _LOOKS and drawn.intersection(op.inputs)]
+    if looks:
+        places = ", ".join(where(path) for path in list(dict.fromkeys(looks))[:3])
+        yield f"This model looks at random numbers, {len(looks)} times ({places}): the route is that of one draw."
 
 
 def _missing(model: nn.Module, batch: Any) -> str:
