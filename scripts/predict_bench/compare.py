@@ -201,7 +201,9 @@ def paired(
             expected = None if partner is None else partner[key]
             size, spread = rms_over([run[i][key] for run in runs])
             nothing = not expected or expected < 1e-3 * size
-            if not math.isfinite(size) or (nothing and expected is not None and size < ROUNDING * scales[key]):
+            noise = ROUNDING * scales[key]
+            rounding = expected is not None and size < noise and (nothing or (size == 0 and expected < noise))
+            if not math.isfinite(size) or rounding:
                 dropped += 1
                 continue
             fidelity = "unknown" if partner is None or expected is None else partner["fidelity"]

@@ -17,7 +17,8 @@ import math
 
 import numpy as np
 
-from initwell.propagate.atoms import centred, together
+from initwell.propagate.atoms import together
+from initwell.propagate.centring import centred
 from initwell.propagate.functions import Function, as_image, function_moments
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.norm import normalized

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initwell.propagate.atoms import centred
+from initwell.propagate.centring import centred
 from initwell.propagate.rules.branch import fixed
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.segments import Array

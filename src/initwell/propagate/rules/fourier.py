@@ -11,7 +11,8 @@ where c = d and a₀ = a nothing is left of the last column. The moments of comp
 conjugate of X_l is X_−l, so that E[X_k²] is E[X_k X*_l] of different k and l, and real and imaginary parts have half
 of their sum and half of their difference; else half each. (The highest frequency of an even length is left at that.)
 
-Limit: real parts are even, X_−k = X_k, and what a second transform makes of that is more real than is said here.
+Real parts are even, X_−k = X_k, and what a second transform makes of an even part is real. Limit: how the entries of
+what is even go together is not said.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,10 +28,18 @@ from initwell.trace.ops import COPIES
 from initwell.trace.trace import Op, Trace
 
 _READERS = frozenset({"aten._fft_c2c", "aten.view_as_real", "aten.detach", "aten.alias", *COPIES})
-_EVEN = "what was the real part of a Fourier transform before, which is even, as if it were not"
+_EVEN = "what was the real part of a Fourier transform before: entries of what is even as if they were independent"
 _ODD = "complex numbers that more than a Fourier transform is made of"
 
-
+_KEEP_EVEN = frozenset(
+    {
+        "aten.native_layer_norm",
+        "aten.native_layer_norm_backward",
+        "aten.view_as_complex",
+        "aten.select_backward",
+        *COPIES,
+    }
+)
 # Of segments (1, n − 1): agree in the first, in the second, differ within the first, 1-2, 2-1, within the second.
 _CONJUGATE = (0, 5, 2, 3, 4, 5)
 
@@ -107,10 +116,34 @@ def _as_real(call: Call) -> Sequence[Signal]:
         for axis in z.axes([int(d) % len(z.dims) for d in made.arguments["dim"]]):
             other = other.take(_CONJUGATE, axis)
     none = np.zeros_like(other)
-    columns = [(z.moments + other) / 2, (z.moments - other) / 2, *(none for _ in range(4))]
+    even = _even(call, made.inputs[0], [int(d) for d in made.arguments["dim"]])
+    imaginary = (1 - even) * (z.moments - other) / 2
+    columns = [z.moments - imaginary, imaginary, *(none for _ in range(4))]
     means = np.stack([z.means, np.zeros_like(z.means)], -1)
     dims = (*z.dims, (Atom(2, parts=(1, 1)),))
     return [z.changed(np.stack(columns, -1), means, dims=dims, gaussian=True)]
+
+
+def _even(call: Call, value: int, dims: Sequence[int]) -> float:
+    """Return which share of E[x²] is even, x_−k = x_k, as a real part of a transform of the same dimensions is.
+
+    A sum has the shares of its parts, and a layer norm, rows k and −k of which are of one length, that of its input.
+    """
+    made = call.trace.producer(value)
+    if made is None:
+        return 0.0
+    if made.functional == "aten.select":
+        whole = call.trace.producer(made.inputs[0])
+        before = call.trace.producer(whole.inputs[0]) if whole is not None and whole.inputs else None
+        known = before is not None and before.functional == "aten._fft_c2c" and made.arguments["index"] == 0
+        return float(known and before is not None and [int(d) for d in before.arguments["dim"]] == list(dims))
+    if made.functional in _KEEP_EVEN:
+        return _even(call, made.inputs[0], dims)
+    if made.functional != "aten.add" or len(made.inputs) != 2 or any(i not in call.known for i in made.inputs):
+        return 0.0
+    sizes = [call.known[i].q for i in made.inputs]
+    parts = [_even(call, i, dims) for i in made.inputs]
+    return float(np.dot(sizes, parts) / sum(sizes)) if sum(sizes) > 0 else 0.0
 
 
 def _of_real(trace: Trace, op: Op) -> bool:

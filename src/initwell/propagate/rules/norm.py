@@ -31,16 +31,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from initwell.propagate.atoms import centred as centred_moments
-from initwell.propagate.atoms import over_all, together, viewed
+from initwell.propagate.atoms import together, viewed
 from initwell.propagate.by_pairs import over_pairs
+from initwell.propagate.centring import centred as centred_moments
+from initwell.propagate.centring import over_all
 from initwell.propagate.functions import composed, line
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
-from initwell.propagate.places import by_axis, of_sizes, own_correlations, sizes
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
 from initwell.propagate.rules.contraction import base
+from initwell.propagate.rules.reading import levelled
 from initwell.propagate.rules.scatter import inverse_sizes
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
@@ -67,29 +68,8 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
     moments, variance = _centred(x, dims, centred=centred)
     scale = 1 / np.sqrt(variance + eps)
     found = x.changed(moments * over_pairs(x.atoms, scale), 0.0 if centred else x.means * scale)
-    profile = _levelled(x, dims, x.changed(moments, 0.0).q) if centred else x.profile
+    profile = levelled(x, dims, x.changed(moments, 0.0).q) if centred else x.profile
     return replace(found, gaussian=x.gaussian, roots=((tag, 1.0),), profile=profile)
-
-
-def _levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, ...]:
-    """Return how places differ of what is centred over them.
-
-    What a channel has in common is less at the border than inside, so that taking one mean off leaves some there:
-
-        E[(x_p − x̄)²] = q·s_p − 2μ·t_p + μ,    s the sizes, t_p = E[x_p x̄]/μ,  μ = E[x̄²]
-    """
-    rank = len(x.dims) - len(x.profile)
-    if variance <= 0 or not set(range(rank, len(x.dims))) <= set(dims):
-        return x.profile
-    level = x.q - variance
-
-    def left(places: Array) -> Array:
-        # x̄ holds other samples' entries at this very place, too.
-        row = places[0].mean(axis=1) if places.ndim == 3 else np.sqrt(np.maximum(sizes(places), 0.0))
-        found = x.q * sizes(places) + level * (1 - 2 * row / row.mean())
-        return of_sizes(np.maximum(found / variance, 0.0), own_correlations(places))
-
-    return tuple(by_axis(left, x.profile))
 
 
 def _centred(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, Array]:

@@ -162,3 +162,32 @@ def _taken(places: Array, axis: Axis) -> Taken:
         return Taken(both, a.mean(axis=0), reads.T @ reads / len(a) ** 2, np.diag(both.diagonal()), 0.0)
     pairs = own[at[:, :, None], at[:, None, :]] * a[:, :, None] * a[:, None, :]
     return Taken(both, a.mean(axis=0), reads.T @ reads / len(a) ** 2, pairs.mean(axis=0), off_average(own))
+
+
+def levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, ...]:
+    """Return how places differ of what is centred over them.
+
+    What a channel has in common is less at the border than inside, so that taking one mean off leaves some there:
+
+        E[(x_p − x̄)²] = q·s_p − 2μ·t_p + μ,    s the sizes, t_p = E[x_p x̄]/μ,  μ = E[x̄²]
+
+    Args:
+        x: what the mean is taken off.
+        dims: over which it is taken.
+        variance: E[(x − x̄)²].
+    """
+    rank = len(x.dims) - len(x.profile)
+    if variance <= 0 or not set(range(rank, len(x.dims))) <= set(dims):
+        return x.profile
+    level = x.q - variance
+    if x.mean**2 > level / 2:
+        # Places have means of their own: a rectifier next cuts off what is below, and leaves more above.
+        return x.profile
+
+    def left(places: Array) -> Array:
+        # x̄ holds other samples' entries at this very place, too.
+        row = places[0].mean(axis=1) if places.ndim == 3 else np.sqrt(np.maximum(sizes(places), 0.0))
+        found = x.q * sizes(places) + level * (1 - 2 * row / row.mean())
+        return of_sizes(np.maximum(found / variance, 0.0), own_correlations(places))
+
+    return tuple(by_axis(left, x.profile))

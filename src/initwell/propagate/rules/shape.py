@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from initwell.propagate.atoms import expanded, over_all, permuted, viewed
+from initwell.propagate.atoms import expanded, permuted, viewed
+from initwell.propagate.centring import over_all
 from initwell.propagate.functions import as_image
 from initwell.propagate.segments import along
 from initwell.propagate.signal import Average, Image, Signal, constant, replace

@@ -15,7 +15,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from initwell.propagate.atoms import centred, joined, plain, refined, together
+from initwell.propagate.atoms import joined, plain, refined, together
+from initwell.propagate.centring import centred
 from initwell.propagate.concentration import Weights, between
 from initwell.propagate.gram import rescaled, shared_out, strength
 from initwell.propagate.mask import Mask
