@@ -67,6 +67,9 @@ def composed(outer: Pointwise, inner: Image) -> Pointwise:
         (a, b), (c, d) = outer.line, inner.phi.line
         return line(a * c, a * d + b)
     f, g = outer.fn, inner.phi.fn
+    if isinstance(inner.phi, Function) and inner.phi.line and inner.phi.line[0] != 0:
+        slope, offset = inner.phi.line
+        return Function(lambda u: f(g(u)), tuple([(level - offset) / slope for level in outer.kinks]))
     return Function(lambda u: f(g(u)), (*inner.phi.kinks, *_meetings(g, outer.kinks, inner.pre)))
 
 
