@@ -13,6 +13,7 @@ from initwell.propagate.gaussian import covariance, variances
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Pointwise, Signal
 
+_DECAY = "e to a product that is nowhere positive, under a gamma law"
 _POINTS = 241
 _REACH = 9.0
 
@@ -62,3 +63,17 @@ def spanned(u: Signal) -> Array:
         return np.concatenate([points[weights > 1e-12] for points, weights in laws])
     spread = np.sqrt(max(u.q - u.mean**2, 0.0))
     return np.asarray(u.mean + spread * np.linspace(-6.0, 6.0, 121))
+
+
+def decayed(u: Signal) -> Signal:
+    """Return e^u of a value that is nowhere positive, under the gamma law of the mean and the variance of −u.
+
+    >>> from initwell.propagate.signal import independent
+    >>> round(decayed(independent((500,), 2.0, -1.0)).mean, 3)  # −u exponential: 1/(1 + 1)
+    0.5
+    """
+    points, weights = gamma_law(-u.mean, max(u.q - u.mean**2, 0.0))
+    values = np.exp(-points)
+    mean, q = float(values @ weights), float((values * values) @ weights)
+    moments = mean**2 + (q - mean**2) * covariance(u)[1]
+    return u.changed(np.asarray(moments), mean).approximate(_DECAY)

@@ -47,7 +47,7 @@ def fluctuation(x: Signal, features: Sequence[int]) -> float:
         atom = x.atoms[i].patterns
         squares, varied = squares @ atom.every, varied @ atom.agree
     size, left = float(varied), x.spread / _matrices(x, features)
-    return min(left + float(squares) / size**2, 1.0) if size > 0 else left
+    return min(left + float(squares) / size / size, 1.0) if size > 0 else left
 
 
 def _matrices(x: Signal, features: Sequence[int]) -> int:
@@ -108,9 +108,10 @@ def mixed(a: Signal, b: Signal, alpha: float, beta: float) -> float:
     total = sum(sizes)
     if total <= 0 or a.spread == b.spread == 0:
         return 0.0
+    one, two = (size / total for size in sizes)
     width = math.prod(atom.size for i, atom in enumerate(a.atoms) if i not in rows)
     both = max(min(a.spread + 1 / width, b.spread), min(b.spread + 1 / width, a.spread))
-    return (sizes[0] ** 2 * a.spread + sizes[1] ** 2 * b.spread + 2 * sizes[0] * sizes[1] * both) / total**2
+    return one**2 * a.spread + two**2 * b.spread + 2 * one * two * both
 
 
 def summed(found: Signal, a: Signal, b: Signal, alpha: float, beta: float) -> Signal:

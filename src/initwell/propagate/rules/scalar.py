@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.atoms import together
-from initwell.propagate.functions import Function, as_image, combined, evaluated, line, shared_images
+from initwell.propagate.averages import decayed
+from initwell.propagate.functions import Function, as_image, combined, evaluated, line, of_known_law, shared_images
 from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.masks import masked_choice
@@ -18,6 +19,8 @@ from initwell.propagate.rules.pointwise import applied, gated
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.trace.ops import COPIES, VIEWS
+from initwell.trace.trace import Trace
 
 _TINY = 1e-300
 _ANGLES = "cosines and sines of angles without numbers, as of any angle"
@@ -43,6 +46,7 @@ _PLAIN: Mapping[str, Function] = {
     "ceil": Function(np.ceil, tuple(map(float, range(-4, 5)))),
     "round": Function(np.round, tuple(i + 0.5 for i in range(-4, 4))),
 }
+_NOWHERE_NEGATIVE = frozenset({"aten.exp", "aten.softplus", "aten.sigmoid", "aten.relu", "aten.abs"})
 # 1/√u and log u of what may be 0 or negative have no moments.
 _POSITIVE = frozenset({"rsqrt", "reciprocal", "log", "log2"})
 
@@ -77,6 +81,28 @@ def _unary(name: str, phi: Function) -> Rule:
         return [replace(found, square_of=x) if name == "square" else found]
 
     return rule
+
+
+def _exp(call: Call) -> Sequence[Signal]:
+    """Apply exp; of a product that is nowhere positive, as the decay of a state, not as of a Gaussian."""
+    x = call.signal("self")
+    if x.mean >= 0 or x.segmented or of_known_law(x) or _sign_of(call.trace, call["self"].id) >= 0:
+        return [applied(_PLAIN["exp"], x)]
+    return [decayed(x)]
+
+
+def _sign_of(trace: Trace, value: int) -> int:
+    """Return the sign of what can have only one, such as a product of exponentials; 0 of anything else."""
+    op = trace.producer(value)
+    if op is None or not op.inputs:
+        return 0
+    if op.functional in _NOWHERE_NEGATIVE:
+        return 1
+    if op.functional == "aten.neg":
+        return -_sign_of(trace, op.inputs[0])
+    if op.functional in ("aten.mul", "aten.div") and len(op.inputs) == 2:
+        return _sign_of(trace, op.inputs[0]) * _sign_of(trace, op.inputs[1])
+    return _sign_of(trace, op.inputs[0]) if op.functional in VIEWS or op.functional in COPIES else 0
 
 
 def _pow(call: Call) -> Sequence[Signal]:
@@ -251,6 +277,7 @@ _COMPARISONS: Mapping[str, Callable[[Array, float], Array]] = {
 }
 RULES: Mapping[str, Rule] = {
     **{f"aten.{name}": _unary(name, phi) for name, phi in _PLAIN.items()},
+    "aten.exp": _exp,
     "aten.cos": _circular(Function(np.cos)),
     "aten.sin": _circular(Function(np.sin)),
     "aten.erf": _unary("erf", Function(_erf)),
