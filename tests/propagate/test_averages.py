@@ -71,14 +71,17 @@ class Decay(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rate, self.step = nn.Parameter(torch.randn(64)), nn.Linear(64, 64)
+        self.rate, self.step = nn.Parameter(torch.randn(64) / 2), nn.Linear(64, 64)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.exp(-torch.exp(self.rate) * nn.functional.softplus(self.step(x)))
 
 
 def test_the_decay_of_a_state_is_no_exponential_of_a_gaussian() -> None:
-    """8 draws of 64 channels and 256 samples: a standard error of 3 %. Of a Gaussian it would be larger than 1."""
+    """8 draws of 64 channels and 256 samples: a standard error of 2 %. Of a Gaussian it would be above 1.
+
+    A gamma law of the same mean and variance is no more than near: with rates spread over e^±1 it is 25 % off.
+    """
     torch.manual_seed(0)
     model, batch = Decay(), torch.randn(256, 64)
     predicted = iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows[-1]
