@@ -35,18 +35,25 @@ SUMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("join", SUMS.values(), ids=SUMS.keys())
-def test_a_value_with_what_batch_norm_made_of_it(join: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Forward and backward; taken as independent, x − bn(x) was 2.4 times too large, and x + bn(x) 26 % too small."""
-    batch = torch.randn(16, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    model, squares = Twice(join), dict[tuple[str, str], float]()
-    predicted = iw.predict(model, batch, plan=iw.plan(model, "kaiming"))
+def summed_squares(model: nn.Module, batch: Tensor) -> dict[tuple[str, str], float]:
+    """Return (path, key) → the sum over all seeds of squared rms values."""
+    squares = dict[tuple[str, str], float]()
     for seed in range(SEEDS):
         iw.init_(model, "kaiming", seed=seed)
         for row in iw.measure(model, batch, seed=seed).rows:
             for key in ("forward_rms", "gradient_rms"):
                 place = (row["path"], key)
                 squares[place] = squares.get(place, 0.0) + (row[key] or 0.0) ** 2
+    return squares
+
+
+@pytest.mark.parametrize("join", SUMS.values(), ids=SUMS.keys())
+def test_a_value_with_what_batch_norm_made_of_it(join: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Forward and backward; taken as independent, x − bn(x) was 2.4 times too large, and x + bn(x) 26 % too small."""
+    batch = torch.randn(16, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = Twice(join)
+    predicted = iw.predict(model, batch, plan=iw.plan(model, "kaiming"))
+    squares = summed_squares(model, batch)
     rows = {row["path"]: row for row in predicted.rows}
     # What a difference leaves is compared with what it was taken from.
     gradient = np.sqrt(squares["one", "gradient_rms"] / SEEDS)
@@ -76,14 +83,9 @@ def test_batch_norm_of_a_rectified_value_is_skewed() -> None:
     And its gradient meets u's mask again. As a Gaussian, it was 7 % too small; a standard error is below 1 %.
     """
     batch = torch.randn(32, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    model, squares = Skewed(), dict[tuple[str, str], float]()
+    model = Skewed()
     rows = {row["path"]: row for row in iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows}
-    for seed in range(SEEDS):
-        iw.init_(model, "kaiming", seed=seed)
-        for row in iw.measure(model, batch, seed=seed).rows:
-            for key in ("forward_rms", "gradient_rms"):
-                place = (row["path"], key)
-                squares[place] = squares.get(place, 0.0) + (row[key] or 0.0) ** 2
+    squares = summed_squares(model, batch)
     for path, key in (("again", "forward_rms"), ("act", "gradient_rms"), ("first", "gradient_rms")):
         assert rows[path][key] == pytest.approx(np.sqrt(squares[path, key] / SEEDS), rel=0.03), (path, key)
 

@@ -11,9 +11,10 @@ from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
 from initwell.propagate.given import given_signals, stood_in
 from initwell.propagate.indices import check_indices
-from initwell.propagate.known import known_values
+from initwell.propagate.known import Known, known_values
 from initwell.propagate.prediction import Prediction, prediction
 from initwell.propagate.route import traced
+from initwell.propagate.signal import Signal
 from initwell.propagate.start import (
     Planned,
     as_mapping,
@@ -25,7 +26,7 @@ from initwell.propagate.start import (
 from initwell.propagate.table import Rule
 from initwell.trace.batch import check_module
 from initwell.trace.recorder import ONE_AT_A_TIME, Loss
-from initwell.trace.trace import Folded
+from initwell.trace.trace import Folded, Trace
 
 
 def predict(
@@ -80,17 +81,23 @@ def predict(
         table = default_table().with_rules(rules)
         notes = [*getattr(plan, "notes", ())]
         trace = traced(model, batch, loss, notes)
-        values = known_values(trace, frozen_parameters(model, trace, plan))
-        check_indices(trace, values)
-        moving = without_complex(trace, notes)
-        start = as_mapping(
-            [
-                given_signals(model, moving, batch, described),
-                parameter_signals(model, moving, plan, notes),
-                buffer_signals(model, moving, notes),
-                starting_gradients(trace),
-            ]
-        )
+        values, start = _begun(model, trace, batch, described, plan, notes)
     found = walk(trace, table, without_nan(trace, start, notes), values)
     # The numbers have done their work: a prediction may be kept long, and they are up to 256 MB.
     return prediction(replace(trace, folded=Folded()), found, [*notes, *values.folded.notes], learning_rate)
+
+
+def _begun(
+    model: nn.Module, trace: Trace, batch: Any, described: Mapping[int, Signal], plan: Planned | None, notes: list[str]
+) -> tuple[Known, Mapping[int, Signal]]:
+    """Return the known numbers of a trace, and the signals that its walk starts with; notes get what was left out."""
+    values = known_values(trace, frozen_parameters(model, trace, plan))
+    check_indices(trace, values)
+    moving = without_complex(trace, notes)
+    parts = [
+        given_signals(model, moving, batch, described),
+        parameter_signals(model, moving, plan, notes),
+        buffer_signals(model, moving, notes),
+        starting_gradients(trace),
+    ]
+    return values, as_mapping(parts)

@@ -16,7 +16,7 @@ from initwell.propagate.rules.branch import (
     shifted,
     summed_jointly,
 )
-from initwell.propagate.rules.byhand import centred_by_hand, mean_taken_off, normalized_by_hand, taken_off
+from initwell.propagate.rules.byhand import centred_by_hand, gradient_by_hand, normalized_by_hand
 from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.signal import Signal, replace
@@ -49,9 +49,8 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
             return [replace(whole, mask=both(a.mask, b.mask))]
         if (found := summed_jointly(a, b, 1.0, beta) or centred_by_hand(a, b, beta)) is not None:
             return [found]
-        for known_sum in (mean_taken_off, taken_off) if beta == 1.0 else ():
-            if (found := known_sum(call, first, second)) is not None:
-                return [found]
+        if beta == 1.0 and (found := gradient_by_hand(call, first, second)) is not None:
+            return [found]
         if fixed(b) and not b.segmented and a.shape == call.shape():
             return [shifted(a, beta * b.mean)]
         if fixed(a) and not a.segmented and b.shape == call.shape():

@@ -85,31 +85,38 @@ def _normalized(x: Signal, scale: Signal, tag: int) -> Signal | None:
     return replace(merged_fidelity(scaled(found, k * math.sqrt(v + eps)), scale), joint=True)
 
 
-def mean_taken_off(call: Call, first: str, second: str) -> Signal | None:
-    """Add a gradient at x − x̄ and what comes by way of x̄, less its own average; None where neither operand is that.
+def gradient_by_hand(call: Call, first: str, second: str) -> Signal | None:
+    """Add a gradient and what its own mean or the scale of a norm takes off it; None where neither operand is that.
 
     Args:
         call: of a sum.
         first: one operand's name.
         second: the other's.
     """
-    for one, two in ((first, second), (second, first)):
-        found = _by_way_of_mean(call, two) if call.has(one) and call.has(two) else None
-        if found is None:
-            continue
-        dims, deviations = found
-        parts = _summands(call, call[one].id, deviations)
-        if not deviations <= parts or any(part not in call.known for part in parts):
-            continue
-        whole = call.known.get(_whole(call, call[one].id, deviations)) or _added_up(call, deviations)
-        rest = _added_up(call, parts - deviations)
-        if whole is None or whole.shape != call.shape():
-            continue
-        centred_part = whole.changed(centred(whole, whole.axes(dims)), 0.0, gaussian=whole.gaussian)
-        if rest is not None:
-            centred_part = added(*together(centred_part, rest, call.shape()))
-        return replace(centred_part, joint=True)
-    return None
+    if not (call.has(first) and call.has(second)):
+        return None
+    orders = ((first, second), (second, first))
+    ways = (way(call, *order) for way in (_less_mean, _less_scale) for order in orders)
+    return next((found for found in ways if found is not None), None)
+
+
+def _less_mean(call: Call, one: str, two: str) -> Signal | None:
+    """Add a gradient at x − x̄ and what comes by way of x̄, the second: the first less its own average."""
+    found = _by_way_of_mean(call, two)
+    if found is None:
+        return None
+    dims, deviations = found
+    parts = _summands(call, call[one].id, deviations)
+    if not deviations <= parts or any(part not in call.known for part in parts):
+        return None
+    whole = call.known.get(_whole(call, call[one].id, deviations)) or _added_up(call, deviations)
+    rest = _added_up(call, parts - deviations)
+    if whole is None or whole.shape != call.shape():
+        return None
+    centred_part = whole.changed(centred(whole, whole.axes(dims)), 0.0, gaussian=whole.gaussian)
+    if rest is not None:
+        centred_part = added(*together(centred_part, rest, call.shape()))
+    return replace(centred_part, joint=True)
 
 
 def _by_way_of_mean(call: Call, name: str) -> tuple[tuple[int, ...], frozenset[int]] | None:
@@ -165,24 +172,16 @@ def _added_up(call: Call, values: frozenset[int]) -> Signal | None:
     return found
 
 
-def taken_off(call: Call, first: str, second: str) -> Signal | None:
-    """Add a gradient and what a norm of squares takes off it; None where neither operand is that.
-
-    Args:
-        call: of a sum.
-        first: one operand's name.
-        second: the other's.
-    """
-    for one, two in ((first, second), (second, first)):
-        norm = _norm_behind(call, two) if call.has(one) and call.has(two) else None
-        if norm is None:
-            continue
-        a, b = together(call.signal(one), call.signal(two), call.shape())
-        size = _one_size(call, norm) * b.q
-        share = min(size, (1 - _LEAST) * a.q) / b.q if b.q > 0 else 0.0
-        found = a.changed(a.moments - share * b.moments, a.means, gaussian=a.gaussian)
-        return merged_fidelity(replace(found, peak=a.peak, profile=a.profile, joint=True), b)
-    return None
+def _less_scale(call: Call, one: str, two: str) -> Signal | None:
+    """Add a gradient and what a norm of squares takes off it, the second."""
+    norm = _norm_behind(call, two)
+    if norm is None:
+        return None
+    a, b = together(call.signal(one), call.signal(two), call.shape())
+    size = _one_size(call, norm) * b.q
+    share = min(size, (1 - _LEAST) * a.q) / b.q if b.q > 0 else 0.0
+    found = a.changed(a.moments - share * b.moments, a.means, gaussian=a.gaussian)
+    return merged_fidelity(replace(found, peak=a.peak, profile=a.profile, joint=True), b)
 
 
 def _norm_behind(call: Call, name: str) -> Op | None:
