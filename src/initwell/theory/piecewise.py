@@ -78,6 +78,15 @@ class PiecewisePolynomial:
             found = np.where(x <= knot, _value(piece, x), found)
         return np.asarray(found + np.zeros_like(x))
 
+    def times(self, factor: float) -> "PiecewisePolynomial":
+        """Multiply it by a number."""
+        return PiecewisePolynomial(self.knots, tuple([tuple([factor * c for c in p]) for p in self.pieces]))
+
+    def of_line(self, slope: float, offset: float) -> "PiecewisePolynomial":
+        """Return u ↦ f(slope·u + offset), for a slope above 0."""
+        knots = tuple([(t - offset) / slope for t in self.knots])
+        return PiecewisePolynomial(knots, tuple([tuple(_shifted(p, offset, slope).tolist()) for p in self.pieces]))
+
     def series(self, q: float, mu: float, terms: int) -> tuple[Array, float] | None:
         """Expand it in normalized Hermite polynomials h_k of z, for u = mu + √q·z.
 
@@ -227,10 +236,9 @@ def piecewise(
     >>> piecewise("step", [0.0], [(0.0,), (1.0,)], citation="Heaviside").jumps
     (0.0,)
     """
-    pieces = tuple(tuple(float(c) for c in p) for p in pieces)
+    knots, pieces = tuple(float(k) for k in knots), tuple(tuple(float(c) for c in p) for p in pieces)
     slopes = differentiate(pieces)
-    knots = tuple(float(k) for k in knots)
-    fn = PiecewisePolynomial(knots, pieces)
+    fn, derivative = (PiecewisePolynomial(knots, tuple(map(tuple, of))) for of in (pieces, slopes))
     values = [
         (np.polyval(a[::-1], k), np.polyval(b[::-1], k)) for k, a, b in zip(knots, pieces, pieces[1:], strict=False)
     ]
@@ -238,7 +246,7 @@ def piecewise(
     return Activation(
         name=name,
         fn=fn,
-        derivative=PiecewisePolynomial(knots, slopes),
+        derivative=derivative,
         kinks=knots,
         jumps=tuple(float(k) for k, (a, b) in zip(knots, values, strict=True) if abs(a - b) > 1e-12),
         parameters=dict(parameters or {}),
