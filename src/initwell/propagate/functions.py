@@ -106,10 +106,10 @@ def combined(one: Pointwise, two: Pointwise, how: Callable[[Array, Array], Array
     return Function(lambda u: how(f(u), g(u)), (*one.kinks, *two.kinks))
 
 
-def times(phi: Pointwise, factor: float) -> Pointwise:
+def multiple(phi: Pointwise, factor: float) -> Pointwise:
     """Multiply a function by a number; a polynomial between knots stays one.
 
-    >>> times(line(1.0), 2.0).fn(np.array([3.0])).tolist()
+    >>> multiple(line(1.0), 2.0).fn(np.array([3.0])).tolist()
     [6.0]
     """
     f = phi.fn

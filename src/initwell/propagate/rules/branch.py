@@ -23,8 +23,8 @@ from initwell.propagate.functions import (
     function_moments,
     is_line,
     line,
+    multiple,
     shared_images,
-    times,
     unscaled,
 )
 from initwell.propagate.gaussian import variances
@@ -260,7 +260,7 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
     if image.base is not None or image.pre.dims != factor.dims:
         image = Image(line(1.0), factor)
     whole, scale = unscaled(base)
-    return replace(multiplied(base, factor), image=Image(times(image.phi, scale), image.pre, whole))
+    return replace(multiplied(base, factor), image=Image(multiple(image.phi, scale), image.pre, whole))
 
 
 def inverted(x: Signal) -> Signal:
