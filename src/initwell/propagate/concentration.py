@@ -27,6 +27,7 @@ from initwell.records import Record
 _REACH = 9.5
 _STEP = 0.35
 _NODES = 6
+_NOTHING = 1e-60
 _HIGHEST = 6
 _TERMS = 64
 # Above this variance of scores, one takes nearly all.
@@ -252,11 +253,18 @@ def _averaged(variance: float, rows: Weights, powers: Powers) -> float:
 
 def _moment(variance: float, count: float, width: float, powers: Powers) -> float:
     single = _transforms(variance, width)
-    # What has underflowed has no infinite power, where a row has fewer weights than the moment has.
-    inside = np.maximum(single[0], 1e-300) ** (count - len(powers)) / math.factorial(sum(powers) - 1)
+    inside = _power(single[0], count - len(powers)) / math.factorial(sum(powers) - 1)
     for power in powers:
         inside = inside * single[power]
     return float(inside.sum()) * _STEP
+
+
+def _power(none: Array, power: float) -> Array:
+    """Return a power of E[e^(−x e^s)], negative where a row has fewer weights than a moment has.
+
+    What it is multiplied by falls off as a higher power of the same: where that is nothing, so is the whole.
+    """
+    return np.where(none > _NOTHING, np.maximum(none, _NOTHING) ** power, 0.0)
 
 
 @lru_cache(maxsize=1024)
@@ -265,11 +273,11 @@ def _sent(variance: float, rows: Weights) -> Array:
         nodes, weights = _gamma(round(1 / rows.spread, 6))
         scale = np.array([np.ones_like(nodes), nodes, np.ones_like(nodes)]).T
         return np.asarray(weights @ (scale * [_sent(variance * x, replace(rows, spread=0.0)) for x in nodes.tolist()]))
-    n, none = rows.count, np.maximum(_transform(variance, rows.width, 0, 0), 1e-300)
+    n, none = rows.count, _transform(variance, rows.width, 0, 0)
 
     def of(*several: tuple[int, int]) -> float:
         """Return E[p_1^a s_1^b p_2^c s_2^d …]."""
-        inside = none ** (n - len(several)) / math.factorial(sum(a for a, _ in several) - 1)
+        inside = _power(none, n - len(several)) / math.factorial(sum(a for a, _ in several) - 1)
         for a, b in several:
             inside = inside * _transform(variance, rows.width, a, b)
         return float(inside.sum()) * _STEP
