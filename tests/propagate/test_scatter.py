@@ -98,8 +98,9 @@ def test_sizes_of_channels_that_few_weights_made(values: tuple[float, ...], unif
 @pytest.mark.parametrize("std", [1e-6, 1e-9])
 def test_batch_norm_of_channels_far_smaller_than_its_eps(std: float) -> None:
     """x̂ is (x − x̄)/√ε then: 1 − ε·E[1/(s² + ε)] has no digit left. 2400 weights: a standard error is 1.5 %."""
-    model = nn.Sequential(nn.Conv2d(3, 96, 5, bias=False), nn.BatchNorm2d(96))
-    nn.init.normal_(model[0].weight, std=std)
+    conv = nn.Conv2d(3, 96, 5, bias=False)
+    nn.init.normal_(conv.weight, std=std)
+    model = nn.Sequential(conv, nn.BatchNorm2d(96))
     batch = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     row = iw.predict(model, batch).rows[-1]
     assert row["forward_rms"] == pytest.approx(iw.measure(model, batch).rows[-1]["forward_rms"], rel=0.03)

@@ -44,7 +44,11 @@ class worked_out(Generic[T]):
 
 
 @cache
-def names(kind: type) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Return the fields of a kind of record, and the names of what it works out of them when asked."""
+def names(kind: type) -> tuple[frozenset[str], tuple[str, ...], frozenset[str]]:
+    """Return the fields of a kind of record, what it works out when asked, and the fields that this is worked out of.
+
+    The last are those that it names as ``BASIS``, or else all.
+    """
+    known = frozenset(field.name for field in fields(kind))
     derived = [name for name, value in vars(kind).items() if isinstance(value, worked_out)]
-    return frozenset(field.name for field in fields(kind)), tuple(derived)
+    return known, tuple(derived), getattr(kind, "BASIS", known)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -65,6 +65,8 @@ class Atom(Record):
         parts: lengths of its segments, where they are unlike; empty when all indices are alike.
         follows: the values whose rows those along it are linear images of.
     """
+
+    BASIS: ClassVar = frozenset({"size", "parts"})
 
     size: int
     sample: bool = field(default=False, compare=False)
@@ -183,6 +185,8 @@ class Signal:
         closed: of a gradient, the mask that has set it to 0 already.
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
     """
+
+    BASIS: ClassVar = frozenset({"dims", "moments", "means"})
 
     dims: Dims
     moments: Array
@@ -317,10 +321,7 @@ class Signal:
 
 
 def _bare(origin: Signal, **given: Any) -> Signal:
-    """Return a signal of these fields, its fidelity that of the one it was made of; others have the class's defaults.
-
-    A walk makes thousands of them, and a constructor sets every field one by one.
-    """
+    """Return a signal of these fields and the fidelity of its origin: a constructor would set each field by itself."""
     found = object.__new__(Signal)
     state = vars(found)
     state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, **given)
@@ -333,8 +334,6 @@ def _bare(origin: Signal, **given: Any) -> Signal:
 
 
 R = TypeVar("R")
-# What a Signal works out, and checks, is of these alone.
-_NUMBERS = frozenset({"dims", "moments", "means"})
 
 
 def replace(record: R, **changes: Any) -> R:
@@ -347,13 +346,13 @@ def replace(record: R, **changes: Any) -> R:
     """
     kind: type = type(record)
     found: R = object.__new__(kind)
-    known, derived = names(kind)
+    known, derived, basis = names(kind)
     if not changes.keys() <= known:
         raise TypeError(f"{kind.__name__} has no field {min(changes.keys() - known)}")
     state = vars(found)
     state.update(vars(record))
     state.update(changes)
-    if isinstance(found, Signal) and _NUMBERS.isdisjoint(changes):
+    if basis.isdisjoint(changes):
         return found
     for name in derived:
         state.pop(name, None)
