@@ -138,7 +138,8 @@ class Sinusoids(nn.Module):
         super().__init__()
         angles = torch.arange(24.0)[:, None] * 10000 ** (-torch.arange(0, 64, 2) / 64)
         table = torch.cat([angles.sin(), angles.cos()], 1)
-        self.tokens, self.places = nn.Embedding(40, 64), nn.Embedding.from_pretrained(table, freeze=True)
+        self.tokens, self.places = nn.Embedding(40, 64), nn.Embedding(24, 64, _weight=table)
+        self.places.weight.requires_grad_(False)
         self.q, self.k, self.v = (nn.Linear(64, 64, bias=False) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
