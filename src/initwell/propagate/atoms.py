@@ -125,7 +125,7 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
         groups = np.concatenate([[0], np.cumsum(ends[:-1] % inner == 0)])
         signal = merged(signal, axis, [int(i) for i in groups])
         atom = signal.atoms[axis]
-    outer = replace(atom, size=atom.size // inner, parts=tuple(n // inner for n in atom.parts))
+    outer = replace(atom, size=atom.size // inner, parts=tuple(n // inner for n in atom.parts), slots=None)
     s = len(outer.patterns.parts)
     other = np.arange(s + s * s)
     other[:s] = s + np.arange(s) * (s + 1)

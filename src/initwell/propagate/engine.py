@@ -8,6 +8,7 @@ import numpy as np
 
 from initwell.errors import ModelError
 from initwell.propagate.atoms import viewed
+from initwell.propagate.choices import Choices
 from initwell.propagate.joint import Joint
 from initwell.propagate.known import Known, Signals
 from initwell.propagate.radial import Radial
@@ -61,8 +62,13 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     shared = values.once("shared", lambda: shared_operands(trace, values))
     joint = Joint(trace, known, values, table)
     radial = Radial(trace, known, values)
+    choices = Choices(trace, known, values)
     for op in values.once("random", lambda: [o for o in trace.ops if _makes_something_random(trace, o, values)]):
         rule = table.rules.get(op.packet) or table.rules.get(op.functional)
+        if (chosen := choices.found(op)) is not None:
+            _check(trace, op, chosen)
+            _keep(trace, op, chosen, known)
+            continue
         if rule is None:
             ignored = op.packet in table.ignored or op.functional in table.ignored
             if not ignored:
