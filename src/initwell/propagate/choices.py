@@ -17,14 +17,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from initwell.propagate.atoms import joined, matched, plain, viewed
+from initwell.propagate.alike import plain
+from initwell.propagate.atoms import joined, matched, viewed
 from initwell.propagate.chains import Chain, chains
+from initwell.propagate.default import default_table
 from initwell.propagate.gram import forgotten
 from initwell.propagate.known import Known
 from initwell.propagate.rowwise import Rows, UnfitError
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, merged_fidelity
+from initwell.propagate.signal import Atom, Signal, merged_fidelity, replace
 from initwell.propagate.slots import Slots
+from initwell.propagate.table import Rule, RuleTable
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _WHY = "which experts are chosen: by logits as Gaussian, independent of what experts and gradients make of it"
@@ -42,20 +45,28 @@ Key = tuple[float, float]
 class Choices:
     """Gives the values behind a choice their signals, as a walk comes by."""
 
-    def __init__(self, trace: Trace, known: Mapping[int, Signal], values: Known) -> None:
+    def __init__(self, trace: Trace, known: Mapping[int, Signal], values: Known, table: RuleTable) -> None:
         """Begin a walk.
 
         Args:
             trace: that is walked.
             known: value id → signal, of all values so far.
             values: what has real numbers.
+            table: of rules; those that a caller gave come first.
         """
         self.trace, self.known, self.values = trace, known, values
+        own = default_table().rules
+        self._given = {packet for packet, rule in table.rules.items() if own.get(packet) is not rule}
         self._chains: Mapping[int, Chain] = values.once("chains", lambda: chains(trace, values))
         self._routers: dict[int, _Router | None] = {}
 
-    def found(self, op: Op) -> Found | None:
-        """Return the signals of an op's results; None where it is none of a choice's, or cannot be worked out."""
+    def rule(self, op: Op) -> Rule | None:
+        """Return the rule of an op of a choice; None where it is none, or cannot be worked out."""
+        given = op.packet in self._given or op.functional in self._given
+        found = None if given else self._found(op)
+        return None if found is None else lambda _: found
+
+    def _found(self, op: Op) -> Found | None:
         chain = self._chains.get(op.index)
         if (
             chain is None
@@ -180,7 +191,7 @@ class _Router:
         if size == 1:
             moments, last = moments[..., 0], ()
         found = frame.changed(moments, mean, dims=(frame.dims[0], last)).approximate(_WHY)
-        return viewed(found, self.trace.values[value].shape)
+        return replace(viewed(found, self.trace.values[value].shape), joint=True)
 
 
 def _pairs(one: Array, two: Array, same: Array | None) -> Array:

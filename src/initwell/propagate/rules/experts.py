@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.atoms import expanded, matched, permuted, plain, viewed
+from initwell.propagate.alike import plain
+from initwell.propagate.atoms import expanded, matched, permuted, viewed
 from initwell.propagate.chains import choice, is_order, maker
 from initwell.propagate.labels import labels
 from initwell.propagate.rules.contraction import contract

@@ -14,7 +14,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from initwell.propagate.atoms import UNLIKE, permuted, settled
+from initwell.propagate.alike import UNLIKE, settled
+from initwell.propagate.atoms import permuted
 from initwell.propagate.rules.parts import flipped, moved, one_atom
 from initwell.propagate.segments import MOST, Array
 from initwell.propagate.signal import Atom, Signal
