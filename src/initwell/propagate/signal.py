@@ -7,14 +7,12 @@ special. Then E[x_i x_j] depends only on *which axes i and j differ in*, and a t
     moments[b] = E[x_i x_j] for indices that agree on the axes where b is 0 and differ on those where b is 1
 
 **Segments.** Where an axis is exchangeable only within consecutive parts (a class token and the patches), "agree or
-differ" becomes "agree in which segment, differ between which two": see ``segments``. All that is said here of two
-patterns an axis holds for those, with their counts.
+differ" becomes "agree in which segment, differ between which two", with their counts: see ``segments``.
 
 **Atoms.** A reshape must lose nothing, so the axes of that array are not the tensor's dimensions but *atoms*: each
 dimension is a row-major tuple of atoms whose sizes multiply to its length. (N, T, C) seen as (N·T, C) is the same three
 atoms, grouped otherwise. An atom of size a·b can be cut in two exactly: indices agree on it when they agree on both
-parts, so ``moments[.., d, ..]`` becomes ``moments[.., d1, d2, ..] = moments[.., d1 or d2, ..]``. A dimension of
-length 1 has no atoms at all.
+parts: ``moments[.., d, ..]`` becomes ``moments[.., d1, d2, ..] = moments[.., d1 or d2, ..]``. A length of 1 has none.
 """
 
 import math
@@ -33,7 +31,7 @@ from initwell.records import Record
 
 if TYPE_CHECKING:
     from initwell.propagate.mask import Mask
-
+    from initwell.propagate.slots import Slots
 
 Fidelity = Literal["exact", "approximate"]
 
@@ -64,6 +62,7 @@ class Atom(Record):
         sample: whether it counts samples, so that differing in it means another sample; no matter in comparing atoms.
         parts: lengths of its segments, where they are unlike; empty when all indices are alike.
         follows: the values whose rows those along it are linear images of.
+        slots: where it counts the experts that a token is sent to; it agrees where these are the same.
     """
 
     BASIS: ClassVar = frozenset({"size", "parts"})
@@ -72,6 +71,7 @@ class Atom(Record):
     sample: bool = field(default=False, compare=False)
     parts: tuple[int, ...] = ()
     follows: tuple[Source, ...] = field(default=(), compare=False)
+    slots: "Slots | None" = field(default=None, compare=False)
 
     @worked_out
     def patterns(self) -> Patterns:

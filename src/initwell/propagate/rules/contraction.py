@@ -28,6 +28,7 @@ from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.masks import biased
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal, Source, merged_fidelity, replace
+from initwell.propagate.slots import resolved
 from initwell.propagate.table import Call, Rule
 from initwell.trace.trace import Trace
 
@@ -54,6 +55,7 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
 
 
 def _contracted(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]]) -> Signal:
+    a, b = resolved(a, [d for d, _ in over]), resolved(b, [d for _, d in over])
     a, b = matched(a, b, [*over, *batch])
     names = labels(tuple(map(len, a.dims)), tuple(map(len, b.dims)), tuple(over), tuple(batch))
     summed_a, summed_b = [d for d, _ in over], [d for _, d in over]
