@@ -252,11 +252,16 @@ def _averaged(variance: float, rows: Weights, powers: Powers) -> float:
 
 
 def _moment(variance: float, count: float, width: float, powers: Powers) -> float:
-    single = _transforms(variance, width)
-    inside = _power(single[0], count - len(powers)) / math.factorial(sum(powers) - 1)
-    for power in powers:
+    single, inside = _transforms(variance, width), _others(variance, width, count - len(powers))
+    for power in powers[:-1]:
         inside = inside * single[power]
-    return float(inside.sum()) * _STEP
+    return float(inside @ single[powers[-1]]) * _STEP / math.factorial(sum(powers) - 1)
+
+
+@lru_cache(maxsize=1024)
+def _others(variance: float, width: float, power: float) -> Array:
+    """Return what the other weights of a row come to, over equal steps of log x."""
+    return _power(_transforms(variance, width)[0], power)
 
 
 def _power(none: Array, power: float) -> Array:

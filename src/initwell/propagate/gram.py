@@ -13,7 +13,7 @@ and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plu
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -107,17 +107,20 @@ def _from_row_to_row(x: Signal, features: Sequence[int]) -> Array:
     apart = [i for i in others if not x.atoms[i].sample] or others
     if not others:
         return x.moments
-    own = common = x.moments
-    for i in reversed(others):
-        own, common = _at(own, x.atoms[i], i, differ=False), _at(common, x.atoms[i], i, differ=i in apart)
-    return np.asarray(own - common)
+    return np.asarray(_between_rows(x, others, ()) - _between_rows(x, others, apart))
 
 
-def _at(moments: Array, atom: Atom, axis: int, *, differ: bool) -> Array:
-    """Average over the pairs of an atom that differ, or those that agree."""
-    if not atom.parts:
-        return np.asarray(moments.take(int(differ), axis))
-    return dropped(moments, atom.patterns.differ if differ else atom.patterns.agree, axis)
+def _between_rows(x: Signal, others: Sequence[int], differ: Collection[int]) -> Array:
+    """Average over the pairs of other axes that differ along some of these, and agree along the rest."""
+    whole = slice(None)
+    where = [int(i in differ) if i in others and not atom.parts else whole for i, atom in enumerate(x.atoms)]
+    found, axis = x.moments[tuple(where)], sum(at is whole for at in where)
+    for i in reversed(range(len(where))):
+        axis -= where[i] is whole
+        if where[i] is whole and i in others:
+            pairs = x.atoms[i].patterns
+            found = dropped(found, pairs.differ if i in differ else pairs.agree, axis)
+    return np.asarray(found)
 
 
 def mixed(a: Signal, b: Signal, alpha: float, beta: float) -> float:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain
+from functools import cache, lru_cache
+from itertools import accumulate, chain
 from string import ascii_letters
 
 Pairs = tuple[tuple[int, int], ...]
@@ -58,3 +58,13 @@ def labels(ranks_a: Sequence[int], ranks_b: Sequence[int], over: Pairs, batch: P
         kept_a,
         kept_b,
     )
+
+
+@cache
+def spans(counts: tuple[int, ...]) -> tuple[range, ...]:
+    """Return which axes belong to each dimension, of so many axes each.
+
+    >>> spans((2, 0, 1))
+    (range(0, 2), range(2, 2), range(2, 3))
+    """
+    return tuple([range(end - n, end) for end, n in zip(accumulate(counts), counts, strict=True)])

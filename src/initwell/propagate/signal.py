@@ -18,7 +18,6 @@ parts: ``moments[.., d, ..]`` becomes ``moments[.., d1, d2, ..] = moments[.., d1
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -26,6 +25,7 @@ import numpy as np
 
 from initwell.errors import ArgumentError
 from initwell.propagate.copies import names, worked_out
+from initwell.propagate.labels import spans
 from initwell.propagate.segments import Array, Patterns, patterns
 from initwell.records import Record
 
@@ -291,13 +291,11 @@ class Signal:
 
     def axes(self, dims: Sequence[int]) -> tuple[int, ...]:
         """Return which axes of ``moments`` belong to these dimensions."""
-        spans = self._spans
-        return tuple([i for d in dims for i in spans[d]])
+        return tuple([i for d in dims for i in self._spans[d]])
 
     @worked_out
     def _spans(self) -> tuple[range, ...]:
-        ends = accumulate(map(len, self.dims))
-        return tuple([range(end - len(dim), end) for end, dim in zip(ends, self.dims, strict=True)])
+        return spans(tuple(map(len, self.dims)))
 
     def changed(
         self, moments: Array, means: Array | float, *, dims: Dims | None = None, gaussian: bool = False
@@ -323,10 +321,10 @@ class Signal:
 def _bare(origin: Signal, **given: Any) -> Signal:
     """Return a signal of these fields and the fidelity of its origin: a constructor would set each field by itself."""
     found = object.__new__(Signal)
-    state = vars(found)
+    state, old = vars(found), vars(origin)
     state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, **given)
     if given["dims"] is origin.dims:
-        state.update(atoms=origin.atoms, _has_parts=origin._has_parts)
+        state.update({name: old[name] for name in _OF_DIMS if name in old})
         found._fit()
     else:
         found.__post_init__()
@@ -334,6 +332,8 @@ def _bare(origin: Signal, **given: Any) -> Signal:
 
 
 R = TypeVar("R")
+# What a Signal works out of its dims alone.
+_OF_DIMS = ("atoms", "_has_parts", "shape", "_spans")
 
 
 def replace(record: R, **changes: Any) -> R:
@@ -355,7 +355,8 @@ def replace(record: R, **changes: Any) -> R:
     if basis.isdisjoint(changes):
         return found
     for name in derived:
-        state.pop(name, None)
+        if "dims" in changes or name not in _OF_DIMS:
+            state.pop(name, None)
     if isinstance(found, Signal):
         found.__post_init__() if "dims" in changes else found._fit()
     return found
