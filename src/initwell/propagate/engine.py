@@ -1,5 +1,6 @@
 """The walk: one Signal for every value of a Trace, op by op. It knows no op by name."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from initwell.propagate.choices import Choices
 from initwell.propagate.joint import Joint
 from initwell.propagate.known import Known, Signals
 from initwell.propagate.radial import Radial
+from initwell.propagate.segments import Array
 from initwell.propagate.shared import shared_operands
 from initwell.propagate.signal import Signal
 from initwell.propagate.table import Call, RuleTable, UnknownSignalError
@@ -115,10 +117,15 @@ def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
             raise ValueError(f"a signal of shape {signal.shape} for an output of shape {shape}")
 
 
+def _finite(moments: Array) -> bool:
+    # A sum is finite only of what is; sums of what is may overflow.
+    return math.isfinite(np.add.reduce(moments, axis=None)) or bool(np.isfinite(moments).all())
+
+
 def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) -> None:
     _forget(op, known)
     for value, signal in zip(op.outputs, found, strict=True):
-        if signal is not None and np.isfinite(signal.moments).all():
+        if signal is not None and _finite(signal.moments):
             known[value] = signal
     if not op.mutates:
         return
@@ -129,5 +136,5 @@ def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) 
             # Another view of all that was written.
             known[new] = viewed(whole, trace.values[new].shape)
     for new, signal in overwritten(trace, op, known).items():
-        if new not in known and np.all(np.isfinite(signal.moments)):
+        if new not in known and _finite(signal.moments):
             known[new] = signal

@@ -27,19 +27,27 @@ _POINTS = 16
 
 def variances(signal: Signal) -> Array:
     """Return the variance by segment: of the shape of ``signal.means``."""
+    if not signal.segmented:
+        return np.full(signal.means.shape, _variance(signal))
     found = np.maximum(signal.diagonal - signal.means**2, 0.0)
     return np.asarray(np.where(found <= 1e-14 * np.maximum(signal.diagonal, 1e-300), 0.0, found))
 
 
+def _variance(signal: Signal) -> float:
+    """Return the variance of a signal without segments."""
+    q, found = signal.q, signal.q - signal.mean**2
+    return found if found > 1e-14 * max(q, 1e-300) else 0.0
+
+
 def covariance(signal: Signal) -> tuple[float, Array]:
     """Return (variance, correlation for each pattern) of a signal about its mean."""
-    spread = variances(signal)
-    if spread.size == 1:
-        variance = float(spread.flat[0])
+    if not signal.segmented:
+        variance = _variance(signal)
         if variance == 0:
             return 0.0, np.ones_like(signal.moments)
         found = (signal.moments - signal.mean**2) / variance
         return variance, np.minimum(np.maximum(found, -1.0), 1.0)
+    spread = variances(signal)
     scale = over_pairs(signal.atoms, np.sqrt(spread))
     correlations = (signal.moments - over_pairs(signal.atoms, signal.means)) / np.where(scale > 0, scale, 1.0)
     average = spread if spread.size == 1 else np.asarray(max(signal.q - signal.mean**2, 0.0))
@@ -233,7 +241,7 @@ def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Ar
     """
     _, correlations = covariance(u)
     if not u.segmented:
-        mean, moments = pair_moments(f, kinks, u.mean, float(variances(u).flat[0]), correlations)
+        mean, moments = pair_moments(f, kinks, u.mean, _variance(u), correlations)
         return np.full_like(u.means, mean), moments
     pairs = np.stack([u.means.ravel(), variances(u).ravel()], axis=1)
     kinds, which = np.unique(pairs, axis=0, return_inverse=True)
