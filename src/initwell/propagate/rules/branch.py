@@ -27,7 +27,7 @@ from initwell.propagate.functions import (
     unscaled,
 )
 from initwell.propagate.gaussian import variances
-from initwell.propagate.laws import sum_law
+from initwell.propagate.laws import moved, sum_law
 from initwell.propagate.places import by_axis, even
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.segments import Array
@@ -49,8 +49,10 @@ def scaled(signal: Signal, factor: float) -> Signal:
     before = as_image(signal)
     image = replace(before, phi=composed(line(factor), before))
     mask = signal.mask.scaled(factor) if signal.mask is not None else None
-    found = replace(found, roots=roots, gates=gates, peak=signal.peak, profile=signal.profile, image=image)
-    return replace(found, mask=mask, closed=signal.closed)
+    law = moved(signal.law, factor) if signal.law is not None else None
+    found = replace(found, roots=roots, gates=gates, peak=signal.peak, profile=signal.profile, image=image, law=law)
+    echoes = tuple(echo.times(square) for echo in signal.echoes)
+    return replace(found, mask=mask, closed=signal.closed, echoes=echoes)
 
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
@@ -74,7 +76,8 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     gates = scaled(a, alpha).gates + scaled(b, beta).gates
     law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
     profile = _mixed(a, b, alpha**2 * a.q, beta**2 * b.q)
-    found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile)
+    echoes = scaled(a, alpha).echoes + scaled(b, beta).echoes
+    found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile, echoes=echoes)
     found = gram.summed(found, a, b, alpha, beta)
     larger = a if alpha**2 * a.q >= beta**2 * b.q else b
     return merged_fidelity(replace(found, peak=larger.peak), b)
@@ -223,7 +226,10 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
         base: in the backward, the gradient.
         factor: an image f(u), such as a gate; else its own.
         shape: that both are broadcast to.
+
+    A gradient that comes from max pooling is there only where what was pooled is largest, and so is the factor.
     """
+    full = factor.shape == base.shape == tuple(shape)
     if base.dims != factor.dims or base.shape != tuple(shape):
         one, two = together(base, factor, shape)
         if factor.shape == two.shape and two.image is not None:
@@ -237,6 +243,8 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
     image = as_image(factor)
     if image.base is not None or image.pre.dims != factor.dims:
         image = Image(line(1.0), factor)
+    if base.peak > 1 and full and image.pre.gaussian:
+        return replace(gated(image.phi, image.pre, base), gates=(), peak=base.peak)
     whole, times = unscaled(base)
     phi = combined(image.phi, line(0.0, times), np.multiply) if times != 1 else image.phi
     return replace(multiplied(base, factor), image=Image(phi, image.pre, whole))

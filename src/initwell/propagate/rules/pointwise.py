@@ -12,16 +12,16 @@ import numpy as np
 
 from initwell.propagate import gram
 from initwell.propagate.atoms import together
+from initwell.propagate.echoes import about, through_slope
 from initwell.propagate.functions import (
-    NOT_GAUSSIAN,
     Function,
     as_image,
+    by_law,
     combined,
     composed,
     evaluated,
     function_moments,
     line,
-    of_known_law,
     unscaled,
 )
 from initwell.propagate.gaussian import covariance, pair_moments
@@ -114,7 +114,7 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
     if before is not None and before.base is not None and before.pre is inner.pre:
         base, slope = before.base, combined(before.phi, slope, np.multiply)
     found = merged_fidelity(gated(slope, inner.pre, base, origin if inner.pre is u else inner.pre), u)
-    return found if of_known_law(inner.pre) else found.approximate(NOT_GAUSSIAN)
+    return by_law(found, inner.pre)
 
 
 def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) -> Signal:
@@ -152,7 +152,11 @@ def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean:
     here = (0,) * g.moments.ndim
     grid = grid_of(u)
     rest = g.moments - sum((gate.moments for gate in gates), np.zeros_like(g.moments))
-    moments, power, passed = rest * slopes, np.full_like(grid, rest[here]), np.full_like(grid, rest[here])
+    heard = np.zeros_like(rest), np.zeros_like(grid)
+    for echo in about(g.echoes, u, origin, rest.shape):
+        before, after = through_slope(echo, f, u)
+        rest, heard = rest - before, (heard[0] + after, heard[1] + echo.moments[here] * echo.phi.fn(grid) ** 2)
+    moments, power, passed = rest * slopes + heard[0], rest[here] + heard[1], np.full_like(grid, rest[here])
     points, weights = distribution(u)
     slope = f.fn(points)
     for gate in gates:
