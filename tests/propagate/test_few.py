@@ -77,9 +77,9 @@ def test_a_gradient_goes_with_what_few_weights_read(act: type[nn.Module], pooled
 
 def test_few_terms_are_said_to_be_taken_by_their_moments() -> None:
     model = block(nn.ReLU, pooled=False)
-    rows = {row["path"]: row for row in iw.predict(model, batch(), plan=iw.plan(model, "kaiming")).rows}
-    assert rows["5"]["fidelity"] == "approximate"
-    assert FEW in rows["5"]["notes"]
+    found = iw.predict(model, batch(), plan=iw.plan(model, "kaiming"))
+    assert {row["path"]: row["fidelity"] for row in found.rows}["5"] == "approximate"
+    assert any(FEW in note for note in found.notes)
 
 
 def test_a_law_of_given_tails() -> None:

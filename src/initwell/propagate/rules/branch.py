@@ -35,6 +35,7 @@ from initwell.propagate.signal import Image, Pointwise, Signal, constant, merged
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
+_GATED = "what a gate's gradient shares with the nonlinearity after it, the gate at its root mean square"
 _TAIL = "the tail towards 0 of what is divided by, cut at a twentieth of its size"
 
 
@@ -229,7 +230,8 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
 
     A gradient that comes from max pooling is there only where what was pooled is largest, and so is the factor.
     """
-    full = factor.shape == base.shape == tuple(shape)
+    full_factor = factor.shape == tuple(shape)
+    full = full_factor and base.shape == factor.shape
     if base.dims != factor.dims or base.shape != tuple(shape):
         one, two = together(base, factor, shape)
         if factor.shape == two.shape and two.image is not None:
@@ -243,11 +245,39 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
     image = as_image(factor)
     if image.base is not None or image.pre.dims != factor.dims:
         image = Image(line(1.0), factor)
+    if full and (bent := _bent_with(base, image)) is not None:
+        return bent
     if base.peak > 1 and full and image.pre.gaussian:
         return replace(gated(image.phi, image.pre, base), gates=(), peak=base.peak)
     whole, times = unscaled(base)
     phi = combined(image.phi, line(0.0, times), np.multiply) if times != 1 else image.phi
-    return replace(multiplied(base, factor), image=Image(phi, image.pre, whole))
+    law = None
+    if full_factor and factor.law is not None and base.mean > 0:
+        # A gate, of much the same size everywhere.
+        law = moved(factor.law, base.rms)
+    return replace(multiplied(base, factor), image=Image(phi, image.pre, whole), law=law)
+
+
+def _bent_with(g: Signal, factor: Image) -> Signal | None:
+    """Multiply h·φ′(y) by ψ(u) where y is s·ψ(u), s a gate: Stein's E[x φ′(y)], and not a product of independents.
+
+    Args:
+        g: h·φ′(y).
+        factor: ψ(u).
+
+    Returns:
+        h·f(u), f = ψ·φ′(s·ψ) with s at its root mean square; None where g is no such thing.
+    """
+    made = g.image
+    if made is None or made.base is None or made.pre.image is None:
+        return None
+    inner = made.pre.image
+    if inner.base is None or inner.pre is not factor.pre or made.base.dims != factor.pre.dims:
+        return None
+    size = inner.base.rms
+    slope = composed(made.phi, Image(composed(line(size), inner), inner.pre))
+    found = gated(combined(factor.phi, slope, np.multiply), factor.pre, made.base)
+    return replace(found.approximate(_GATED), gates=())
 
 
 def inverted(x: Signal) -> Signal:
