@@ -8,6 +8,8 @@ import numpy as np
 
 from initwell.errors import ModelError
 from initwell.propagate.atoms import viewed
+from initwell.propagate.blank.walk import Blank
+from initwell.propagate.choices import Choices
 from initwell.propagate.joint import Joint
 from initwell.propagate.known import Known, Signals
 from initwell.propagate.radial import Radial
@@ -60,9 +62,11 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     unknown: Counter[str] = Counter()
     shared = values.once("shared", lambda: shared_operands(trace, values))
     joint = Joint(trace, known, values, table)
-    radial = Radial(trace, known, values)
+    choices = Choices(trace, known, values, table)
+    blank = Blank(trace, known, values)
+    radial = Radial(trace, known, values, blank.others)
     for op in values.once("random", lambda: [o for o in trace.ops if _makes_something_random(trace, o, values)]):
-        rule = table.rules.get(op.packet) or table.rules.get(op.functional)
+        rule = choices.rule(op) or table.rules.get(op.packet) or table.rules.get(op.functional)
         if rule is None:
             ignored = op.packet in table.ignored or op.functional in table.ignored
             if not ignored:
@@ -73,7 +77,9 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
         try:
             found = tuple(rule(call))
             _check(trace, op, found)
-            found = tuple(radial.amended(op, joint.amended(op, found)))
+            whole = joint.amended(op, found)
+            along = radial.amended(op, whole)
+            found = tuple(blank.amended(op, along, others=along is not whole))
             if op.index in shared:
                 found = tuple(s if s is None or s.joint else s.approximate(shared[op.index]) for s in found)
         except UnknownSignalError:
@@ -85,6 +91,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
                 f"The rule of {op.name} failed at {where} ({op.phase}): {type(error).__name__}: {error}"
             ) from error
         _keep(trace, op, found, known)
+    blank.settle(known)
     return Walk(known, dict(sorted(unsupported.items())), dict(sorted(unknown.items())))
 
 
@@ -100,7 +107,9 @@ def _forget(op: Op, known: Signals) -> None:
 
 
 def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
-    for value, signal in zip(op.outputs, found, strict=False):
+    if len(found) != len(op.outputs):
+        raise ValueError(f"{len(found)} signals for {len(op.outputs)} outputs: return None for one that is unknown")
+    for value, signal in zip(op.outputs, found, strict=True):
         shape = trace.values[value].shape
         if signal is not None and signal.shape != shape:
             raise ValueError(f"a signal of shape {signal.shape} for an output of shape {shape}")
@@ -108,7 +117,7 @@ def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
 
 def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) -> None:
     _forget(op, known)
-    for value, signal in zip(op.outputs, found, strict=False):
+    for value, signal in zip(op.outputs, found, strict=True):
         if signal is not None and np.isfinite(signal.moments).all():
             known[value] = signal
     if not op.mutates:

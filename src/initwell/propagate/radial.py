@@ -126,15 +126,19 @@ def _size(trace: Trace, value: int) -> int:
 class Radial:
     """Amends the gradients of norms' scales; what it asks for is what the walk has found so far."""
 
-    def __init__(self, trace: Trace, known: Mapping[int, Signal], values: Known) -> None:
+    def __init__(
+        self, trace: Trace, known: Mapping[int, Signal], values: Known, others: Mapping[int, Signal] | None = None
+    ) -> None:
         """Begin a walk.
 
         Args:
             trace: that is walked.
             known: signals so far, by value id.
             values: known numbers.
+            others: the same signals without blank rows, if there are any.
         """
-        self._trace, self._signals, self._values = trace, known, values
+        self._trace, self._known, self._values = trace, known, values
+        self._signals = known if others is None else others
         self._norms: Mapping[int, Norm] = values.once("norms by hand", lambda: norms_by_hand(trace))
         self._chains = frozenset[int]().union(*(norm.chain for norm in self._norms.values()))
         self._ops = frozenset(norm.op.index for norm in self._norms.values())
@@ -303,7 +307,7 @@ class Radial:
         """Return the part of R that comes through a function of one number."""
         out = op.outputs[0]
         parts, gradient = self._of(out), self._gradient(out)
-        points = _points(self._signals.get(value), self._signals.get(out))
+        points = _points(self._known.get(value), self._known.get(out))
         if parts is None or gradient is None or points is None:
             return None
         sent, y, weights = points
