@@ -25,6 +25,7 @@ from torch import Tensor
 from initwell.propagate.agreement import Array, Integers, patterns, places
 from initwell.propagate.alike import plain
 from initwell.propagate.atoms import expanded, joined, matched
+from initwell.propagate.rules.tables import as_often_as_shown
 from initwell.propagate.signal import Atom, Dims, Signal
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -296,7 +297,8 @@ def _index(call: Call) -> Sequence[Signal]:
         if len(call.trace.values[ref.id].shape) == 1:
             return [shuffled(x, dim, call.shape()[dim])]
     real, sample = _real(call, given)
-    return [looked_up(x, lookup(x.dims, real, sample))]
+    found = looked_up(x, lookup(x.dims, real, sample))
+    return [as_often_as_shown(call, call["self"], found, real[0]) if list(real) == [0] else found]
 
 
 def _index_put(call: Call) -> Sequence[Signal]:
