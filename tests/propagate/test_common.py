@@ -62,6 +62,33 @@ def test_a_value_with_what_batch_norm_made_of_it(join: Callable[[Tensor, Tensor,
         assert rows[path][key] == pytest.approx(measured, rel=0.03, abs=0.04 * size), (path, key)
 
 
+class Stepped(nn.Module):
+    """A step of a learned length from a value towards a branch of it, as in EfficientViM, and a fixed one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.out = nn.Linear(32, 64), nn.Linear(64, 16)
+        self.one, self.two = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.length = nn.Parameter(torch.zeros(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        x = x + torch.sigmoid(self.length) * (self.one(x) - x)
+        y: Tensor = self.out(x + 0.25 * (self.two(torch.relu(x)) - x))
+        return y
+
+
+def test_a_step_towards_a_branch_takes_off_what_it_adds() -> None:
+    """Forward and backward: taken as independent, x and s (f − x) add up to a sum that is a third too large."""
+    batch = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
+    model = Stepped()
+    plan = iw.plan(model, "kaiming")
+    rows = {row["path"]: row for row in iw.predict(model, batch, plan=plan).rows}
+    squares = summed_squares(model, batch)
+    for path, key in (("out", "forward_rms"), ("enter", "gradient_rms")):
+        assert rows[path][key] == pytest.approx(np.sqrt(squares[path, key] / SEEDS), rel=0.05), (path, key)
+
+
 class Skewed(nn.Module):
     """A rectified value's batch norm beside a fresh branch of it, rectified again, as in RepGhost."""
 

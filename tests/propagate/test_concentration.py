@@ -20,3 +20,11 @@ def test_rows_in_which_one_score_takes_nearly_all(variance: float) -> None:
     assert two == pytest.approx((p**2).mean(), rel=0.01)
     assert two - 2 * three + four == pytest.approx((p**2 * (1 - p) ** 2).mean(), rel=0.08)
     assert between(variance, 24, 0.6, [((1,), (1,))])[0] == pytest.approx((p * other).mean(), rel=0.01)
+
+
+@pytest.mark.parametrize("count", [1.05, 4 / 3, 1.7])
+def test_fewer_weights_than_a_moment_has(count: float) -> None:
+    """Rows that leave between one and two scores open on average: finite, and between those of one and of two."""
+    for variance in np.geomspace(0.1, 300.0, 25).tolist():
+        found, two = Weights(count).sent(variance), Weights(2.0).sent(variance)
+        assert ((found > 0) & (found < two * 1.05)).all()

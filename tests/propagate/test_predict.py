@@ -258,7 +258,7 @@ def gram(h: Tensor) -> Tensor:
 
 
 DEPENDENT: dict[str, Callable[..., Tensor]] = {
-    "a value and its view": lambda x, one, two: (h := one(x)) + h.reshape(-1).reshape(h.shape),
+    "a value and its view": lambda x, one, two: (h := one(x)) + h.reshape(-1).flip(0).reshape(h.shape),
     "one layer on the same twice": lambda x, one, two: one(x) + one(x),
     "one layer on x and -x": lambda x, one, two: one(x) - one(-x),
     "a product with itself": lambda x, one, two: gram(one(x)),
@@ -278,6 +278,12 @@ def test_operands_with_a_value_in_common_are_never_called_exact(name: str) -> No
     found = iw.predict(Calls(DEPENDENT[name]), images(16, 32))
     assert found.rows[-1]["fidelity"] == "approximate"
     assert any("a value in common" in note for note in found.notes)
+
+
+def test_a_value_and_a_view_that_is_itself_are_twice_the_value() -> None:
+    found = iw.predict(Calls(lambda x, one, two: (h := one(x)) + h.reshape(-1).reshape(h.shape)), images(16, 32)).rows
+    assert found[-1]["forward_rms"] == pytest.approx(2 * found[0]["forward_rms"], rel=1e-9)
+    assert found[0]["gradient_rms"] == pytest.approx(2 * found[-1]["gradient_rms"], rel=1e-9)
 
 
 @pytest.mark.parametrize("name", INDEPENDENT)

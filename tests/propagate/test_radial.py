@@ -209,15 +209,16 @@ def test_what_lies_along_a_row_of_scores(variance: float) -> None:
 
 @pytest.mark.parametrize("variance", [0.1, 4.0, 60.0])
 @pytest.mark.parametrize("count", [2, 20])
-def test_what_keys_get_along_themselves(variance: float, count: int) -> None:
-    """Sampled with 10⁵ rows: standard errors are estimated, and bounds are five of them, at most 15 %."""
+def test_what_keys_and_values_get_along_themselves(variance: float, count: int) -> None:
+    """Sampled with 2·10⁵ rows: standard errors are estimated, and bounds are five of them, at most 15 %."""
     generator = torch.Generator().manual_seed(1)
-    s = torch.randn(100_000, count, dtype=torch.float64, generator=generator) * math.sqrt(variance)
-    g = torch.randn(100_000, count, dtype=torch.float64, generator=generator)
+    s = torch.randn(200_000, count, dtype=torch.float64, generator=generator) * math.sqrt(variance)
+    g = torch.randn(200_000, count, dtype=torch.float64, generator=generator)
     p = s.softmax(1)
     sent = p * (g - (p * g).sum(1, keepdim=True))
-    _, keys, alone = Weights(count).sent(variance).tolist()
-    for found, draws in ((keys, (s * sent).square().sum(1) / variance), (alone, sent.square().sum(1))):
+    _, keys, alone, both = Weights(count).sent(variance).tolist()
+    sampled = ((s * sent).square() / variance, sent.square(), s * sent * p * g / math.sqrt(variance))
+    for found, draws in zip((keys, alone, both), (part.sum(1) for part in sampled), strict=True):
         error = float(draws.std()) / math.sqrt(len(draws))
         assert 5 * error < 0.15 * found
         assert found == pytest.approx(float(draws.mean()), abs=5 * error)

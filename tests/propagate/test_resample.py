@@ -17,6 +17,7 @@ import initwell as iw
 from initwell.propagate.atoms import plain
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
+from initwell.propagate.known import known_values
 from initwell.propagate.measured import pair_averages
 from initwell.propagate.rules.parts import concatenated, one_atom
 from initwell.propagate.rules.resample import rolled
@@ -78,7 +79,7 @@ def both_ways(op: Map, shape: tuple[int, ...]) -> tuple[Signal, Signal, Any, Any
     g, gradients = exchangeable(tuple(output))
     start = {trace.inputs["input.0"]: x}
     start |= {v.id: g for v in trace.values if v.kind == "cotangent"}
-    found = walk(trace, default_table(), start)
+    found = walk(trace, default_table(), start, known_values(trace))
     assert not found.unsupported
 
     def back(gradient: Tensor) -> Tensor:
@@ -118,6 +119,16 @@ def channel(x: Tensor) -> Tensor:
     return whole[:, :, :2]
 
 
+def filtered(rows: list[float], columns: list[float], **options: Any) -> Map:
+    """Convolve each channel with the same known numbers, a column times a row."""
+
+    def op(x: Tensor) -> Tensor:
+        kernel = torch.outer(torch.tensor(rows, dtype=x.dtype), torch.tensor(columns, dtype=x.dtype))
+        return F.conv2d(x, kernel.to(x.device).expand(x.shape[1], 1, -1, -1), groups=x.shape[1], **options)
+
+    return op
+
+
 IMAGE = (2, 3, 4, 5)
 OPS: dict[str, tuple[Map, tuple[int, ...]]] = {
     "nearest 1d": (resized("nearest", 9), (2, 3, 4)),
@@ -140,6 +151,8 @@ OPS: dict[str, tuple[Map, tuple[int, ...]]] = {
     "replication 1d": (lambda x: F.pad(x, (2, 3), mode="replicate"), (2, 3, 4)),
     "replication 2d": (lambda x: F.pad(x, (1, 2, -1, 3), mode="replicate"), IMAGE),
     "replication 3d": (lambda x: F.pad(x, (1, 1, 0, 1, 2, 1), mode="replicate"), (2, 2, 3, 3, 3)),
+    "blur with a stride": (filtered([1.0, 2.0, 1.0], [1.0, 4.0, 6.0, 4.0, 1.0], stride=2, padding=(1, 2)), IMAGE),
+    "a difference, dilated": (filtered([1.0, -3.0], [-1.0, 0.0, 2.0], dilation=(2, 1), padding=1), IMAGE),
     "im2col": (lambda x: F.unfold(x, (3, 2), padding=1, stride=(1, 2), dilation=(1, 2)), IMAGE),
     "im2col, side by side": (lambda x: F.unfold(x, (2, 3), stride=(2, 3)), (2, 3, 4, 6)),
     "col2im": (lambda x: F.fold(x, (4, 5), (3, 2), padding=1), (2, 12, 24)),

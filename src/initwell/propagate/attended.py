@@ -32,6 +32,8 @@ _NAMES = """
 SAME = frozenset(f"aten.{name}" for name in _NAMES.split())
 """Ops whose results hold the entries that they read, each at another place."""
 _TO_SOFTMAX = frozenset({*SAME, "aten.add", "aten.masked_fill", "aten.where"} - {"aten.detach"})
+_BETWEEN = _TO_SOFTMAX | {"aten.mul", "aten.div"}
+_PRODUCTS = frozenset({"aten.bmm", "aten.mm"})
 _SOFTMAX = frozenset({"aten._softmax", "aten._safe_softmax"})
 _FURTHEST = 27
 _ENTRIES = 400_000
@@ -59,7 +61,7 @@ class Attended:
         variance = scores.q - scores.averaged(axes)
         if variance <= 0 or not axes or sent is None:
             return 0.0
-        along, _, alone = _rows(scores, variance)
+        along, _, alone, _ = _rows(scores, variance)
         return float(size(self._trace, value) * sent.q * along / max(alone, 1e-300))
 
     def keys(self, op: Op) -> float | None:
@@ -77,7 +79,7 @@ class Attended:
         own = max(s.q - common, 0.0)
         if variance <= 0:
             return None
-        _, keys, alone = _rows(scores, variance)
+        _, keys, alone, _ = _rows(scores, variance)
         share = min(end[1] ** 2 * own / variance, 1.0)
         alike = (s.shape[-2] - 1) * s.averaged(rows[0]) * sent.averaged(rows[1]) / max(s.q * sent.q, 1e-300)
         power = own * (share * keys / max(alone, 1e-300) + 1 - share) + common
@@ -90,7 +92,8 @@ class Attended:
             op: the product of weights and values.
             along: Σ R(o)² of what it makes.
         """
-        scores, value, sent = self._behind(operand(op, "self")), operand(op, "mat2"), self._gradient(op.outputs[0])
+        behind, value, sent = self._behind(operand(op, "self")), operand(op, "mat2"), self._gradient(op.outputs[0])
+        scores = self._signals.get(behind)
         made, values = (self._signals.get(i if i is not None else -1) for i in (op.outputs[0], value))
         if scores is None or made is None or sent is None or value is None or values is None or values.q <= 0:
             return None
@@ -106,6 +109,27 @@ class Attended:
         # What the gradients of several queries have in common adds up in both alike.
         return alone * (rest + (1 - rest) * whole)
 
+    def with_keys(self, op: Op) -> tuple[Op, float] | None:
+        """Return the product that made the scores, and how R of its keys and of values correlate, row by row.
+
+        A key's row gets Σ s_t p_t (d_t − Σ p d), that of its value Σ p_t d_t, with the same d. None: it is unknown.
+        """
+        behind, values = self._behind(operand(op, "self")), self._signals.get(operand(op, "mat2") or -1)
+        scores, made = self._signals.get(behind), self._trace.producer(behind) if behind in self._signals else None
+        for _ in range(_FURTHEST):
+            if made is None or made.functional in _PRODUCTS:
+                break
+            made = self._trace.producer(made.inputs[0]) if made.inputs and made.functional in _BETWEEN else None
+        if made is None or scores is None or values is None or values.q <= 0:
+            return None
+        variance = scores.q - scores.averaged(scores.axes([len(scores.dims) - 1]))
+        if variance <= 0:
+            return None
+        _, keys, _, both = _rows(scores, variance)
+        square = sum(share * n * float(Weights(n).moments(stepped(variance), [(2,)])[0]) for n, share in _open(scores))
+        own = max(1 - values.averaged(values.axes([len(values.dims) - 2])) / values.q, 0.0)
+        return made, min(float(both / math.sqrt(max(keys * square, 1e-300))) * math.sqrt(own), 1.0)
+
     def is_score(self, value: int) -> bool:
         """Whether a softmax is what a value goes to."""
         return self._softmax(value) is not None
@@ -113,12 +137,12 @@ class Attended:
     def _gradient(self, value: int) -> Signal | None:
         return self._signals.get(self._trace.gradients.get(value, -1))
 
-    def _behind(self, value: int | None) -> Signal | None:
-        """Return the scores that weights were made of; None where they are no weights."""
+    def _behind(self, value: int | None) -> int:
+        """Return the scores that weights were made of; -1 where they are no weights."""
         made = self._trace.producer(value) if value is not None else None
         while made is not None and made.functional in SAME:
             made = self._trace.producer(made.inputs[0])
-        return None if made is None or made.functional not in _SOFTMAX else self._signals.get(made.inputs[0])
+        return -1 if made is None or made.functional not in _SOFTMAX else made.inputs[0]
 
     def _softmax(self, value: int) -> tuple[int, float] | None:
         """Return what goes into the softmax that a value goes to, and by which number it is multiplied on the way."""

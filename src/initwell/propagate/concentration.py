@@ -17,7 +17,7 @@ of points on a sphere of so many dimensions, whose density (1 − z²/C)^((C−3
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from initwell.records import Record
 _REACH = 9.5
 _STEP = 0.35
 _NODES = 6
+_NOTHING = 1e-60
 _HIGHEST = 6
 _TERMS = 64
 # Above this variance of scores, one takes nearly all.
@@ -35,6 +36,9 @@ _LARGE = 1024.0
 _LONGEST = 1e8
 # Of an integral over two rows so many points along each are enough for nine digits.
 _POINTS = 70
+# Up to this variance of scores, moments of two rows are polynomials of these degrees in their correlation.
+_SMOOTH = 3.0
+_DEGREES = (8, 16, 32)
 
 Powers = Sequence[int]
 
@@ -125,15 +129,16 @@ class Weights(Record):
             variance: of a score, v.
 
         Returns:
-            E[(Σ s_t g_t)²] as of ``along``, Σ_t E[s_t² g_t²]/v, which is what the keys get along themselves, and
-            Σ_t E[g_t²]. At a small variance the last two are equal, and the first is v times that.
+            E[(Σ s_t g_t)²] as of ``along``, Σ_t E[s_t² g_t²]/v, which is what the keys get along themselves,
+            Σ_t E[g_t²], and Σ_t E[s_t g_t p_t d_t]/√v, how the second goes with what the values get. At a small
+            variance the second and third are equal, the first is v times that, and the last √v times 2 − 3/T.
 
-        >>> (Weights(8).sent(1e-6) * 8 / (1 - 1 / 8) / np.array([1e-6, 1, 1])).round(3).tolist()
-        [1.0, 1.0, 1.0]
+        >>> (Weights(8).sent(1e-6) * 8 / (1 - 1 / 8) / np.array([1e-6, 1, 1, 1e-3])).round(3).tolist()
+        [1.0, 1.0, 1.0, 1.625]
         """
         if self.count <= 1 or variance <= 0:
-            return np.zeros(3)
-        return _beyond(variance, lambda v: _sent(v, self), np.zeros(3))
+            return np.zeros(4)
+        return _beyond(variance, lambda v: _sent(v, self), np.zeros(4))
 
 
 def between(variance: float, count: float, correlation: float, powers: Sequence[tuple[Powers, Powers]]) -> Array:
@@ -153,8 +158,15 @@ def between(variance: float, count: float, correlation: float, powers: Sequence[
     """
     if count <= 1 or variance <= 0:
         return np.array([max(count, 1.0) ** -(sum(a) + sum(b)) for a, b in powers])
-    found = tuple((tuple(a), tuple(b)) for a, b in powers)
-    return _beyond(variance, lambda v: _between(v, count, correlation, found))
+    kinds = tuple((tuple(a), tuple(b)) for a, b in powers)
+
+    def at(v: float) -> Array:
+        series = _by_correlation(v, count, kinds)
+        if series is None:
+            return _between(v, count, correlation, kinds)
+        return np.asarray(np.cos(np.arange(len(series)) * math.acos(correlation)) @ series)
+
+    return _beyond(variance, at)
 
 
 def _beyond(variance: float, moments: Callable[[float], Array], limit: Array | None = None) -> Array:
@@ -178,25 +190,57 @@ def _beyond(variance: float, moments: Callable[[float], Array], limit: Array | N
     return np.asarray(found)
 
 
+@lru_cache(maxsize=256)
+def _by_correlation(variance: float, count: float, powers: tuple[tuple[Powers, Powers], ...]) -> Array | None:
+    """Return Chebyshev's coefficients of each moment in ρ: shape (terms, moments); None where it takes too many.
+
+    Moments are power series in ρ, whose coefficients are about those of e^(vρ).
+    """
+    for degree in _DEGREES if variance <= _SMOOTH else ():
+        place = np.pi * np.arange(degree + 1) / degree
+        ends = np.where(np.arange(degree + 1) % degree == 0, 0.5, 1.0)
+        known = np.array([_between(variance, count, float(c), powers) for c in np.cos(place)])
+        found = (2 / degree * ends[:, None] * np.cos(np.outer(np.arange(degree + 1), place)) * ends) @ known
+        # The rounding of a power of so many factors.
+        if (np.abs(found[-2:]) <= 1e-15 * (count + 10) * np.abs(found[0])).all():
+            return np.asarray(found)
+    return None
+
+
 @lru_cache(maxsize=4096)
 def _between(variance: float, count: float, correlation: float, powers: tuple[tuple[Powers, Powers], ...]) -> Array:
+    series, step = _factors(variance, count)
+    scaled = [coefficients * correlation ** np.arange(coefficients.shape[1]) for coefficients in series]
+    kinds = {(0, 0), *((a, b) for one, two in powers for a, b in zip(one, two, strict=True))}
+    crossed = {(a, b): scaled[a] @ series[b].T for a, b in kinds}
+    # Positive but for what the series leaves out, and a mask's average count is no whole power.
+    rest = np.maximum(crossed[0, 0], 1e-30)
+    longest = max(len(one) for one, _ in powers)
+    left = {longest: rest ** (count - longest)}
+    for n in range(longest - 1, 0, -1):
+        left[n] = left[n + 1] * rest
+    found = []
+    for one, two in powers:
+        *first, last = zip(one, two, strict=True)
+        inside = reduce(np.multiply, [crossed[pair] for pair in first], left[len(one)])
+        over = math.factorial(sum(one) - 1) * math.factorial(sum(two) - 1)
+        found.append(float(np.vdot(inside, crossed[last])) * step**2 / over)
+    return np.array(found)
+
+
+@lru_cache(maxsize=64)
+def _factors(variance: float, count: float) -> tuple[Sequence[Array], float]:
+    """Return the Hermite coefficients of ``_series`` where x and the terms count, and the steps between x."""
     whole = _series(variance)
     inside = whole[1][:, 0] * whole[0][:, 0] ** (count - 1)
     here = np.flatnonzero(inside > 1e-13 * inside.max())
     # As wide as it is, as smooth it is.
     thinned = max(1, here.size // _POINTS)
-    series = [coefficients[here[::thinned]] for coefficients in whole]
-    scale = correlation ** np.arange(_TERMS)
-    # Positive but for what the series leaves out, and a mask's average count is no whole power.
-    rest = np.maximum((series[0] * scale) @ series[0].T, 1e-30)
-    left = {n: rest ** (count - n) for n in {len(one) for one, _ in powers}}
-    found = []
-    for one, two in powers:
-        inside = left[len(one)] / (math.factorial(sum(one) - 1) * math.factorial(sum(two) - 1))
-        for a, b in zip(one, two, strict=True):
-            inside = inside * ((series[a] * scale) @ series[b].T)
-        found.append(float(inside.sum()) * (thinned * _STEP) ** 2)
-    return np.array(found)
+    kept = [coefficients[here[::thinned]] for coefficients in whole]
+    # In products each comes twice.
+    sizes = np.max([np.abs(c / c[:, :1]).max(axis=0) for c in kept], axis=0)
+    terms = int(np.flatnonzero(sizes > 1e-9).max(initial=0)) + 1
+    return [np.ascontiguousarray(c[:, :terms]) for c in kept], thinned * _STEP
 
 
 @lru_cache(maxsize=4096)
@@ -210,24 +254,31 @@ def _averaged(variance: float, rows: Weights, powers: Powers) -> float:
 
 def _moment(variance: float, count: float, width: float, powers: Powers) -> float:
     single = _transforms(variance, width)
-    # What has underflowed has no infinite power, where a row has fewer weights than the moment has.
-    inside = np.maximum(single[0], 1e-300) ** (count - len(powers)) / math.factorial(sum(powers) - 1)
+    inside = _power(single[0], count - len(powers)) / math.factorial(sum(powers) - 1)
     for power in powers:
         inside = inside * single[power]
     return float(inside.sum()) * _STEP
+
+
+def _power(none: Array, power: float) -> Array:
+    """Return a power of E[e^(−x e^s)], negative where a row has fewer weights than a moment has.
+
+    What it is multiplied by falls off as a higher power of the same: where that is nothing, so is the whole.
+    """
+    return np.where(none > _NOTHING, np.maximum(none, _NOTHING) ** power, 0.0)
 
 
 @lru_cache(maxsize=1024)
 def _sent(variance: float, rows: Weights) -> Array:
     if rows.spread >= 1e-9:
         nodes, weights = _gamma(round(1 / rows.spread, 6))
-        scale = np.array([np.ones_like(nodes), nodes, np.ones_like(nodes)]).T
+        scale = np.array([np.ones_like(nodes), nodes, np.ones_like(nodes), np.sqrt(nodes)]).T
         return np.asarray(weights @ (scale * [_sent(variance * x, replace(rows, spread=0.0)) for x in nodes.tolist()]))
-    n, none = rows.count, np.maximum(_transform(variance, rows.width, 0, 0), 1e-300)
+    n, none = rows.count, _transform(variance, rows.width, 0, 0)
 
     def of(*several: tuple[int, int]) -> float:
         """Return E[p_1^a s_1^b p_2^c s_2^d …]."""
-        inside = none ** (n - len(several)) / math.factorial(sum(a for a, _ in several) - 1)
+        inside = _power(none, n - len(several)) / math.factorial(sum(a for a, _ in several) - 1)
         for a, b in several:
             inside = inside * _transform(variance, rows.width, a, b)
         return float(inside.sum()) * _STEP
@@ -236,7 +287,8 @@ def _sent(variance: float, rows: Weights) -> Array:
     whole = of((4, 2)) + (n - 1) * (2 * of((3, 1), (1, 1)) + of((2, 0), (2, 2)))
     whole += (n - 1) * (n - 2) * of((2, 0), (1, 1), (1, 1))
     keys, alone = (of((2, b)) - 2 * of((3, b)) + of((4, b)) + (n - 1) * of((2, b), (2, 0)) for b in (2, 0))
-    return n * np.array([of((2, 2)) - 2 * crossed + whole, keys / variance, alone])
+    values = (of((2, 1)) - of((3, 1))) / math.sqrt(variance)
+    return n * np.array([of((2, 2)) - 2 * crossed + whole, keys / variance, alone, values])
 
 
 @lru_cache(maxsize=1024)

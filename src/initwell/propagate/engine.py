@@ -8,6 +8,7 @@ import numpy as np
 
 from initwell.errors import ModelError
 from initwell.propagate.atoms import viewed
+from initwell.propagate.blank.walk import Blank
 from initwell.propagate.joint import Joint
 from initwell.propagate.known import Known, Signals
 from initwell.propagate.radial import Radial
@@ -60,7 +61,8 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     unknown: Counter[str] = Counter()
     shared = values.once("shared", lambda: shared_operands(trace, values))
     joint = Joint(trace, known, values, table)
-    radial = Radial(trace, known, values)
+    blank = Blank(trace, known, values)
+    radial = Radial(trace, known, values, blank.others)
     for op in values.once("random", lambda: [o for o in trace.ops if _makes_something_random(trace, o, values)]):
         rule = table.rules.get(op.packet) or table.rules.get(op.functional)
         if rule is None:
@@ -73,7 +75,9 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
         try:
             found = tuple(rule(call))
             _check(trace, op, found)
-            found = tuple(radial.amended(op, joint.amended(op, found)))
+            whole = joint.amended(op, found)
+            along = radial.amended(op, whole)
+            found = tuple(blank.amended(op, along, others=along is not whole))
             if op.index in shared:
                 found = tuple(s if s is None or s.joint else s.approximate(shared[op.index]) for s in found)
         except UnknownSignalError:
@@ -85,6 +89,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
                 f"The rule of {op.name} failed at {where} ({op.phase}): {type(error).__name__}: {error}"
             ) from error
         _keep(trace, op, found, known)
+    blank.settle(known)
     return Walk(known, dict(sorted(unsupported.items())), dict(sorted(unknown.items())))
 
 

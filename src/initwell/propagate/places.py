@@ -221,3 +221,35 @@ def _mixed_sizes(size: Array, weights: Array, own: float, other: float) -> tuple
     apart = (every - (whole**2).sum() - square + alone.sum()) / pairs
     matrix += [[(square - alone.sum()) / pairs, apart / common]]
     return np.array(matrix), of_sizes(own * alone + other * (whole**2 - alone) / common)
+
+
+def times(one: tuple[Array, float, float], two: tuple[Array, float, float]) -> tuple[Array, Array]:
+    """Return what positions of a product of independent values have, as E[xy x'y'] = E[x x'] E[y y'] place by place.
+
+    Args:
+        one: the tables of x, E[x²], and E[x x'] of positions that differ.
+        two: those of y.
+
+    Returns:
+        By how much E[x²y²] and E[xy x'y'] are larger than the products of the averages, and the tables of xy.
+
+    >>> uneven = of_sizes(np.array([0.5, 1.5]))
+    >>> factors, found = times((uneven, 1.0, 0.0), (uneven, 2.0, 0.0))
+    >>> factors.tolist(), sizes(found).tolist()
+    ([1.25, 1.0], [0.2, 1.8])
+    """
+    size = sizes(one[0]) * sizes(two[0])
+    agree = float(size.mean())
+    if one[0].ndim == 1 or two[0].ndim == 1:
+        return np.array([agree, 1.0]), settled(np.asarray(size))
+    (a, own_a), (b, own_b) = (parted(places) @ np.array([q, d]) for places, q, d in (one, two))
+    whole = (a * one[0][0] + own_a * one[0][1]) * (b * two[0][0] + own_b * two[0][1])
+    common = one[0][0] * two[0][0]
+    apart, product = off_average(whole), one[2] * two[2]
+    level = a * b * off_average(common)
+    rest = one[1] * two[1] * agree - level
+    own = (whole - a * b * common) / rest if abs(rest) > 1e-12 * one[1] * two[1] else np.eye(len(common))
+    found = np.stack([common, own * agree])
+    for table in found:
+        np.fill_diagonal(table, size)
+    return np.array([agree, apart / product if abs(product) > 1e-9 * one[1] * two[1] else 1.0]), settled(found)

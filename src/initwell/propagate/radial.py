@@ -67,16 +67,20 @@ class Head(NamedTuple):
 class Radial:
     """Amends the gradients of norms' scales; what it asks for is what the walk has found so far."""
 
-    def __init__(self, trace: Trace, known: Mapping[int, Signal], values: Known) -> None:
+    def __init__(
+        self, trace: Trace, known: Mapping[int, Signal], values: Known, others: Mapping[int, Signal] | None = None
+    ) -> None:
         """Begin a walk.
 
         Args:
             trace: that is walked.
             known: signals so far, by value id.
             values: known numbers.
+            others: the same signals without blank rows, if there are any.
         """
-        self._trace, self._signals, self._values = trace, known, values
-        self._attention = Attended(trace, known)
+        self._trace, self._known, self._values = trace, known, values
+        self._signals = known if others is None else others
+        self._attention = Attended(trace, self._signals)
         self._norms: Mapping[int, Norm] = values.once("norms by hand", lambda: norms_by_hand(trace))
         self._chains = frozenset[int]().union(*(norm.chain for norm in self._norms.values()))
         self._ops = frozenset(norm.op.index for norm in self._norms.values())
@@ -137,7 +141,7 @@ class Radial:
                 return parts
             if self._attention.is_score(op.outputs[0]):
                 return self._attended(op, self._attention.keys(op))
-            return self._attended(op, self._attention.values(op, self._variation(parts)))
+            return self._values_part(op, parts)
         if op.functional == "aten._softmax":
             return self._attended(op, self._attention.scores(op, value))
         if op.functional in ("aten.mul", "aten.div"):
@@ -200,7 +204,7 @@ class Radial:
             common = rows.averaged(rows.axes(range(-dims, 0))) if op.functional == "aten.native_layer_norm" else 0.0
             return eps / max(rows.q - common + eps, 1e-300)
         norm = next(norm for norm in self._norms.values() if norm.op.index == op.index)
-        scale = self._signals.get(norm.scale)
+        scale = self._known.get(norm.scale)
         image = as_image(scale) if scale is not None else None
         if image is None or image.base is not None or image.pre.average is None or image.pre.mean <= 0:
             return 0.0
@@ -265,6 +269,19 @@ class Radial:
             return None
         return self._shared(op, out, whole.q - own.q, own.q, 1.0)
 
+    def _values_part(self, op: Op, parts: Parts) -> Parts | None:
+        """Return R of the values of attention, part of which goes with that of the keys."""
+        found, linked = (
+            self._attended(op, self._attention.values(op, self._variation(parts))),
+            self._attention.with_keys(op),
+        )
+        keys = None if linked is None else self._attended(linked[0], self._attention.keys(linked[0]))
+        if found is None or linked is None or keys is None or self._variation(keys) <= 0:
+            return found
+        ratio = math.sqrt(self._variation(found) / self._variation(keys))
+        shared = {source: c * linked[1] * ratio for source, c in keys.items()}
+        return _sum([shared, {source: c * math.sqrt(1 - linked[1] ** 2) for source, c in found.items()}])
+
     def _attended(self, op: Op, variance: float | None) -> Parts | None:
         """Return a source of its own, of this variance."""
         if variance is None:
@@ -307,7 +324,7 @@ class Radial:
         """Return the part of R that comes through a function of one number."""
         out = op.outputs[0]
         parts, gradient = self._of(out), self._gradient(out)
-        points = _points(self._signals.get(value), self._signals.get(out))
+        points = _points(self._known.get(value), self._known.get(out))
         if parts is None or gradient is None or points is None:
             return None
         sent, y, weights = points

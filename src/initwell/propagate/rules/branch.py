@@ -28,13 +28,15 @@ from initwell.propagate.functions import (
 )
 from initwell.propagate.gaussian import variances
 from initwell.propagate.laws import sum_law
-from initwell.propagate.places import by_axis, even
+from initwell.propagate.places import by_axis, even, times
 from initwell.propagate.rules.pointwise import gated
-from initwell.propagate.segments import Array
+from initwell.propagate.rules.reading import read_places
+from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
+_GATED = "a branch times its gate, taken as Gaussian"
 _TAIL = "the tail towards 0 of what is divided by, cut at a twentieth of its size"
 
 
@@ -77,7 +79,8 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile)
     found = gram.summed(found, a, b, alpha, beta)
     larger = a if alpha**2 * a.q >= beta**2 * b.q else b
-    return merged_fidelity(replace(found, peak=larger.peak), b)
+    found = merged_fidelity(replace(found, peak=larger.peak), b)
+    return found.approximate(_GATED) if law is not None and not (a.gaussian or b.gaussian) else found
 
 
 def _crossed(a: Signal, b: Signal) -> Array:
@@ -102,8 +105,26 @@ def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:
 
 def multiplied(a: Signal, b: Signal) -> Signal:
     """Multiply two independent signals of the same atoms, entry by entry."""
-    found = gram.multiplied(a.changed(a.moments * b.moments, a.means * b.means), a, b)
-    return merged_fidelity(replace(found, peak=max(a.peak, b.peak)), b)
+    moments, profile = _by_places(a, b)
+    found = gram.multiplied(a.changed(moments, a.means * b.means), a, b)
+    return merged_fidelity(replace(found, peak=max(a.peak, b.peak), profile=profile), b)
+
+
+def _by_places(a: Signal, b: Signal) -> tuple[Array, tuple[Array, ...]]:
+    """Return the moments of a product, and how its positions differ."""
+    moments, count = a.moments * b.moments, max(len(a.profile), len(b.profile))
+    first = len(a.dims) - count
+    if count == 0 or first < 0 or any(len(p.profile) not in (0, count) for p in (a, b)):
+        return moments, ()
+    both, profile = bool(a.profile and b.profile), []
+    for i, places in enumerate(zip(*(read_places(p, count) for p in (a, b)), strict=True)):
+        axes = a.axes([first + i])
+        pair = [(p, x.q, x.averaged(axes)) for p, x in zip(places, (a, b), strict=True)]
+        factors, found = times(pair[0], pair[1])
+        profile.append(found)
+        if both and len(axes) == 1 and not a.atoms[axes[0]].parts:
+            moments = along(moments, np.diag(factors), axes[0])
+    return np.asarray(moments), tuple(profile)
 
 
 def operand(call: Call, name: str) -> Signal:

@@ -1,4 +1,4 @@
-"""Sums of terms that hold one normalized value: x + bn(x), bn(x) − bn(x), and the gradients that come back from them.
+"""Sums of terms that hold one value: x + s·(f − x), x + bn(x), bn(x) − bn(x), and gradients that come back from them.
 
 Batch norm of one value, taken twice, is one and the same x̂; and of x with x̂ = (x − x̄)/s,
 
@@ -6,6 +6,8 @@ Batch norm of one value, taken twice, is one and the same x̂; and of x with x̂
 
 Backward, dx = Pg/s with P a projection, so that E[Pg (Pg)'] is E[g (Pg)'], and E[g dx'] = E[1/s]/E[1/s²]·E[dx dx'].
 Sums and differences are taken apart into such terms; all others, which fresh weights make independent, count as that.
+A step x + s·(f − x) of a learned length s, made of weights alone, holds x twice: E[x (s x)'] = E[s] E[x x'], and so do
+its gradients.
 Assumption: sizes of channels differ little, as lognormal ones.
 """
 
@@ -16,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from initwell.propagate.centring import centred
+from initwell.propagate.reuse import Reuse
 from initwell.propagate.rules.branch import fixed
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.segments import Array
@@ -25,6 +28,8 @@ from initwell.trace.trace import Op, ValueRef
 
 _EVEN = "a value and its own normalized one, all channels of one size"
 _MOST = 12
+# So many ops lie between a weight and the factor that is made of it.
+_STEPS = 6
 _NORMS: Mapping[str, str] = {
     "aten.native_batch_norm": "training",
     "aten._native_batch_norm_legit": "training",
@@ -50,14 +55,17 @@ class Term(NamedTuple):
     inner: float = 1.0
 
 
-def common(call: Call, first: str, second: str, beta: float) -> Array | None:
-    """Return E[a b'] + E[b a'] of a + βb, as far as the two hold one normalized value; None where they hold none.
+def common(call: Call, first: str, second: str, beta: float) -> tuple[Array, bool] | None:
+    """Return E[a b'] + E[b a'] of a + βb, as far as the two hold one value; None where they hold none.
 
     Args:
         call: of the sum.
         first: name of a.
         second: name of b.
         beta: factor of b.
+
+    Returns:
+        The moments, and whether a normalized value was among those that both hold.
     """
     a, b = call[first], call[second]
     if not isinstance(a, ValueRef) or not isinstance(b, ValueRef):
@@ -65,71 +73,99 @@ def common(call: Call, first: str, second: str, beta: float) -> Array | None:
     shape = tuple(call.shape())
     if any(tuple(call.trace.values[ref.id].shape) != shape for ref in (a, b)):
         return None
-    one, two = (_terms(call, ref.id, 1.0) for ref in (a, b))
-    # A sum as a whole may be what was normalized, or what came back as a gradient; else its terms are.
-    one, two = _whole(call, a.id, one, two), _whole(call, b.id, two, one)
-    found = [_pair(call, s, t) for s in one for t in two]
-    known = [f for f in found if f is not None]
-    return 2 * beta * np.sum(known, axis=0) if known else None
+    ends = [base(call.trace, ref.id) for ref in (a, b)]
+    one, two = (_terms(call, ref.id, 1.0, end) for ref, end in zip((a, b), reversed(ends), strict=True))
+    # A sum as a whole may be what was normalized, what came back as a gradient, or a term; else its terms are.
+    one, two = _whole(ends[0], one, two), _whole(ends[1], two, one)
+    # Where weights are used more than once, terms that vary together are looked for elsewhere: see ``covariance``.
+    alone = not call.values.once("reuse", lambda: Reuse(call.trace)).any
+    pairs = [(_pair(call, s, t, alone=alone), s.of is not None or t.of is not None) for s in one for t in two]
+    known = [(found, norm) for found, norm in pairs if found is not None]
+    if not known or any(found.shape != known[0][0].shape for found, _ in known):
+        return None
+    return 2 * beta * np.sum([found for found, _ in known], axis=0), any(norm for _, norm in known)
 
 
-def _whole(call: Call, value: int, terms: list[Term], others: list[Term]) -> list[Term]:
-    value = base(call.trace, value)
-    return [Term(1.0, value)] if any(_source(t) == value for t in others) else terms
+def _whole(value: int, terms: list[Term], others: list[Term]) -> list[Term]:
+    return [Term(1.0, value)] if any(value in (_source(t), t.value) for t in others) else terms
 
 
 def _source(term: Term) -> int | None:
     return term.of if term.gradient is None else term.gradient
 
 
-def _pair(call: Call, one: Term, two: Term) -> Array | None:
-    """Return E[a b'] of two terms; None where they have nothing in common."""
+def _pair(call: Call, one: Term, two: Term, *, alone: bool) -> Array | None:
+    """Return E[a b'] of two terms; None where they have nothing in common, or what is not looked for here."""
+    if one.of is None and two.of is None:
+        x = call.known.get(one.value) if alone and one.value == two.value else None
+        return None if x is None else one.factor * two.factor * x.moments
     if one.of is None or two.of is None:
         plain, made = (one, two) if one.of is None else (two, one)
         return _direct(call, plain, made) if plain.of is None and made.of is not None else None
     return _between(call, one, two)
 
 
-def _terms(call: Call, value: int, factor: float) -> list[Term]:
-    """Take a value apart into terms; itself, if it is no sum."""
+def _terms(call: Call, value: int, factor: float, end: int) -> list[Term]:
+    """Take a value apart into terms; itself, if it is no sum, or if it is ``end``."""
     op, trace = call.trace.producer(value), call.trace
     value = base(trace, value) if op is not None and len(op.outputs) == 1 and _plain(call, value) else value
     op = trace.producer(value)
-    if op is None or (op.mutates and value not in op.outputs and value not in (new for _, new in op.mutates)):
+    if (
+        op is None
+        or value == end
+        or (op.mutates and value not in op.outputs and value not in (new for _, new in op.mutates))
+    ):
         return [Term(factor, value)]
     if op.functional in ("aten.add", "aten.sub"):
         refs = [op.arguments["self"], op.arguments["other"]]
         if not isinstance(refs[1], ValueRef):
-            return _terms(call, refs[0].id, factor)
+            return _terms(call, refs[0].id, factor, end)
         if all(isinstance(r, ValueRef) and trace.values[r.id].shape == trace.values[value].shape for r in refs):
             alpha = float(op.arguments.get("alpha") or 1.0) * (-1.0 if op.functional == "aten.sub" else 1.0)
-            found = _terms(call, refs[0].id, factor) + _terms(call, refs[1].id, factor * alpha)
+            found = _terms(call, refs[0].id, factor, end) + _terms(call, refs[1].id, factor * alpha, end)
             return found if len(found) <= _MOST else [Term(factor, value)]
     if op.functional == "aten.neg":
-        return _terms(call, op.inputs[0], -factor)
-    if op.functional == "aten.mul" and (scale := _scale(call, op)) is not None:
-        return _terms(call, op.inputs[0], factor * scale)
+        return _terms(call, op.inputs[0], -factor, end)
+    if op.functional == "aten.mul" and (times := _times(call, op)) is not None:
+        return _terms(call, times[1], factor * times[0], end)
     if op.functional in _NORMS and op.arguments.get(_NORMS[op.functional]) and value == op.outputs[0]:
         gradient = op.arguments.get("grad_out")
         of = base(trace, op.arguments["input"].id)
         if gradient is None:
             return [Term(factor, value, of)]
-        inner = _terms(call, gradient.id, 1.0)
+        inner = _terms(call, gradient.id, 1.0, end)
         if len(inner) == 1:
             return [Term(factor, value, of, inner[0].value, inner[0].factor)]
         return [Term(factor, value, of, base(trace, gradient.id))]
     return [Term(factor, value)]
 
 
-def _scale(call: Call, op: Op) -> float | None:
-    """Return the number that an op multiplies its first operand by, everywhere; None where it does anything else."""
-    other, shapes = op.arguments["other"], [call.trace.values[v].shape for v in (*op.inputs[:1], *op.outputs[:1])]
-    if shapes != shapes[:1] * 2 or not isinstance(op.arguments["self"], ValueRef):
-        return None
-    if isinstance(other, (int, float)):
-        return float(other)
-    known = call.known.get(other.id) if isinstance(other, ValueRef) else None
-    return known.mean if known is not None and fixed(known) else None
+def _times(call: Call, op: Op) -> tuple[float, int] | None:
+    """Return the factor that an op multiplies a value by, on average, and that value; None if it depends on another.
+
+    The factor is a number, one that is the same everywhere, or made of weights alone, other than those of the value.
+    """
+    shape = call.trace.values[op.outputs[0]].shape
+    for one, other in (("self", "other"), ("other", "self")):
+        x, factor = op.arguments[one], op.arguments[other]
+        if not isinstance(x, ValueRef) or call.trace.values[x.id].shape != shape:
+            continue
+        if isinstance(factor, (int, float)):
+            return float(factor), x.id
+        known = call.known.get(factor.id) if isinstance(factor, ValueRef) else None
+        if known is None or known.mean == 0:
+            continue
+        if (one == "self" and fixed(known)) or (known.shape != shape and _of_weights(call, factor.id, _STEPS)):
+            return known.mean, x.id
+    return None
+
+
+def _of_weights(call: Call, value: int, steps: int) -> bool:
+    """Whether a value is made of parameters alone, in few steps."""
+    op = call.trace.producer(value)
+    if op is None:
+        return call.trace.values[value].kind == "parameter"
+    return steps > 0 and bool(op.inputs) and all(_of_weights(call, v, steps - 1) for v in op.inputs)
 
 
 def _plain(call: Call, value: int) -> bool:
@@ -179,18 +215,19 @@ def _between(call: Call, one: Term, two: Term) -> Array | None:
     return np.asarray(sign * one.factor * two.factor * a.moments * math.sqrt(b.q / a.q))
 
 
-def joined(found: Signal, cross: Array | None, parts: Sequence[Signal]) -> Signal:
+def joined(found: Signal, common: tuple[Array, bool] | None, parts: Sequence[Signal]) -> Signal:
     """Add what two terms of a sum have in common to its moments.
 
     Args:
         found: the sum, its terms taken as independent.
-        cross: from ``common``.
+        common: from the function of that name.
         parts: the terms.
     """
-    if cross is None or cross.shape != found.moments.shape or any(p.dims != found.dims for p in parts):
+    if common is None or common[0].shape != found.moments.shape or any(p.dims != found.dims for p in parts):
         return found
-    moments = found.moments + cross
+    moments = found.moments + common[0]
     here = (0,) * moments.ndim
     if moments[here] < 1e-9 * found.moments[here]:
         moments = np.zeros_like(moments)
-    return replace(found, moments=moments, joint=True, law=None).approximate(_EVEN)
+    found = replace(found, moments=moments, joint=True, law=None)
+    return found.approximate(_EVEN) if common[1] else found

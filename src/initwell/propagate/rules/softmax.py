@@ -26,6 +26,13 @@ from initwell.propagate.signal import Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"
+# What the weights of two rows, and gradients that come back from them, are made of: found together.
+_POWERS: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((1,), (1,)),
+    ((2,), (1,)),
+    ((2,), (2,)),
+    ((1, 1), (1, 1)),
+]
 
 
 def _one_axis(s: Signal, dim: int, *, segments: bool) -> tuple[Signal, int]:
@@ -98,7 +105,7 @@ def _own(s: Signal, mask: Mask | None) -> Signal:
 
 @lru_cache(maxsize=4096)
 def _pair(count: float, v: float, correlation: float) -> float:
-    return float(between(v, count, correlation, [((1,), (1,))])[0])
+    return float(between(v, count, correlation, _POWERS)[0])
 
 
 _SQUARE = Moment(lambda weights, v: float(weights.moments(v, [(2,)])[0]), _pair)
@@ -191,8 +198,7 @@ def _gradient_pair(count: float, v: float, correlation: float) -> float:
     """Return E[d_j d'_j] of the same x of variance 1 in two rows of Gaussian scores."""
     if count <= 1:
         return 0.0
-    powers: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((1,), (1,)), ((2,), (1,)), ((2,), (2,)), ((1, 1), (1, 1))]
-    one, mixed, both, others = between(v, count, correlation, powers)
+    one, mixed, both, others = between(v, count, correlation, _POWERS)
     return float(one - 2 * mixed + both + (count - 1) * others)
 
 

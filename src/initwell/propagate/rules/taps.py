@@ -27,7 +27,9 @@ from initwell.propagate.incidence import Axis, geometry
 from initwell.propagate.labels import labels
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
+from initwell.propagate.rules.filters import filtering
 from initwell.propagate.rules.reading import profiled, read_places, sized, taken
+from initwell.propagate.rules.resample import resampled
 from initwell.propagate.rules.scatter import scattered
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array
@@ -169,10 +171,14 @@ def _image(call: Call, name: str, y: Signal, x: Signal) -> Signal:
 def _convolution(call: Call) -> Sequence[Signal]:
     x = sized(call.signal("input"), 2)
     conv = _conv(call, x.shape, call.shape())
-    roles = conv.roles["x"] + "k" + conv.roles["y"]
-    y = conv.tapped(_grouped(x, conv.groups), conv.weight, roles, (1, 1), (1, 0))
     known = read_places(x, len(conv.axes))
-    y = profiled(_back_together(y, call.shape()), known, conv.axes, conv.roles["y"])
+    filters = filtering(call, x.shape[2:], call.shape()[2:])
+    if filters is not None:
+        y = resampled(x, filters, why="")
+    else:
+        roles = conv.roles["x"] + "k" + conv.roles["y"]
+        y = conv.tapped(_grouped(x, conv.groups), conv.weight, roles, (1, 1), (1, 0))
+        y = profiled(_back_together(y, call.shape()), known, conv.axes, conv.roles["y"])
     if call["bias"] is not None:
         bias = viewed(call.signal("bias"), (1, call.shape()[1], *[1] * len(conv.axes)))
         y = added(*together(y, bias, call.shape()), gaussian=True)
@@ -188,10 +194,14 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
     grouped = _grouped(g, conv.groups)
     found: list[Signal] = []
     if wanted[0]:
-        roles = conv.roles["y"] + "k" + conv.roles["x"]
-        dx = conv.tapped(grouped, conv.weight, roles, (1, 0), (1, 0))
-        known = read_places(g, len(conv.axes))
-        dx = scaled(profiled(_back_together(dx, x.shape), known, conv.axes, conv.roles["x"]), g.undone)
+        filters = filtering(call, x.shape[2:], g.shape[2:])
+        if filters is not None:
+            dx = resampled(g, [w.T for w in filters], why="")
+        else:
+            roles = conv.roles["y"] + "k" + conv.roles["x"]
+            dx = conv.tapped(grouped, conv.weight, roles, (1, 0), (1, 0))
+            known = read_places(g, len(conv.axes))
+            dx = scaled(profiled(_back_together(dx, x.shape), known, conv.axes, conv.roles["x"]), g.undone)
         found.append(_image(call, "grad_output", dx, g))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
