@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.errors import ArgumentError
-from initwell.propagate.atoms import plain, refined
+from initwell.propagate.alike import plain, refined
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import Walk, walk
 from initwell.propagate.known import known_values

@@ -122,3 +122,26 @@ def test_a_batch_norm_leaves_at_the_border_what_its_mean_took_off_too_much() -> 
     assert found["op"] == "aten.convolution"
     assert found["forward_rms"] == pytest.approx(float(squares[0]) ** 0.5, rel=0.02)
     assert found["gradient_rms"] == pytest.approx(float(squares[1]) ** 0.5, rel=0.025)
+
+
+class Shared(nn.Module):
+    """Two softmaxes, each its share, divided by their sum as in ConViT: the gradient's average over a row comes off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.keys, self.places = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 12)
+        self.values, self.out = nn.Linear(32, 32), nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = self.queries(x) @ self.keys(x).transpose(-2, -1) / math.sqrt(32)
+        p = 0.3 * scores.softmax(-1) + 0.7 * self.places(x).softmax(-1)
+        p = p / p.sum(-1, keepdim=True)
+        y: torch.Tensor = self.out(p @ torch.relu(self.values(x)))
+        return y
+
+
+def test_what_is_divided_by_its_sum_loses_the_average_of_its_gradient() -> None:
+    """Rectified values have much in common, and so have gradients of their weights."""
+    batch = torch.randn(16, 12, 32, generator=torch.Generator().manual_seed(0))
+    found = errors(Shared(), batch)
+    assert found["gradient"] < 0.12, found

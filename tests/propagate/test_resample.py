@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.atoms import plain
+from initwell.propagate.alike import plain
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
 from initwell.propagate.known import known_values

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.atoms import cut, matched, merged, refined, settled, viewed
+from initwell.propagate.alike import merged, refined, settled
+from initwell.propagate.atoms import cut, matched, viewed
 from initwell.propagate.centring import centred
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.norm import normalized

@@ -3,105 +3,21 @@
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from initwell.errors import ShapeError
-from initwell.propagate.segments import MOST, common, merging, refinement
+from initwell.propagate.alike import merged, refined, replaced_atoms
+from initwell.propagate.segments import Array, Indices, common, patterns
 from initwell.propagate.signal import Atom, Dims, Signal, replace
 
 _JOINED = "a reshape across axes whose lengths do not divide one another: their moments were averaged"
-UNLIKE = "parts of unlike size along one axis, taken as alike"
-
-
-def refined(signal: Signal, axis: int, parts: tuple[int, ...]) -> Signal:
-    """Split the segments of an atom further; nothing changes but the bookkeeping.
-
-    Args:
-        signal: any signal.
-        axis: which of its atoms.
-        parts: lengths of the new segments; every old border is among theirs.
-    """
-    atom = signal.atoms[axis]
-    if (atom.parts or (atom.size,)) == parts:
-        return signal
-    places, old = refinement(atom.patterns.parts, parts)
-    dims = _replaced(signal.dims, axis, 1, (replace(atom, parts=parts),))
-    return replace(signal, dims=dims, moments=signal.moments.take(places, axis), means=signal.means.take(old, axis))
-
-
-def merged(signal: Signal, axis: int, groups: Sequence[int]) -> Signal:
-    """Take neighbouring segments of an atom as alike; marked approximate unless they are.
-
-    Args:
-        signal: any signal.
-        axis: which of its atoms.
-        groups: for each segment, the number of its new one: 0, 0, 1, …
-
-    Returns:
-        The signal with averages over what was merged; without what it remembered, unless nothing was merged.
-    """
-    if groups[-1] == len(groups) - 1:
-        return signal
-    found, lossless = _merged(signal, axis, groups)
-    return found if lossless else found.approximate(UNLIKE)
-
-
-def _merged(signal: Signal, axis: int, groups: Sequence[int]) -> tuple[Signal, bool]:
-    atom = signal.atoms[axis]
-    merge = merging(atom.patterns.parts, groups)
-    moments, means, parts = merge.moments(signal.moments, axis), merge.means(signal.means, axis), merge.parts
-    new = replace(atom, parts=parts if len(parts) > 1 else ())
-    dims = _replaced(signal.dims, axis, 1, (new,))
-    found = replace(signal, dims=dims, moments=moments, means=means, image=None, law=None, gates=())
-    places, old = refinement(parts, atom.patterns.parts)
-    there = atom.patterns.counts > 0
-    scale = 1e-9 * max(abs(signal.q), 1e-300)
-    lost = np.abs(moments.take(places, axis) - signal.moments).compress(there, axis).max()
-    drift = np.abs(means.take(old, axis) - signal.means).max() ** 2
-    return found, bool(lost <= scale and drift <= scale)
-
-
-def plain(signal: Signal, *dims: int) -> Signal:
-    """Take all segments along these dimensions as alike; marked approximate unless they are.
-
-    >>> from initwell.propagate.signal import independent
-    >>> plain(refined(independent((4,), 1.0), 0, (1, 3)), 0).fidelity
-    'exact'
-    """
-    for axis in signal.axes(dims) if signal.segmented else ():
-        signal = merged(signal, axis, (0,) * signal.means.shape[axis])
-    return signal
-
-
-def settled(signal: Signal, axis: int) -> Signal:
-    """Merge neighbouring segments that are alike, and, beyond ``segments.MOST``, those that differ least.
-
-    Args:
-        signal: any signal.
-        axis: which of its atoms.
-
-    Returns:
-        The signal with at most ``MOST`` segments there; marked approximate where unlike ones were merged.
-    """
-    place = 0
-    while place < signal.means.shape[axis] - 1:
-        found, lossless = signal, False
-        if _alike(signal, axis, place):
-            groups = [i - (i > place) for i in range(signal.means.shape[axis])]
-            found, lossless = _merged(signal, axis, groups)
-        signal, place = (found, place) if lossless else (signal, place + 1)
-    while (count := signal.means.shape[axis]) > MOST:
-        sizes = np.sqrt(signal.diagonal.swapaxes(0, axis).reshape(count, -1).mean(axis=1))
-        place = int(np.argmin(np.abs(np.diff(sizes))))
-        signal = merged(signal, axis, [i - (i > place) for i in range(count)])
-    return signal
-
-
-def _alike(signal: Signal, axis: int, place: int) -> bool:
-    one, two = (signal.diagonal.take(i, axis) for i in (place, place + 1))
-    return bool(np.allclose(one, two, rtol=1e-8, atol=1e-10 * abs(signal.q)))
+# An atom whose segments end amid blocks is cut into cells of so many kinds; beyond that, segments are taken as alike.
+_CELLS = 6
+# Those whose squares differ by no more than this factor are so anyway: what is no padding with zeros.
+_UNLIKE = 4.0
 
 
 def cut(signal: Signal, axis: int, inner: int) -> Signal:
@@ -121,9 +37,11 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
     """
     atom = signal.atoms[axis]
     if any(n % inner for n in atom.parts):
-        ends = np.cumsum(atom.parts)
-        groups = np.concatenate([[0], np.cumsum(ends[:-1] % inner == 0)])
-        signal = merged(signal, axis, [int(i) for i in groups])
+        signal = merged(signal, axis, _groups(signal, axis, inner, _UNLIKE))
+        blocks, within = _crossings(signal.atoms[axis].patterns.parts, inner)
+        if len(within) > 1 and len(blocks) * len(within) <= _CELLS:
+            return _cut_across(signal, axis, blocks, within)
+        signal = merged(signal, axis, _groups(signal, axis, inner, math.inf))
         atom = signal.atoms[axis]
     outer = replace(atom, size=atom.size // inner, parts=tuple(n // inner for n in atom.parts))
     s = len(outer.patterns.parts)
@@ -131,12 +49,56 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
     other[:s] = s + np.arange(s) * (s + 1)
     moments = np.stack([signal.moments, signal.moments.take(other, axis)], axis + 1)
     means = np.expand_dims(signal.means, axis + 1)
-    dims = _replaced(signal.dims, axis, 1, (outer, Atom(inner, atom.sample, follows=atom.follows)))
+    dims = replaced_atoms(signal.dims, axis, 1, (outer, Atom(inner, atom.sample, follows=atom.follows)))
     return replace(signal, dims=dims, moments=moments, means=means)
+
+
+def _groups(signal: Signal, axis: int, inner: int, unlike: float) -> list[int]:
+    """Group neighbouring segments whose border lies amid a block, unless their squares differ by more than a factor."""
+    count, ends = signal.means.shape[axis], np.cumsum(signal.atoms[axis].patterns.parts)
+    sizes = signal.diagonal.swapaxes(0, axis).reshape(count, -1).mean(axis=1)
+    low, high = np.minimum(sizes[1:], sizes[:-1]), np.maximum(sizes[1:], sizes[:-1])
+    kept = (ends[:-1] % inner == 0) | (high > unlike * np.maximum(low, 1e-300))
+    return [0, *np.cumsum(kept).tolist()]
+
+
+def _crossings(parts: Sequence[int], inner: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the segments of both parts of an atom that is cut, so that each cell lies within one old segment.
+
+    A border amid a block of ``inner`` is one within blocks, and makes that block a segment of its own: windows of 7
+    over 16 rows and 5 of padding are two whole ones and one of 2 rows and 5 of padding.
+
+    >>> _crossings((16, 5), 7)
+    ((2, 1), (2, 5))
+    """
+    ends = list(accumulate(parts))
+    blocks = sorted({end // inner for end in ends} | {-(-end // inner) for end in ends} | {0})
+    offsets = sorted({end % inner for end in ends} | {0, inner})
+    return tuple(b - a for a, b in pairwise(blocks)), tuple(b - a for a, b in pairwise(offsets))
+
+
+def _cut_across(signal: Signal, axis: int, outer: tuple[int, ...], within: tuple[int, ...]) -> Signal:
+    """Cut an atom into two of these segments, each cell of which lies within one of its own."""
+    atom, inner = signal.atoms[axis], sum(within)
+    starts = np.array([0, *accumulate(outer)][:-1])[:, None] * inner + np.array([0, *accumulate(within)][:-1])
+    cells, s = np.searchsorted(np.cumsum(atom.parts), starts, side="right"), len(atom.parts)
+    one, two = patterns(outer), patterns(within)
+    first, second = cells[np.ix_(one.first, two.first)], cells[np.ix_(one.second, two.second)]
+    places = s + first * s + second
+    places[: len(outer), : len(within)] = first[: len(outer), : len(within)]
+    moments = signal.moments.take(places, axis)
+    atoms = (
+        replace(atom, size=sum(outer), parts=outer if len(outer) > 1 else ()),
+        Atom(inner, atom.sample, within if len(within) > 1 else (), follows=atom.follows),
+    )
+    dims = replaced_atoms(signal.dims, axis, 1, atoms)
+    return replace(signal, dims=dims, moments=moments, means=signal.means.take(cells, axis))
 
 
 def joined(signal: Signal, axis: int) -> Signal:
     """Join an atom with the next one: "differ" becomes the average over the pairs that differ in either.
+
+    Of segments, a single block's inner ones stay, and several blocks that are alike become one.
 
     Args:
         signal: any signal.
@@ -149,30 +111,52 @@ def joined(signal: Signal, axis: int) -> Signal:
     >>> joined(cut(independent((12,), 1.0, 0.5), 0, 4), 0).moments.tolist()
     [1.0, 0.25]
     """
-    for place in (axis, axis + 1):
-        signal = merged(signal, place, (0,) * signal.means.shape[place])
     outer, inner = signal.atoms[axis], signal.atoms[axis + 1]
-    m = np.moveaxis(signal.moments, (axis, axis + 1), (0, 1))
-    one, two = outer.size - 1, inner.size - 1
-    differ = (m[1, 0] * one + m[0, 1] * two + m[1, 1] * one * two) / (one + two + one * two)
-    lossless = np.allclose(m[1, 0], m[1, 1]) and np.allclose(m[0, 1], m[1, 1])
+    one, two = outer.patterns, inner.patterns
+    parts, cells = _blocks(one.parts, two.parts)
+    s, agree = len(parts), (len(one.parts), len(two.parts))
+    first, second = cells[np.ix_(one.first, two.first)], cells[np.ix_(one.second, two.second)]
+    places = s + first * s + second
+    places[: agree[0], : agree[1]] = first[: agree[0], : agree[1]]
+    counts = np.outer(one.counts, two.counts)
+    found, there = _over_places(signal.moments, axis, places, counts, s * (s + 1))
+    whole = patterns(parts)
+    # A segment of length 1 has no pair that differs within it.
+    found = np.where(there.reshape(-1, *[1] * (found.ndim - 1)), found, found[whole.first])
+    lost = np.abs(found[places] - np.moveaxis(signal.moments, (axis, axis + 1), (0, 1)))[counts > 0].max(initial=0.0)
+    lengths = np.outer(one.parts, two.parts).astype(float)
+    means, _ = _over_places(signal.means, axis, cells, lengths, s)
     other = {s.value: s.strength for s in inner.follows}
     follows = tuple(replace(s, strength=(s.strength + other[s.value]) / 2) for s in outer.follows if s.value in other)
-    atom = Atom(outer.size * inner.size, outer.sample or inner.sample, follows=follows)
-    dims = _replaced(signal.dims, axis, 2, (atom,))
-    means = np.asarray(signal.means.take(0, axis + 1))
-    found = replace(signal, dims=dims, moments=np.stack([m[0, 0], differ], axis), means=means)
-    return found if lossless else found.approximate(_JOINED)
+    atom = Atom(outer.size * inner.size, outer.sample or inner.sample, parts if s > 1 else (), follows)
+    dims = replaced_atoms(signal.dims, axis, 2, (atom,))
+    whole_moments, whole_means = np.moveaxis(found, 0, axis), np.moveaxis(means, 0, axis)
+    made = replace(signal, dims=dims, moments=np.ascontiguousarray(whole_moments), means=whole_means)
+    lossless = lost <= 1e-5 * abs(signal.q) + 1e-8
+    return made if lossless else made.approximate(_JOINED)
 
 
-def _replaced(dims: Dims, axis: int, count: int, parts: tuple[Atom, ...]) -> Dims:
-    found, start = [], 0
-    for dim in dims:
-        here = axis - start
-        inside = here >= 0 and here + count <= len(dim)
-        found.append((*dim[:here], *parts, *dim[here + count :]) if inside else dim)
-        start += len(dim)
-    return tuple(found)
+def _blocks(outer: Sequence[int], inner: Sequence[int]) -> tuple[tuple[int, ...], Indices]:
+    """Return the segments of two joined atoms, and which of them each of their cells is in."""
+    parts, cells = list[int](), np.zeros((len(outer), len(inner)), dtype=np.int64)
+    for place, blocks in enumerate(outer):
+        apart = blocks == 1 and len(inner) > 1
+        cells[place] = len(parts) + (np.arange(len(inner)) if apart else 0)
+        parts += inner if apart else [blocks * sum(inner)]
+    return tuple(parts), cells
+
+
+def _over_places(
+    array: Array, axis: int, places: Indices, weights: Array, count: int
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Average two neighbouring axes of an array by place, in front; and say which places there are."""
+    moved = np.moveaxis(array, (axis, axis + 1), (0, 1))
+    flat = (moved * weights.reshape(*weights.shape, *[1] * (moved.ndim - 2))).reshape(weights.size, -1)
+    sums = np.zeros((count, flat.shape[1]))
+    np.add.at(sums, places.ravel(), flat)
+    totals = np.bincount(places.ravel(), weights.ravel(), count)
+    found = sums / np.where(totals > 0, totals, 1.0)[:, None]
+    return found.reshape(count, *moved.shape[2:]), totals > 0
 
 
 def viewed(signal: Signal, shape: Sequence[int]) -> Signal:

@@ -164,7 +164,7 @@ def between(variance: float, count: float, correlation: float, powers: Sequence[
         series = _by_correlation(v, count, kinds)
         if series is None:
             return _between(v, count, correlation, kinds)
-        return np.asarray(np.cos(np.arange(len(series)) * math.acos(correlation)) @ series)
+        return np.asarray(np.cos(np.arange(len(series)) * math.acos(min(max(correlation, -1.0), 1.0))) @ series)
 
     return _beyond(variance, at)
 
@@ -248,7 +248,7 @@ def _averaged(variance: float, rows: Weights, powers: Powers) -> float:
     """Average over the rows' variances."""
     if rows.spread < 1e-9:
         return _moment(variance, rows.count, rows.width, powers)
-    nodes, weights = _gamma(round(1 / rows.spread, 6))
+    nodes, weights = gamma_nodes(round(1 / rows.spread, 6))
     return float(weights @ [_moment(variance * x, rows.count, rows.width, powers) for x in nodes.tolist()])
 
 
@@ -271,7 +271,7 @@ def _power(none: Array, power: float) -> Array:
 @lru_cache(maxsize=1024)
 def _sent(variance: float, rows: Weights) -> Array:
     if rows.spread >= 1e-9:
-        nodes, weights = _gamma(round(1 / rows.spread, 6))
+        nodes, weights = gamma_nodes(round(1 / rows.spread, 6))
         scale = np.array([np.ones_like(nodes), nodes, np.ones_like(nodes), np.sqrt(nodes)]).T
         return np.asarray(weights @ (scale * [_sent(variance * x, replace(rows, spread=0.0)) for x in nodes.tolist()]))
     n, none = rows.count, _transform(variance, rows.width, 0, 0)
@@ -287,7 +287,8 @@ def _sent(variance: float, rows: Weights) -> Array:
     whole = of((4, 2)) + (n - 1) * (2 * of((3, 1), (1, 1)) + of((2, 0), (2, 2)))
     whole += (n - 1) * (n - 2) * of((2, 0), (1, 1), (1, 1))
     keys, alone = (of((2, b)) - 2 * of((3, b)) + of((4, b)) + (n - 1) * of((2, b), (2, 0)) for b in (2, 0))
-    values = (of((2, 1)) - of((3, 1))) / math.sqrt(variance)
+    # Of less than 1.5 weights the formula has another sign, which no row has.
+    values = max(of((2, 1)) - of((3, 1)), 0.0) / math.sqrt(variance)
     return n * np.array([of((2, 2)) - 2 * crossed + whole, keys / variance, alone, values])
 
 
@@ -363,7 +364,7 @@ def _density(z: Array, width: float) -> Array:
 
 
 @cache
-def _gamma(shape: float) -> tuple[Array, Array]:
+def gamma_nodes(shape: float) -> tuple[Array, Array]:
     """Return Gauss's nodes and weights of a Gamma distribution of this shape and mean 1 (Golub and Welsch)."""
     n, alpha = np.arange(_NODES), shape - 1
     beside = np.sqrt(np.arange(1, _NODES) * (np.arange(1, _NODES) + alpha))

@@ -24,6 +24,8 @@ from initwell.propagate.signal import Atom, Signal, Source, replace
 
 # Of more values than these, rows follow the rest too little to matter.
 _MOST = 4
+# Of a table so many rows, of so many samples, show how its rows go together.
+_ROWS, _SAMPLES = 256, 8
 
 
 def fluctuation(x: Signal, features: Sequence[int]) -> float:
@@ -57,6 +59,31 @@ def _matrices(x: Signal, features: Sequence[int]) -> int:
     """
     atoms = [x.atoms[i] for i in x.axes(features)]
     return math.prod(a.size for a in atoms if not a.follows) if any(a.follows for a in atoms) else 1
+
+
+def of_table(x: Signal, table: NDArray[np.float64]) -> Signal:
+    """Return a measured signal that knows by how much more its rows' products vary than those of Gaussian rows.
+
+    Rows of a table of sinusoids are alike by how near they stand: their products are of few, and large, kinds.
+
+    Args:
+        x: the signal.
+        table: its numbers, the last dimension counting features and the last but one rows.
+
+    >>> from initwell.propagate.signal import independent
+    >>> of_table(independent((4, 2), 0.5), np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])).spread.__round__(3)
+    0.0
+    """
+    count, width = table.shape[-2:]
+    every = max(count // _ROWS, 1)
+    rows = table.reshape(-1, count, width)[:_SAMPLES, ::every]
+    products = rows @ rows.transpose(0, 2, 1) / width
+    own = ~np.eye(products.shape[-1], dtype=bool)
+    apart = products[:, own]
+    varies = float(np.trace(products, axis1=1, axis2=2).mean()) / products.shape[-1] - float(apart.mean())
+    if varies <= 0 or products.shape[-1] < 3:
+        return x
+    return replace(x, spread=max(float(apart.var()) / varies**2 - fluctuation(x, [len(x.dims) - 1]), 0.0))
 
 
 def varying(x: Signal, features: Sequence[int]) -> float:

@@ -118,16 +118,29 @@ class Moment(Record):
             left: what is open.
             axis: of the scores' moments.
         """
+        steep = self.steep(s, left, axis)
+        if steep == 0:
+            return 0.0
+        even = s.changed(np.broadcast_to(left.even, s.moments.shape), 0.0)
+        overlap = even.averaged([axis]) / even.averaged(())
+        whole, apart = self._ends(known_variance(s.q * left.uneven[0]), weights, left, left.rows)
+        return overlap * (whole - apart) * steep
+
+    def steep(self, s: Signal, left: Open, axis: int) -> float:
+        """Say how strongly it grows with the correlation of rows that differ along an axis, times how far that can go.
+
+        Args:
+            s: centred scores, at one place of a row.
+            left: what is open.
+            axis: of the scores' moments.
+        """
         v, count = known_variance(s.q * left.uneven[0]), left.typical
         c = s.averaged([axis]) / s.q if s.q > 0 else 1.0
         if v == 0 or count <= 1 or c > 1 - 1e-6:
             return 0.0
         step = 0.01 * (1 - c)
         ends = [self.growth(count, v, c + x) for x in (-step, step)]
-        even = s.changed(np.broadcast_to(left.even, s.moments.shape), 0.0)
-        overlap = even.averaged([axis]) / even.averaged(())
-        whole, apart = self._ends(v, weights, left, left.rows)
-        return overlap * (whole - apart) * (ends[1] - ends[0]) / (2 * step) * (1 - c)
+        return (ends[1] - ends[0]) / (2 * step) * (1 - c)
 
     def over(self, s: Signal, weights: Weights, left: Open) -> Array:
         """Return it by pattern of the rows' axes.
@@ -146,14 +159,20 @@ class Moment(Record):
         level = even[tuple(slice(n) for n in v.shape)]
         overlap = even / over_pairs(s.atoms, np.sqrt(np.where(level > 0, level, 1.0)))
         high, low = (over_pairs(s.atoms, np.sqrt(np.maximum(x, 0.0))) for x in (whole, apart))
-        return np.asarray(overlap * (low + self._shapes(s, left) * (high - low)))
+        return np.asarray(overlap * (low + self.shapes(s, left) * (high - low)))
 
     def _ends(self, v: float, weights: Weights, left: Open, sizes: Sizes) -> tuple[float, float]:
         """Return it of rows with themselves, and of rows without correlation."""
         whole = left.entries(lambda n: self.alone(replace(weights, count=n), v), sizes)
         return whole, left.entries(lambda n: self.pair(n, v, 0.0), sizes)
 
-    def _shapes(self, s: Signal, left: Open) -> Array:
+    def shapes(self, s: Signal, left: Open) -> Array:
+        """Return by pattern how far it has come, from 0 for independent rows to 1 for equal ones.
+
+        Args:
+            s: centred scores, at one place of a row.
+            left: what is left.
+        """
         size = over_pairs(s.atoms, np.sqrt(np.maximum(s.diagonal, 0.0)))
         correlation = np.clip(np.where(size > 0, s.moments / np.where(size > 0, size, 1.0), 1.0), -1.0, 1.0)
         wide = np.where(_fluctuates(s), math.sqrt(3 * s.spread) * (1 - correlation**2), 0.0)

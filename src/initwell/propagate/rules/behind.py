@@ -6,7 +6,7 @@ Assumption: positive values of no known law are those of a Gaussian that is cut 
 import math
 from functools import lru_cache
 
-from initwell.propagate.atoms import plain
+from initwell.propagate.alike import plain
 from initwell.propagate.functions import line
 from initwell.propagate.gaussian import covariance
 from initwell.propagate.rules.parts import one_atom

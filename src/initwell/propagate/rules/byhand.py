@@ -11,6 +11,8 @@ A slope between −1/2 and 0 is one of such a scale; any other is not, and the p
 Backward, a norm of squares takes off the gradient g·k what lies along x̂: b = −x̂·mean(g x̂)·k, whose size ``radial``
 knows. Over a row the average of g·k·b is −b², so that the sum of both has E[(g·k + b)²] = E[(g·k)²] − E[b²]: what is
 taken off is a part of the whole, as in ``norm``. By way of x̄ comes −Σ g/n: both together are g less its own average.
+And of p = x/S, S = Σ x, the gradient is (g − Σ p g)/S: by way of S comes an average of g, and E[g_j Σ p g'] is that of
+E[g_j g'_k] over k.
 """
 
 import math
@@ -18,9 +20,10 @@ import math
 import numpy as np
 
 from initwell.propagate.atoms import together
-from initwell.propagate.centring import centred
+from initwell.propagate.centring import centred, over_all
 from initwell.propagate.functions import Function, as_image, function_moments
 from initwell.propagate.rules.branch import added, scaled
+from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.norm import normalized
 from initwell.propagate.signal import Average, Image, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call
@@ -96,7 +99,7 @@ def gradient_by_hand(call: Call, first: str, second: str) -> Signal | None:
     if not (call.has(first) and call.has(second)):
         return None
     orders = ((first, second), (second, first))
-    ways = (way(call, *order) for way in (_less_mean, _less_scale) for order in orders)
+    ways = (way(call, *order) for way in (_less_mean, _less_scale, _less_sum) for order in orders)
     return next((found for found in ways if found is not None), None)
 
 
@@ -182,6 +185,44 @@ def _less_scale(call: Call, one: str, two: str) -> Signal | None:
     share = min(size, (1 - _LEAST) * a.q) / b.q if b.q > 0 else 0.0
     found = a.changed(a.moments - share * b.moments, a.means, gaussian=a.gaussian)
     return merged_fidelity(replace(found, peak=a.peak, profile=a.profile, joint=True), b)
+
+
+def _less_sum(call: Call, one: str, two: str) -> Signal | None:
+    """Add a gradient g/S at x, p = x/S, and what comes by way of S, the second: the first less its average by p."""
+    dims = _by_way_of_sum(call, one, two)
+    if dims is None:
+        return None
+    a, b = together(call.signal(one), call.signal(two), call.shape())
+    axes = a.axes(dims)
+    if any(a.atoms[i].parts for i in axes):
+        return None
+    left = np.maximum(a.moments + b.moments - 2 * over_all(a, a.moments, axes), 0.0)
+    return merged_fidelity(replace(a.changed(left, 0.0), joint=True), b)
+
+
+def _by_way_of_sum(call: Call, one: str, two: str) -> tuple[int, ...] | None:
+    """Return the dimensions of a sum by which a value was divided, if the operands are its gradient's two parts."""
+    trace, refs = call.trace, (call[one], call[two])
+    if not all(isinstance(ref, ValueRef) for ref in refs):
+        return None
+    share, total = trace.producer(refs[0].id), trace.producer(base(trace, refs[1].id))
+    if share is None or total is None or share.of is None or share.of != total.of or share.phase == "forward":
+        return None
+    division = trace.ops[share.of]
+    names = (division.functional, share.functional, total.functional)
+    x, divisor = division.arguments.get("self"), division.arguments.get("other")
+    if (
+        names != ("aten.div", "aten.div", "aten.sum")
+        or not isinstance(x, ValueRef)
+        or not isinstance(divisor, ValueRef)
+    ):
+        return None
+    made = trace.producer(base(trace, divisor.id))
+    if made is None or made.functional != "aten.sum" or made.inputs != (x.id,):
+        return None
+    rank = len(trace.values[x.id].shape)
+    dims = made.arguments.get("dim")
+    return tuple(int(d) % rank for d in dims) if dims else None
 
 
 def _norm_behind(call: Call, name: str) -> Op | None:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.atoms import merged, plain, refined
+from initwell.propagate.alike import merged, plain, refined
 from initwell.propagate.rules.parts import one_atom
 from initwell.propagate.segments import along
 from initwell.propagate.signal import Atom, Signal, replace

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from initwell.propagate.agreement import Array, Integers, patterns, places
-from initwell.propagate.atoms import expanded, joined, matched, plain
+from initwell.propagate.alike import plain
+from initwell.propagate.atoms import expanded, joined, matched
 from initwell.propagate.signal import Atom, Dims, Signal
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from initwell.propagate.atoms import plain, together, viewed
+from initwell.propagate.alike import plain
+from initwell.propagate.atoms import together, viewed
 from initwell.propagate.concentration import Weights
 from initwell.propagate.functions import Function, function_moments
 from initwell.propagate.gram import forgotten, rescaled

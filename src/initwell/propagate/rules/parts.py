@@ -12,7 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from initwell.propagate.atoms import UNLIKE, joined, matched, merged, settled, viewed
+from initwell.propagate.alike import UNLIKE, merged, settled
+from initwell.propagate.atoms import joined, matched, viewed
 from initwell.propagate.by_pairs import by_pattern
 from initwell.propagate.segments import Array, patterns
 from initwell.propagate.signal import Atom, Image, Signal, constant, merged_fidelity, replace

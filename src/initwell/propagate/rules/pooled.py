@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from initwell.propagate.atoms import plain
+from initwell.propagate.alike import plain
 from initwell.propagate.functions import evaluated
 from initwell.propagate.incidence import Axis, axis_of
 from initwell.propagate.rules.parts import one_atom, selected

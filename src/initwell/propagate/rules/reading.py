@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from initwell.propagate.atoms import merged, plain
+from initwell.propagate.alike import merged, plain
 from initwell.propagate.gaussian import covariance, hermite, series_moments
 from initwell.propagate.incidence import Axis
 from initwell.propagate.places import (

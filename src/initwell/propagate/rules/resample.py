@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from initwell.propagate.atoms import plain, refined
+from initwell.propagate.alike import plain, refined
 from initwell.propagate.places import even, mixed
 from initwell.propagate.rules.parts import moved, one_atom
 from initwell.propagate.rules.reading import read_places, sized

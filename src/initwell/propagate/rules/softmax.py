@@ -15,12 +15,14 @@ from itertools import accumulate
 
 import numpy as np
 
-from initwell.propagate.atoms import joined, plain, refined, together
+from initwell.propagate.alike import plain, refined
+from initwell.propagate.atoms import joined, together
 from initwell.propagate.centring import centred
 from initwell.propagate.concentration import Weights, between
 from initwell.propagate.gram import rescaled, shared_out, strength
 from initwell.propagate.mask import Mask
 from initwell.propagate.rows import SMALL, Moment, Open, all_open, known_variance, stepped
+from initwell.propagate.rules.uneven import Uneven, coupling_of_two_kinds, uneven
 from initwell.propagate.segments import common
 from initwell.propagate.signal import Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
@@ -116,6 +118,8 @@ def softmaxed(s: Signal, dim: int) -> Signal:
     if not s.dims[dim]:
         return s.changed(np.ones_like(s.moments), 1.0)
     mask = s.mask if dim == len(s.dims) - 1 else None
+    if mask is None and (rows := uneven(s, dim)) is not None:
+        return _of_two_kinds(s, rows)
     s, axis = _one_axis(_by_rows(_own(s, mask), mask), dim, segments=False)
     left, scores, weights = _open(mask, s, axis), _without(s, axis), _weights(s, axis)
     agree = _SQUARE.over(scores, weights, left)
@@ -130,6 +134,40 @@ def softmaxed(s: Signal, dim: int) -> Signal:
         varies = found.averaged(()) - found.averaged([i])
         factor = rate / varies if varies > 0 else 0.0
         found = rescaled(found, i, factor, apart / rate if i == axis and rate > 0 else 1.0)
+    return found
+
+
+def _of_two_kinds(s: Signal, rows: Uneven) -> Signal:
+    """Apply softmax to rows of scores of two kinds."""
+    scores, left = rows.scores(s), all_open(rows.typical)
+    found = rows.weights(s, _SQUARE.shapes(scores, left).ravel()).approximate(_WHY)
+    whole, apart = rows.ends()
+    rates = {i: (whole - apart) * _SQUARE.steep(scores, left, k) for k, i in enumerate(rows.axes[1])}
+    coupled = rows.averaged(lambda kind: kind.coupled((1, 1)), 2)
+    for i, rate in (rates | dict.fromkeys(rows.axes[0], coupled)).items():
+        varies = found.averaged(()) - found.averaged([i])
+        found = rescaled(found, i, rate / varies if varies > 0 else 0.0)
+    return found
+
+
+def _back_through_two_kinds(g: Signal, s: Signal, rows: Uneven) -> Signal:
+    """Take a gradient back through the weights of rows of scores of two kinds."""
+    scores, left, inner = rows.scores(s), all_open(rows.typical), rows.scores(g)
+    first = rows.axes[0][0]
+    shared, level = strength(g, first, s, first), max((x.level for x in s.atoms[first].follows), default=0.0)
+    moment = Moment(lambda w, v: gradient_size(w, v, shared, level), _gradient_pair)
+    growth = moment.shapes(scores, left)
+    moments = rows.gradients(g, growth.ravel(), shared, level)
+    found = merged_fidelity(g.changed(moments, 0.0), s).approximate(_WHY)
+    whole, apart = rows.gradient_ends()
+    grown = scores.changed(growth, 0.0)
+    for k, i in enumerate(rows.axes[1]):
+        rate = (whole - apart) * moment.steep(scores, left, k)
+        found = _following(found, inner, s, (i, k), apart + grown.averaged([k]) * (whole - apart), rate)
+    coupled = rows.averaged(lambda kind: coupling_of_two_kinds(kind, common=shared > 0), 2) * inner.q
+    for i in rows.axes[0]:
+        varies = found.averaged(()) - found.averaged([i])
+        found = rescaled(found, i, coupled / varies if varies > 0 else 0.0)
     return found
 
 
@@ -210,8 +248,11 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     if not s.dims[dim]:
         return s.changed(np.zeros_like(s.moments), 0.0)
     mask = s.mask if dim == len(s.dims) - 1 else None
-    s, _ = _one_axis(_by_rows(_own(s, mask), mask), dim, segments=False)
+    if mask is not None or uneven(s, dim) is None:
+        s, _ = _one_axis(_by_rows(_own(s, mask), mask), dim, segments=False)
     g, s = together(g, s, s.shape)
+    if mask is None and (rows := uneven(s, dim)) is not None:
+        return _back_through_two_kinds(g, s, rows)
     g, axis = _one_axis(g, dim, segments=True)
     s, _ = _one_axis(s, dim, segments=False)
     left, scores, shared = _open(mask, s, axis), _without(s, axis), strength(g, axis, s, axis)
@@ -227,25 +268,26 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
         if i != axis:
             k = i - (i > axis)
             rate = factor * moment.rate(scores, weights, left, k)
-            found = _following(found, inner, s, i, whole.averaged([k]), rate)
+            found = _following(found, inner, s, (i, i), whole.averaged([k]), rate)
     coupled = left.pairs(lambda n: gradient_coupling(replace(weights, count=n), v, common=shared > 0))
     found = rescaled(found, axis, left.uneven[1] * coupled / whole.q * (1 - 1 / left.count) if whole.q > 0 else 0.0)
     return found if mask is None else replace(found, closed=mask)
 
 
-def _following(found: Signal, g: Signal, s: Signal, axis: int, apart: float, rate: float) -> Signal:
+def _following(found: Signal, g: Signal, s: Signal, axes: tuple[int, int], apart: float, rate: float) -> Signal:
     """Let rows follow what the gradient followed, and what the scores did, each by its share of how rows vary.
 
     Args:
         found: the product of g and of what the weights do to it, which follows what g does.
         g: the gradient.
         s: the scores.
-        axis: of the rows.
+        axes: of the rows, of the product and of the gradient.
         apart: what the weights do, of rows that differ.
         rate: how it goes with what the scores follow.
     """
+    axis, place = axes
     varies = found.averaged(()) - found.averaged([axis])
-    one, two = g.averaged(()), g.averaged([axis])
+    one, two = g.averaged(()), g.averaged([place])
     if varies <= 0:
         return found
     return shared_out(found, s, axis, (one - two) * apart / varies, max(two, 0.0) * rate / varies)

@@ -21,7 +21,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from initwell.propagate.atoms import joined, matched, permuted, plain, together, viewed
+from initwell.propagate.alike import plain
+from initwell.propagate.atoms import joined, matched, permuted, together, viewed
 from initwell.propagate.gram import image
 from initwell.propagate.incidence import Axis, geometry
 from initwell.propagate.labels import labels

@@ -1,0 +1,124 @@
+"""Softmax over rows of two kinds of scores, and windows cut from padded images, against sampling."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import initwell as iw
+from initwell.propagate.atoms import viewed
+from initwell.propagate.mixtures import Monomial, TwoKinds
+from initwell.propagate.rules.parts import padded, sliced
+from initwell.propagate.signal import independent
+
+ROWS = 200_000
+SEEDS = 24
+
+
+def sampled(rows: TwoKinds, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw the weights of ROWS rows, of both kinds."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    one, two = (int(n) for n in rows.counts)
+    first = normal(ROWS, one) * math.sqrt(rows.variances[0]) + normal(ROWS, 1) * math.sqrt(rows.offset)
+    weights = torch.softmax(torch.cat([first, normal(ROWS, two) * math.sqrt(rows.variances[1])], 1), 1)
+    return weights[:, :one], weights[:, one:]
+
+
+KINDS = {
+    "zeros": TwoKinds((14, 35), (2.0, 0.0)),
+    "zeros beside what all others share": TwoKinds((4, 12), (1.0, 0.0), offset=0.5),
+    "both with a bias": TwoKinds((4, 45), (3.4, 0.8), offset=0.2),
+}
+
+
+@pytest.mark.parametrize("rows", KINDS.values(), ids=KINDS.keys())
+def test_moments_of_weights_of_two_kinds(rows: TwoKinds) -> None:
+    """Of 200 000 rows; a standard error of the fourth moments is below 1 %."""
+    p, z = sampled(rows, 0)
+    expected: dict[Monomial, Tensor] = {
+        ((1,), ()): p[:, 0],
+        ((), (1,)): z[:, 0],
+        ((2,), ()): (p**2).mean(1),
+        ((1, 1), ()): (p.sum(1) ** 2 - (p**2).sum(1)) / (p.shape[1] * (p.shape[1] - 1)),
+        ((1,), (1,)): p.mean(1) * z.mean(1),
+        ((2,), (1,)): (p**2).mean(1) * z.mean(1),
+    }
+    for powers, values in expected.items():
+        assert rows.moment(powers) == pytest.approx(float(values.mean()), rel=0.02), powers
+    square = rows.sum(rows.summed(rows.summed({((2,), ()): 1.0}, 1, 1), 1, 1))
+    assert square == pytest.approx(float((p**2 * z.sum(1, keepdim=True) ** 2).mean()), rel=0.02)
+
+
+def test_windows_keep_the_zeros_around_an_image_apart() -> None:
+    """16 rows and 5 of padding are two windows of 7 and one of 2, exactly, and 16 again where padding is cut off."""
+    image = padded(independent((4, 16, 3), 2.0), 1, 0, 5)
+    windows = viewed(image, (4, 3, 7, 3))
+    assert [atom.parts for atom in windows.atoms[1:3]] == [(2, 1), (2, 5)]
+    assert windows.diagonal.squeeze().tolist() == [[2.0, 2.0], [2.0, 0.0]]
+    back = sliced(viewed(windows, (4, 21, 3)), 1, 0, 16)
+    assert (back.q, back.fidelity) == (2.0, "exact")
+
+
+class Windows(nn.Module):
+    """Attention within windows of an image that they do not divide; the norm before or behind the padding."""
+
+    def __init__(self, size: int, window: int, *, bias: bool, inside: bool) -> None:
+        super().__init__()
+        self.size, self.window, self.inside = size, window, inside
+        self.enter, self.norm, self.qkv = nn.Linear(48, 64), nn.LayerNorm(64), nn.Linear(64, 192)
+        self.proj, self.out = nn.Linear(64, 64), nn.Linear(64, 10)
+        self.table = nn.Parameter(torch.randn(2, window**2, window**2)) if bias else None
+
+    def attended(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, 2, 32).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = q @ k.transpose(-2, -1) / math.sqrt(32)
+        scores = scores if self.table is None else scores + self.table
+        y: Tensor = self.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(x.shape))
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        y = F.pad(x if self.inside else self.norm(x), (0, 0, *[0, -self.size % self.window] * 2))
+        count, side = y.shape[1] // self.window, self.window
+        y = y.view(-1, count, side, count, side, 64).transpose(2, 3).reshape(-1, side**2, 64)
+        y = self.attended(self.norm(y) if self.inside else y)
+        y = y.view(-1, count, count, side, side, 64).transpose(2, 3).reshape(-1, count * side, count * side, 64)
+        z: Tensor = self.out((x + y[:, : self.size, : self.size]).mean((1, 2)))
+        return z
+
+
+CASES = {
+    "one window": (4, 6, False, False),
+    "one and a part": (7, 5, False, False),
+    "with a bias": (7, 5, True, False),
+    "normalized behind the padding": (7, 5, False, True),
+}
+
+
+@pytest.mark.parametrize(("size", "window", "bias", "inside"), CASES.values(), ids=CASES.keys())
+def test_attention_in_windows_of_padded_images(size: int, window: int, *, bias: bool, inside: bool) -> None:
+    """Scores, weights and values, and the gradients of queries and keys, 24 draws.
+
+    With padding averaged over, scores are 20 to 50 % off, and gradients by up to ten times where zeros are normalized;
+    standard errors are below 2 %.
+    """
+    model = Windows(size, window, bias=bias, inside=inside)
+    batch = torch.randn(8, size, size, 48, generator=torch.Generator().manual_seed(0))
+    found = iw.predict(model, batch, plan=iw.plan(model, "lecun"))
+    squares = np.zeros((len(found.rows), 2))
+    for seed in range(SEEDS):
+        iw.init_(model, "lecun", seed=seed)
+        rows = iw.measure(model, batch, seed=seed).rows
+        squares += [[(row[key] or 0.0) ** 2 for key in ("forward_rms", "gradient_rms")] for row in rows]
+    for row, (forward, backward) in zip(found.rows, np.sqrt(squares / SEEDS), strict=True):
+        name = (row["path"], row["op"])
+        assert row["forward_rms"] == pytest.approx(forward, rel=0.06), name
+        if row["path"] in ("qkv", "enter") or row["op"] == "aten.bmm":
+            assert row["gradient_rms"] == pytest.approx(backward, rel=0.12), name
