@@ -7,6 +7,7 @@ Taking keys and score gradients as independent makes the gradient of the queries
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -121,10 +122,44 @@ def test_heads_have_a_spread_each_and_rows_of_all_of_them_its_average() -> None:
     """
     a, b = independent((4, 8, 16), 1.0), independent((4, 16, 24), 1 / 16)
     product = contract(a, b, [(2, 1)], [(0, 0)])
-    product = adding(adding(product, [1], Source(1)), [2], Source(2))
+    product = adding(product, [([1], Source(1)), ([2], Source(2))])
     found = fluctuation(viewed(permuted(product, (1, 0, 2)), (8, 96)), [1])
     generator = torch.Generator().manual_seed(0)
     one = torch.randn(2000, 4, 8, 16, generator=generator)
     two = torch.randn(2000, 4, 16, 24, generator=generator) / 4
     rows = (one @ two).transpose(1, 2).reshape(2000, 8, 96)
     assert found == pytest.approx(gram_variance(rows), rel=0.06)
+
+
+class Sinusoids(nn.Module):
+    """Attention of tokens at the places of a table of sinusoids, which is neither drawn nor trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        angles = torch.arange(24.0)[:, None] * 10000 ** (-torch.arange(0, 64, 2) / 64)
+        table = torch.cat([angles.sin(), angles.cos()], 1)
+        self.tokens, self.places = nn.Embedding(40, 64), nn.Embedding(24, 64, _weight=table)
+        self.places.weight.requires_grad_(False)
+        self.q, self.k, self.v = (nn.Linear(64, 64, bias=False) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.tokens(x) + self.places(torch.arange(x.shape[1]))
+        out: Tensor = (self.q(h) @ self.k(h).transpose(1, 2) / 8).softmax(-1) @ self.v(h)
+        return out
+
+
+def test_gradients_of_queries_over_a_table_of_sinusoids() -> None:
+    """16 seeds of 16 × 24 queries: a standard error of 2 to 3 %.
+
+    Neighbours in the table are alike, so that keys and values go together far more than those of random rows: as such
+    the gradient of the queries came out 45 % too small.
+    """
+    model, seeds = Sinusoids(), 16
+    tokens = torch.randint(0, 40, (16, 24), generator=torch.Generator().manual_seed(0))
+    rows = iw.predict(model, tokens, plan=iw.plan(model, "pytorch")).rows
+    (place,) = (i for i, row in enumerate(rows) if row["path"] == "q" and row["op"] == "aten.mm")
+    squares = []
+    for seed in range(seeds):
+        iw.init_(model, "pytorch", seed=seed)
+        squares.append(iw.measure(model, tokens, seed=seed).rows[place]["gradient_rms"] ** 2)
+    assert rows[place]["gradient_rms"] == pytest.approx(np.mean(squares) ** 0.5, rel=0.12)

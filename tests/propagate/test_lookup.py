@@ -179,7 +179,7 @@ def test_an_index_that_follows_from_activations_is_unknown() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.linear(x)
-            best: Tensor = y.gather(1, y.topk(2, 1).indices)
+            best: Tensor = y.gather(1, (y > 0).long())
             return best
 
     found = iw.predict(Best(), torch.randn(4, 8, generator=torch.Generator().manual_seed(0)))

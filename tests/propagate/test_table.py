@@ -56,18 +56,27 @@ class Odd(nn.Module):
         self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.b(torch.cumsum(self.a(x), 1))
+        y: torch.Tensor = self.b(torch.asinh(self.a(x)))
         return y
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_a_rule_returns_as_many_signals_as_its_op_has_outputs(count: int) -> None:
+    """A batch norm has three: of a rule that forgot two of them, one of four, nothing may be taken."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    rules = {"aten.native_batch_norm": lambda call: [call.signal("input")] * count}
+    with pytest.raises(RuleError, match=f"{count} signals for 3 outputs"):
+        predict(model, torch.randn(8, 4), rules=rules)
 
 
 def test_an_op_without_a_rule_is_named_with_what_it_made_unknown() -> None:
     found = predict(Odd(), torch.ones(3, 4))
-    assert found.unsupported["aten.cumsum"] == 2  # once a direction
+    assert found.unsupported == {"aten.asinh": 1}
     by_op = {(row["path"], row["op"]): row for row in found.rows}
     assert by_op["a", "aten.addmm"]["forward_rms"] is not None
     last = by_op["b", "aten.addmm"]
     assert last["forward_rms"] is None and last["fidelity"] == "unknown"
-    assert any("aten.cumsum (2×)" in note for note in found.notes)
+    assert any("aten.asinh (1×)" in note for note in found.notes)
     assert any(note.startswith("Unknown: ") for note in found.notes)
 
 

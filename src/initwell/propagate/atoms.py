@@ -43,7 +43,7 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
             return _cut_across(signal, axis, blocks, within)
         signal = merged(signal, axis, _groups(signal, axis, inner, math.inf))
         atom = signal.atoms[axis]
-    outer = replace(atom, size=atom.size // inner, parts=tuple(n // inner for n in atom.parts))
+    outer = replace(atom, size=atom.size // inner, parts=tuple(n // inner for n in atom.parts), slots=None)
     s = len(outer.patterns.parts)
     other = np.arange(s + s * s)
     other[:s] = s + np.arange(s) * (s + 1)

@@ -9,6 +9,7 @@ import numpy as np
 from initwell.errors import ModelError
 from initwell.propagate.atoms import viewed
 from initwell.propagate.blank.walk import Blank
+from initwell.propagate.choices import Choices
 from initwell.propagate.joint import Joint
 from initwell.propagate.known import Known, Signals
 from initwell.propagate.radial import Radial
@@ -61,10 +62,11 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     unknown: Counter[str] = Counter()
     shared = values.once("shared", lambda: shared_operands(trace, values))
     joint = Joint(trace, known, values, table)
+    choices = Choices(trace, known, values, table)
     blank = Blank(trace, known, values)
     radial = Radial(trace, known, values, blank.others)
     for op in values.once("random", lambda: [o for o in trace.ops if _makes_something_random(trace, o, values)]):
-        rule = table.rules.get(op.packet) or table.rules.get(op.functional)
+        rule = choices.rule(op) or table.rules.get(op.packet) or table.rules.get(op.functional)
         if rule is None:
             ignored = op.packet in table.ignored or op.functional in table.ignored
             if not ignored:
@@ -105,7 +107,9 @@ def _forget(op: Op, known: Signals) -> None:
 
 
 def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
-    for value, signal in zip(op.outputs, found, strict=False):
+    if len(found) != len(op.outputs):
+        raise ValueError(f"{len(found)} signals for {len(op.outputs)} outputs: return None for one that is unknown")
+    for value, signal in zip(op.outputs, found, strict=True):
         shape = trace.values[value].shape
         if signal is not None and signal.shape != shape:
             raise ValueError(f"a signal of shape {signal.shape} for an output of shape {shape}")
@@ -113,7 +117,7 @@ def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
 
 def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) -> None:
     _forget(op, known)
-    for value, signal in zip(op.outputs, found, strict=False):
+    for value, signal in zip(op.outputs, found, strict=True):
         if signal is not None and np.isfinite(signal.moments).all():
             known[value] = signal
     if not op.mutates:

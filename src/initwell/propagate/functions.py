@@ -16,6 +16,7 @@ from initwell.propagate.gaussian import covariance, signal_moments, variances
 from initwell.propagate.laws import distribution
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Image, Pointwise, Signal, merged_fidelity, replace
+from initwell.theory.piecewise import PiecewisePolynomial
 
 NOT_GAUSSIAN = "a nonlinearity of a value that is no sum of many terms, taken as Gaussian"
 
@@ -69,7 +70,10 @@ def composed(outer: Pointwise, inner: Image) -> Pointwise:
     f, g = outer.fn, inner.phi.fn
     if isinstance(inner.phi, Function) and inner.phi.line and inner.phi.line[0] != 0:
         slope, offset = inner.phi.line
-        return Function(lambda u: f(g(u)), tuple([(level - offset) / slope for level in outer.kinks]))
+        kinks = tuple([(level - offset) / slope for level in outer.kinks])
+        if isinstance(f, PiecewisePolynomial) and slope > 0:
+            return Function(f.of_line(slope, offset), kinks)
+        return Function(lambda u: f(g(u)), kinks)
     return Function(lambda u: f(g(u)), (*inner.phi.kinks, *_meetings(g, outer.kinks, inner.pre)))
 
 
@@ -100,6 +104,18 @@ def combined(one: Pointwise, two: Pointwise, how: Callable[[Array, Array], Array
     """
     f, g = one.fn, two.fn
     return Function(lambda u: how(f(u), g(u)), (*one.kinks, *two.kinks))
+
+
+def multiple(phi: Pointwise, factor: float) -> Pointwise:
+    """Multiply a function by a number; a polynomial between knots stays one.
+
+    >>> multiple(line(1.0), 2.0).fn(np.array([3.0])).tolist()
+    [6.0]
+    """
+    f = phi.fn
+    if factor == 1:
+        return phi
+    return Function(f.times(factor) if isinstance(f, PiecewisePolynomial) else lambda u: f(u) * factor, phi.kinks)
 
 
 def function_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:

@@ -27,6 +27,7 @@ _CONTRACTIONS: Mapping[str, tuple[str, str]] = {
     "aten.baddbmm": ("batch1", "batch2"),
     "aten.linear": ("input", "weight"),
     "aten.mv": ("self", "vec"),
+    "aten._grouped_mm": ("self", "mat2"),
     "aten.convolution": ("input", "weight"),
     "aten.convolution_backward": ("grad_output", "weight"),
 }

@@ -23,6 +23,7 @@ from initwell.propagate.functions import (
     function_moments,
     is_line,
     line,
+    multiple,
     shared_images,
     unscaled,
 )
@@ -258,9 +259,8 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
     image = as_image(factor)
     if image.base is not None or image.pre.dims != factor.dims:
         image = Image(line(1.0), factor)
-    whole, times = unscaled(base)
-    phi = combined(image.phi, line(0.0, times), np.multiply) if times != 1 else image.phi
-    return replace(multiplied(base, factor), image=Image(phi, image.pre, whole))
+    whole, scale = unscaled(base)
+    return replace(multiplied(base, factor), image=Image(multiple(image.phi, scale), image.pre, whole))
 
 
 def inverted(x: Signal) -> Signal:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from initwell.propagate.agreement import places
 from initwell.propagate.atoms import together, viewed
+from initwell.propagate.gram import of_table
 from initwell.propagate.measured import measured
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.lookup import Lookup, looked_up, lookup, put_back
@@ -32,8 +33,8 @@ def _embedding(call: Call) -> Sequence[Signal]:
     table = call.values.frozen.get(call["weight"].id)
     if table is not None:
         shown = f"frozen {call['weight'].id} {call.values.folded.first[call['indices'].id]}"
-        rows = call.values.once(shown, lambda: measured(table.cpu()[index], sample=sample))
-        return [rows.changed(rows.moments, rows.means, gaussian=True)]
+        rows = call.values.once(shown, lambda: _shown(table.cpu()[index], sample))
+        return [replace(rows, gaussian=True)]
     weight = call.signal("weight")
     found = looked_up(weight, lookup(weight.dims, {0: index}, sample))
     found = found.changed(found.moments, found.means, gaussian=True)
@@ -47,6 +48,11 @@ def _embedding(call: Call) -> Sequence[Signal]:
     kept = viewed(kept, (*index.shape, *(1,) * (len(found.dims) - index.ndim)))
     product = multiplied(*together(found, kept, found.shape))
     return [replace(product, gaussian=True).approximate(_PADDED)]
+
+
+def _shown(rows: Tensor, sample: int | None) -> Signal:
+    found = measured(rows, sample=sample)
+    return of_table(found, rows.detach().double().numpy()) if rows.ndim > 1 else found
 
 
 def _embedding_backward(call: Call) -> Sequence[Signal]:

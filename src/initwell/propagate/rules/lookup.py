@@ -25,6 +25,7 @@ from torch import Tensor
 from initwell.propagate.agreement import Array, Integers, patterns, places
 from initwell.propagate.alike import plain
 from initwell.propagate.atoms import expanded, joined, matched
+from initwell.propagate.rules.experts import rows_looked_up, rows_put_back
 from initwell.propagate.rules.tables import as_often_as_shown
 from initwell.propagate.signal import Atom, Dims, Signal
 from initwell.propagate.table import Call, Rule, UnknownSignalError
@@ -290,8 +291,10 @@ def _lies_empty(call: Call, name: str) -> bool:
     return call.has(name) and call.signal(name).q == 0
 
 
-def _index(call: Call) -> Sequence[Signal]:
+def _index(call: Call) -> Sequence[Signal | None]:
     x, given = call.signal("self"), _given(call)
+    if len(given) == 1 and 0 in given and (rows := rows_looked_up(call, given[0])):
+        return rows
     if len(given) == 1 and _is_shuffle(call, ref := next(iter(given.values()))):
         (dim,) = given
         if len(call.trace.values[ref.id].shape) == 1:
@@ -301,11 +304,13 @@ def _index(call: Call) -> Sequence[Signal]:
     return [as_often_as_shown(call, call["self"], found, real[0]) if list(real) == [0] else found]
 
 
-def _index_put(call: Call) -> Sequence[Signal]:
+def _index_put(call: Call) -> Sequence[Signal | None]:
     """The backward of an index, and a write of rows into zeros."""
     given, shape = _given(call), call.shape()
     if not _lies_empty(call, "self"):
         raise UnknownSignalError("rows written into others")
+    if len(given) == 1 and 0 in given and (rows := rows_put_back(call, given[0])):
+        return rows
     if len(given) == 1 and _is_shuffle(call, ref := next(iter(given.values()))):
         (dim,) = given
         if len(call.trace.values[ref.id].shape) == 1:

@@ -121,8 +121,8 @@ def normalized_backward(
     undone = 1.0
     if channels and len(x.scatter) > 1:
         level, few = float(variance.mean()), float((2 / free).mean())
-        inverse, read = inverse_sizes(x, eps / max(level, 1e-300), few if free.min() > 2.5 else 0.0)
-        varies, undone = inverse * (variance + eps) / level, math.sqrt(read / inverse)
+        sizes = inverse_sizes(x, eps / max(level, 1e-300), few if free.min() > 2.5 else 0.0)
+        varies, undone = sizes.inverse * (variance + eps) / level, math.sqrt(sizes.undone / sizes.inverse)
     scale = np.sqrt(varies / (variance + eps))
     dx = replace(g.changed(found * over_pairs(g.atoms, scale), 0.0), profile=g.profile, undone=undone)
     return merged_fidelity(dx, x)
@@ -249,7 +249,7 @@ def _smaller(x: Signal, dims: Sequence[int], eps: float) -> float:
     if len(x.scatter) < 2 or variance <= 0:
         return 1.0
     floor = eps / variance
-    return math.sqrt(max(1 - floor * inverse_sizes(x, floor)[0], 0.0) * (1 + floor))
+    return math.sqrt(inverse_sizes(x, floor).share * (1 + floor))
 
 
 def _running(call: Call, x: Signal, layout: Sequence[int], eps: float) -> Signal:

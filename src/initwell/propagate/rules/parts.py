@@ -17,6 +17,7 @@ from initwell.propagate.atoms import joined, matched, viewed
 from initwell.propagate.by_pairs import by_pattern
 from initwell.propagate.segments import Array, patterns
 from initwell.propagate.signal import Atom, Image, Signal, constant, merged_fidelity, replace
+from initwell.propagate.slots import slot_axis
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -39,6 +40,8 @@ def selected(signal: Signal, dim: int, index: int) -> Signal:
     >>> selected(concatenated([constant((1, 3), 2.0), constant((4, 3), 0.0)], 0), 0, 0).q
     4.0
     """
+    if slot_axis(signal, [dim]) is not None:
+        raise UnknownSignalError("one of those that were chosen, by its rank")
     found, where = signal, index % max(signal.shape[dim], 1)
     for axis, atom in reversed(list(zip(signal.axes([dim]), signal.dims[dim], strict=True))):
         where, here = divmod(where, atom.size)
@@ -279,16 +282,23 @@ def moved(signal: Signal) -> Signal:
     return replace(signal, image=image, law=None, gates=())
 
 
-def _flip(call: Call) -> Sequence[Signal]:
-    x = call.signal("self")
-    dims = [d % len(x.dims) for d in call["dims"]]
-    for dim in dims:
-        if any(atom.parts for atom in x.dims[dim]):
-            pieces = [sliced(x, dim, i, i + 1) for i in reversed(range(x.shape[dim]))]
-            if len(pieces) > 64:
-                raise UnknownSignalError("a flip of a long axis with segments")
-            x = concatenated(pieces, dim).approximate(UNLIKE)
-    return [moved(x)]
+def flipped(signal: Signal, dim: int) -> Signal:
+    """Turn a dimension round: its segments come from the last to the first.
+
+    >>> flipped(padded(constant((2,), 1.0), 0, 0, 3), 0).atoms[0].parts
+    (3, 2)
+    """
+    for axis, atom in zip(signal.axes([dim]), signal.dims[dim], strict=True):
+        if atom.parts:
+            count = len(atom.parts)
+            new = replace(atom, parts=atom.parts[::-1])
+            order = np.arange(count)[::-1]
+            places = count + order[new.patterns.first] * count + order[new.patterns.second]
+            places[:count] = order
+            atoms = tuple(new if i == axis else a for i, a in zip(signal.axes([dim]), signal.dims[dim], strict=True))
+            dims = (*signal.dims[:dim], atoms, *signal.dims[dim + 1 :])
+            signal = signal.regrouped(dims, signal.moments.take(places, axis), signal.means.take(order, axis))
+    return signal
 
 
 RULES: Mapping[str, Rule] = {
@@ -303,5 +313,4 @@ RULES: Mapping[str, Rule] = {
     "aten.stack": _stack,
     "aten.slice_backward": _slice_backward,
     "aten.select_backward": _select_backward,
-    "aten.flip": _flip,
 }

@@ -21,6 +21,7 @@ from initwell.propagate.functions import (
     evaluated,
     function_moments,
     line,
+    multiple,
     of_known_law,
     unscaled,
 )
@@ -110,7 +111,7 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
     slope: Pointwise = composed(Function(phi.derivative, phi.kinks), inner)
     before = g.image
     base, factor = unscaled(g)
-    slope = combined(slope, line(0.0, factor), np.multiply) if factor != 1 else slope
+    slope = multiple(slope, factor)
     if before is not None and before.base is not None and before.pre is inner.pre:
         base, slope = before.base, combined(before.phi, slope, np.multiply)
     found = merged_fidelity(gated(slope, inner.pre, base, origin if inner.pre is u else inner.pre), u)

@@ -7,6 +7,7 @@ from initwell.propagate.centring import over_all
 from initwell.propagate.functions import as_image
 from initwell.propagate.segments import along
 from initwell.propagate.signal import Average, Image, Signal, constant, replace
+from initwell.propagate.slots import resolved
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -67,6 +68,7 @@ def summed(signal: Signal, dims: Sequence[int], *, keep: bool, mean: bool) -> Si
     >>> summed(independent((4, 3), 1.0), [0], keep=False, mean=True).moments.tolist()
     [0.25, 0.0]
     """
+    signal = resolved(signal, dims)
     axes = signal.axes(dims)
     moments, means, count = over_all(signal, signal.moments, axes), signal.means, 1
     for axis in axes:

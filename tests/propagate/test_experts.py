@@ -1,0 +1,191 @@
+"""Mixtures of experts, forward and backward, against sampling; the choice itself; rows by expert."""
+
+import math
+from collections.abc import Callable
+from math import factorial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import initwell as iw
+from initwell.propagate.choices import normals
+from initwell.propagate.signal import Atom, Signal
+from initwell.propagate.slots import Slots, resolved, summed_by_expert
+
+DRAWS, TOKENS, WIDTH, EXPERTS, CHOSEN, HIDDEN = 150, 64, 64, 8, 2, 96
+Router = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def normalized(logits: Tensor) -> tuple[Tensor, Tensor]:
+    weights, index = logits.softmax(-1).topk(CHOSEN, -1)
+    return weights / weights.sum(-1, keepdim=True), index
+
+
+def plain(logits: Tensor) -> tuple[Tensor, Tensor]:
+    weights, index = logits.softmax(-1).topk(CHOSEN, -1)
+    return weights, index
+
+
+def of_chosen(logits: Tensor) -> tuple[Tensor, Tensor]:
+    weights, index = logits.topk(CHOSEN, -1)
+    return weights.softmax(-1), index
+
+
+def in_groups(logits: Tensor) -> tuple[Tensor, Tensor]:
+    scores = logits.sigmoid()
+    groups = scores.view(-1, 4, EXPERTS // 4).topk(2, -1)[0].sum(-1)
+    best = groups.topk(2, -1, sorted=False)[1]
+    mask = torch.zeros_like(groups).scatter_(1, best, 1)
+    open_ = mask.unsqueeze(-1).expand(-1, 4, EXPERTS // 4).reshape(-1, EXPERTS)
+    index = scores.masked_fill(~open_.bool(), float("-inf")).topk(CHOSEN, -1, sorted=False)[1]
+    weights = scores.gather(1, index)
+    weights /= weights.sum(-1, keepdim=True) + 1e-20
+    return weights * 2.5, index
+
+
+ROUTERS: dict[str, Router] = {
+    "softmax, normalized": normalized,
+    "softmax": plain,
+    "softmax of the chosen": of_chosen,
+    "sigmoid, in groups": in_groups,
+}
+
+
+class Experts(nn.Module):
+    """A gated MLP for each expert, the rows sorted by expert, between a norm and a linear layer."""
+
+    def __init__(self, router: Router, *, bias: bool = False) -> None:
+        super().__init__()
+        self.one, self.two = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(2))
+        self.router = router
+        self.gate = nn.Linear(WIDTH, EXPERTS, bias=False)
+        self.up = nn.Parameter(torch.ones(EXPERTS, 2 * HIDDEN, WIDTH))
+        self.down = nn.Parameter(torch.ones(EXPERTS, WIDTH, HIDDEN))
+        self.bias = nn.Parameter(torch.ones(EXPERTS, WIDTH)) if bias else None
+
+    def forward(self, x: Tensor, kept: dict[str, Tensor] | None = None) -> Tensor:
+        normed = nn.functional.layer_norm(self.one(x).view(-1, WIDTH), (WIDTH,))
+        y: Tensor = self.two(self.mixed(normed, {} if kept is None else kept).view(x.shape))
+        return y
+
+    def mixed(self, x: Tensor, kept: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = self.gate(x)
+        weights, index = self.router(logits)
+        experts, order = torch.sort(index.reshape(-1))
+        ends = torch.histc(experts.int() if x.is_meta else experts.float(), EXPERTS, 0, EXPERTS - 1)
+        ends = torch.cumsum(ends, 0, dtype=torch.int32)
+        inside = torch._grouped_mm(x[order // CHOSEN], self.up.transpose(1, 2), ends)
+        gate, up = inside.chunk(2, -1)
+        y: Tensor = torch._grouped_mm(nn.functional.silu(gate) * up, self.down.transpose(1, 2), ends)
+        if self.bias is not None:
+            y = y + self.bias[experts]
+        y = y * weights.reshape(-1)[order].unsqueeze(-1)
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=order.device)
+        found: Tensor = y[back].view(-1, CHOSEN, WIDTH).sum(1)
+        kept.update(logits=logits, inside=inside, found=found)
+        return found
+
+
+def tokens(overlap: float) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    common, own = torch.randn(WIDTH, generator=generator), torch.randn(8, TOKENS // 8, WIDTH, generator=generator)
+    return math.sqrt(overlap) * common + math.sqrt(1 - overlap) * own
+
+
+def sampled(model: Experts, batch: Tensor) -> dict[str, tuple[float, float, float, float]]:
+    """Return mean squares of values and of their gradients, and the standard errors of both."""
+    squares: dict[str, list[tuple[float, float]]] = {}
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(DRAWS):
+        for weight in model.parameters():
+            weight.data = torch.randn(weight.shape, generator=generator) / WIDTH**0.5
+        kept: dict[str, Tensor] = {}
+        y = model(batch, kept)
+        kept |= dict(model.named_parameters())
+        found = torch.autograd.grad(y, list(kept.values()), torch.randn(y.shape, generator=generator))
+        for (name, value), gradient in zip(kept.items(), found, strict=True):
+            both = float(value.detach().square().mean()), float(gradient.square().mean())
+            squares.setdefault(name, []).append(both)
+    means = {name: np.array(rows) for name, rows in squares.items()}
+    return {name: (*rows.mean(0), *rows.std(0) / DRAWS**0.5) for name, rows in means.items()}
+
+
+def predicted(model: Experts, batch: Tensor) -> dict[str, tuple[float | None, float | None]]:
+    for weight in model.parameters():  # of which one draw is taken, at just the size that all have on average
+        weight.data /= weight.square().mean().sqrt() * WIDTH**0.5
+    found = iw.predict(model, batch)
+    assert not found.unsupported
+    rows = {row["op"]: (row["forward_rms"], row["gradient_rms"]) for row in reversed(found.rows)}
+    sizes = {row["parameter"]: (row["weight_rms"], row["gradient_rms"]) for row in found.parameters}
+    gate = next(row for row in found.rows if row["path"] == "gate")
+    sums = [row for row in found.rows if row["op"] == "aten.sum"]
+    return sizes | {
+        "logits": (gate["forward_rms"], gate["gradient_rms"]),
+        "inside": rows["aten._grouped_mm"],
+        "found": (sums[-1]["forward_rms"], sums[-1]["gradient_rms"]),
+    }
+
+
+@pytest.mark.parametrize(("name", "overlap"), [*((name, 0.0) for name in ROUTERS), ("softmax, normalized", 0.7)])
+def test_experts_by_sampling(name: str, overlap: float) -> None:
+    model, batch = Experts(ROUTERS[name], bias=name == "softmax of the chosen"), tokens(overlap)
+    measured = sampled(model, batch)
+    # 150 draws: standard errors of 0.5 to 7 % of the squares. 7 % are for tokens of 64 numbers, whose products vary.
+    for row, sizes in predicted(model, batch).items():
+        for size, mean, error in zip(sizes, measured[row][:2], measured[row][2:], strict=True):
+            assert size is not None
+            assert size**2 == pytest.approx(mean, abs=3 * error + 0.07 * mean), row
+
+
+def agreeing(experts: int, chosen: int, correlation: float) -> float:
+    """Return the share of pairs of slots of two tokens with one expert, by quadrature.
+
+    An expert with logits a and b is chosen by both where of the others fewer than k are above a, and fewer above b.
+    """
+    from scipy.special import ndtr
+    from scipy.stats import multivariate_normal
+
+    z = np.linspace(-4.5, 4.5, 46)
+    a, b = np.meshgrid(z, z)
+    both = multivariate_normal([0, 0], [[1, correlation], [correlation, 1]])
+    corner = both.cdf(np.stack([-a, -b], -1))
+    one, two = ndtr(-a) - corner, ndtr(-b) - corner
+    neither, n = 1 - corner - one - two, experts - 1
+    here = np.zeros_like(a)
+    for i, j, k in np.ndindex(chosen, chosen, chosen):
+        if i + max(j, k) < chosen and i + j + k <= n:
+            ways = factorial(n) // (factorial(i) * factorial(j) * factorial(k) * factorial(n - i - j - k))
+            here += ways * corner**i * one**j * two**k * neither ** (n - i - j - k)
+    return float(experts * (both.pdf(np.stack([a, b], -1)) * here).sum() * (z[1] - z[0]) ** 2 / chosen**2)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_how_often_two_tokens_have_one_expert_by_quadrature(correlation: float) -> None:
+    first = normals(6, 1.0).argsort(1)[:, -2:]
+    second = normals(6, correlation).argsort(1)[:, -2:]
+    share = (first[:, :, None] == second[:, None, :]).mean()
+    assert share == pytest.approx(agreeing(6, 2, correlation), rel=0.01)
+
+
+def test_rows_summed_over_slots_and_over_experts_by_counting() -> None:
+    # 3 tokens, 2 of 5 experts each, drawn; rows of one expert have 1 in common.
+    rng = np.random.default_rng(0)
+    draws = 40_000
+    chosen = rng.random((draws, 3, 5)).argsort(2)[:, :, :2]
+    values = np.take_along_axis(rng.standard_normal((draws, 1, 5)).repeat(3, 1), chosen, 2)
+    share = (chosen[:, 0, :, None] == chosen[:, 1, None, :]).mean()
+    slots = Slots(5, (3,), np.array([0.5, share]))
+    rows = Signal(((Atom(3), Atom(2, slots=slots)),), np.array([[1.0, 0.0], [1.0, 0.0]]))
+    summed = resolved(rows, [0])
+    assert summed.moments[1].tolist() == pytest.approx([share, share]) and summed.moments[0].tolist() == [1.0, 0.0]
+    total = values.sum((1, 2))
+    counts = np.array([atom.patterns.counts for atom in rows.atoms])
+    assert (np.multiply.outer(*counts) * summed.moments).sum() == pytest.approx((total**2).mean(), rel=0.03)
+    hot = (chosen[..., None] == np.arange(5)) * values[..., None]
+    experts = hot.sum((1, 2))
+    found = summed_by_expert(rows)
+    assert found.q == pytest.approx((experts**2).mean(), rel=0.02)
+    assert found.moments[1] == pytest.approx(0.0, abs=1e-9)
