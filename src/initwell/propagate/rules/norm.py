@@ -62,7 +62,7 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
     >>> normalized(independent((4, 3), 2.0), [0], 0.0).moments.round(3).tolist()
     [[1.0, 0.0], [-0.333, 0.0]]
     """
-    moments, variance = _centred(x, dims, centred=centred)
+    moments, variance = _centred(x, tuple(dims), centred=centred)
     scale = 1 / np.sqrt(variance + eps)
     found = x.changed(moments * over_pairs(x.atoms, scale), 0.0 if centred else x.means * scale)
     profile = levelled(x, dims, x.changed(moments, 0.0).q) if centred else x.profile
@@ -78,7 +78,8 @@ def _as_distributed(hat: Signal, x: Signal, *, by_channel: bool = False) -> Sign
     return replace(hat, law=law, gaussian=law is None)
 
 
-def _centred(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, Array]:
+@lru_cache(maxsize=4)
+def _centred(x: Signal, dims: tuple[int, ...], *, centred: bool = True) -> tuple[Array, Array]:
     """Return moments about the mean over these dimensions, and the variance: by segment, of length 1 along them."""
     axes = x.axes(dims)
     moments = centred_moments(x, axes) if centred else x.moments
@@ -136,7 +137,7 @@ def normalized_backward(
 
 def _unit(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, Array]:
     """Return the moments of x̂ at eps = 0, and the variance that x was divided by."""
-    moments, variance = _centred(x, dims, centred=centred)
+    moments, variance = _centred(x, tuple(dims), centred=centred)
     return moments / over_pairs(x.atoms, np.sqrt(np.maximum(variance, 1e-300))), variance
 
 
@@ -217,7 +218,7 @@ def _remembered(hat: Signal, x: Signal) -> Signal:
 
 def _smaller(x: Signal, dims: Sequence[int], eps: float) -> float:
     """Return by how much x̂ is smaller than if all channels were of one size: E[s²/(s² + ε)] over its value there."""
-    variance = float(_centred(x, dims)[1].mean())
+    variance = float(_centred(x, tuple(dims), centred=True)[1].mean())
     if len(x.scatter) < 2 or variance <= 0:
         return 1.0
     floor = eps / variance
