@@ -4,9 +4,9 @@ x_p goes with the even part of f at every place p′ that reads it, since y cont
 
     E[x_p f(y_p′)] − E[x]E[f] = E[x·(F(αx̃) + F(−αx̃))]/2κ − E[x]·(…)        F(c) = E[f(c + √(1 − α²) z)]
 
-for κ = (1 + t)n/(n + t), as the weight is 0 in the other cases. Backward, what comes back through f has h in it, made of
-the very gradient g that reaches x beside it: E[g dx′] has E[r(x̃)]·Σ_k E[g h_{p−k}] more, and what a nonlinearity before
-makes of it E[ψ′(u)²r(x̃)] times that.
+for κ = (1 + t)n/(n + t), as the weight is 0 in the other cases. Where the sum Σ w_k x_k itself is added to a function
+of x, w₀x is beside it, and (1 + w₀)x now larger, now smaller than x. What comes back through both has the same gradient in
+it; that is not followed.
 """
 
 import math
@@ -94,7 +94,7 @@ def _together(call: Call, conv: Op, x: Signal, b: Signal) -> Array | None:
 
 
 def law_beside(call: Call, found: Signal, first: str, second: str, beta: float) -> Signal:
-    """Say how a + βb is distributed where a is f(x) and b the sum Σ w_k x_k itself, behind its norm: w₀x is beside f(x).
+    """Say how a + βb is distributed where a is f(x) and b the sum Σ w_k x_k itself, behind its norm.
 
     Args:
         call: of the sum.
