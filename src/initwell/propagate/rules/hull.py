@@ -7,16 +7,18 @@ alike, shut by the same number: its weights are 1/T.
 """
 
 from dataclasses import replace as with_fields
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from initwell.propagate.centring import centred
 from initwell.propagate.mask import Mask
 from initwell.propagate.rules.parts import concatenated, padded, sliced
-from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal, constant, replace
 
 Span = tuple[int, int]
+T = TypeVar("T", bound=np.generic)
 
 
 def hull(s: Signal) -> tuple[Span, Span] | None:
@@ -56,10 +58,10 @@ def within(x: Signal, spans: tuple[Span, Span]) -> Signal:
     return sliced(sliced(x, rank - 2, *spans[0]), rank - 1, *spans[1])
 
 
-def _cut(known: Array, spans: tuple[Span, Span]) -> Array:
+def _cut(known: NDArray[T], spans: tuple[Span, Span]) -> NDArray[T]:
     for axis, (start, stop) in zip((-2, -1), spans, strict=True):
         if known.shape[axis] > 1:
-            known = np.take(known, np.arange(start, stop), axis)
+            known = known.take(np.arange(start, stop), axis)
     return known
 
 
