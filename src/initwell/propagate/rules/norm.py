@@ -25,6 +25,7 @@ Assumption: running statistics, where they are used, are independent of the valu
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
