@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from initwell.propagate.atoms import together
 from initwell.propagate.functions import as_image
 from initwell.propagate.mask import both
+from initwell.propagate.rules.beside import beside, law_beside
 from initwell.propagate.rules.branch import (
     added,
     fixed,
@@ -56,7 +57,9 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
         if fixed(a) and not a.segmented and b.shape == call.shape():
             return [shifted(scaled(b, beta), a.mean)]
         found = added(*together(a, b, call.shape()), 1.0, beta)
-        return [joined(found, common(call, first, second, beta), (a, b))]
+        found = law_beside(call, found, first, second, beta) if found.law is not None else found
+        found = joined(found, common(call, first, second, beta), (a, b))
+        return [joined(found, beside(call, first, second, beta), (a, b))]
 
     return rule
 

@@ -1,10 +1,11 @@
 """Views, sums and means of whole axes: with atoms, views are bookkeeping."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from initwell.propagate.atoms import expanded, permuted, viewed
 from initwell.propagate.centring import over_all
-from initwell.propagate.functions import as_image
+from initwell.propagate.functions import as_image, line
 from initwell.propagate.segments import along
 from initwell.propagate.signal import Average, Image, Signal, constant, replace
 from initwell.propagate.slots import resolved
@@ -90,8 +91,11 @@ def _reduce(*, mean: bool) -> Rule:
         found = summed(x, whole, keep=bool(call["keepdim"]), mean=mean)
         if not mean and call.op.phase == "backward" and len(x.dims) > 3 and min(whole) > 1 and _is_gate(call):
             return [found.approximate(_GATE)]
-        if mean and x.square_of is not None:
-            return [replace(found, average=Average("square", x.square_of, whole))]
+        if x.square_of is not None and call.op.phase == "forward":
+            squares = summed(x, whole, keep=bool(call["keepdim"]), mean=True)
+            squares = replace(squares, average=Average("square", x.square_of, whole))
+            count = math.prod(x.shape[d] for d in whole)
+            return [squares if mean else replace(found, image=Image(line(float(count)), squares))]
         return [replace(found, average=Average("mean", x, whole)) if mean else found]
 
     return rule
