@@ -25,7 +25,8 @@ from predict_bench.zoo.first import mlp
 from predict_bench.zoo.images import resnet50
 
 LLAMA = """
-import json, resource, sys, time, torch, transformers
+import json, time, torch, transformers
+from pathlib import Path
 import initwell as iw
 torch.set_num_threads(1)
 iw.predict(torch.nn.Linear(2, 2), torch.ones(2, 2))
@@ -33,7 +34,6 @@ config = transformers.LlamaConfig(
     vocab_size=128256, hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64,
     num_key_value_heads=8, max_position_embeddings=8192, use_cache=False, attn_implementation="eager",
 )
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 started = time.process_time()
 model, draws = iw.dry(lambda: transformers.LlamaForCausalLM(config))
 built = time.process_time() - started
@@ -42,9 +42,11 @@ tokens = torch.randint(0, 128256, (1, 16), generator=torch.Generator().manual_se
 started = time.process_time()
 found = iw.predict(model, tokens, plan=draws)
 seconds = time.process_time() - started
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# The peak that getrusage tells is the parent's, where that was higher.
+lines = Path("/proc/self/status").read_text().splitlines()
+peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 unknown = sum(row["fidelity"] == "unknown" for row in found.rows)
-print(json.dumps({"billions": size / 1e9, "built": built, "seconds": seconds, "gigabytes": (peak - before) / 2**20,
+print(json.dumps({"billions": size / 1e9, "built": built, "seconds": seconds, "gigabytes": peak / 2**20,
                   "rows": len(found.rows), "unknown": unknown}))
 """
 
@@ -133,10 +135,11 @@ def llama() -> list[Row]:
         return [_row(f"Llama 70B: {done.stderr.strip().splitlines()[-1][:120]}", None, 0.0, False, "20 s")]
     found = json.loads(done.stdout.splitlines()[-1])
     what = f"Llama {found['billions']:.0f}B on meta, built in {found['built']:.1f} s, then predicted"
-    memory = f"its peak memory, {found['gigabytes']:.2f} GB more; {found['unknown']} of {found['rows']} values unknown"
+    memory = f"the process's peak, PyTorch and all, {found['gigabytes']:.2f} GB"
+    unknown = f"{found['unknown']} of {found['rows']} values unknown"
     return [
         _row(what, None, found["seconds"], found["seconds"] < 20, "20 s"),
-        {"what": memory, "target": "2 GB", "reached": found["gigabytes"] < 2},
+        {"what": f"{memory}; {unknown}", "target": "2 GB", "reached": found["gigabytes"] < 2},
     ]
 
 

@@ -122,7 +122,7 @@ def test_heads_have_a_spread_each_and_rows_of_all_of_them_its_average() -> None:
     """
     a, b = independent((4, 8, 16), 1.0), independent((4, 16, 24), 1 / 16)
     product = contract(a, b, [(2, 1)], [(0, 0)])
-    product = adding(adding(product, [1], Source(1)), [2], Source(2))
+    product = adding(product, [([1], Source(1)), ([2], Source(2))])
     found = fluctuation(viewed(permuted(product, (1, 0, 2)), (8, 96)), [1])
     generator = torch.Generator().manual_seed(0)
     one = torch.randn(2000, 4, 8, 16, generator=generator)

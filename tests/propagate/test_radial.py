@@ -1,7 +1,7 @@
 """Gradients along rows: what the scales of hand-written norms get, against measurement and by sampling."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -83,6 +83,57 @@ class Keys(nn.Module):
         return out
 
 
+class Rotated(nn.Module):
+    """Large scores of normalized queries in heads, of which two halves are taken apart, turned and put together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3))
+        self.norm = Root()
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = torch.arange(x.shape[1])[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.03]).repeat(8)
+        q, k = self.norm(self.q(x)), self.k(x)
+        q, k = (h * angles.cos() + torch.cat([-h[..., 16:], h[..., :16]], -1) * angles.sin() for h in heads(q, k))
+        out: Tensor = (q @ k.transpose(-1, -2)).softmax(-1) @ next(heads(self.v(x)))
+        return out.transpose(1, 2).reshape(x.shape)
+
+
+def heads(*values: Tensor) -> Iterator[Tensor]:
+    """Yield each value in two heads."""
+    return (x.view(*x.shape[:2], 2, WIDTH // 2).transpose(1, 2) for x in values)
+
+
+class Values(nn.Module):
+    """Attention to normalized values, in so many heads, and a norm of what it makes."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4))
+        self.norm, self.count = Root(), count
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (*x.shape[:2], self.count, WIDTH // self.count)
+        q, k, v = (layer(x).view(shape).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        out = (q @ k.transpose(-1, -2)).softmax(-1) @ self.norm(v)
+        made: Tensor = self.norm(self.o(out.transpose(1, 2).reshape(x.shape)))
+        return made
+
+
+class Small(nn.Module):
+    """x/1000: what a norm makes of it is less than 1, for its ε is as large as its square."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 1000
+
+
+class Unlike(nn.Module):
+    """Rows of two sizes: every second one is a fifth."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x[::2], x[1::2] / 5])
+
+
 def linear() -> nn.Module:
     return nn.Linear(WIDTH, WIDTH, bias=False)
 
@@ -108,6 +159,18 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "queries": (lambda: nn.Sequential(linear(), Scores(), linear()), (16, 12, WIDTH)),
     "keys": (Keys, (64, 20, WIDTH)),
+    "queries that are turned": (lambda: nn.Sequential(linear(), Rotated(), linear()), (16, 12, WIDTH)),
+    "values of one head": (lambda: nn.Sequential(linear(), Values(1), linear()), (16, 12, WIDTH)),
+    "values of four heads": (lambda: nn.Sequential(linear(), Values(4), linear()), (16, 12, WIDTH)),
+    "rows of two sizes": (lambda: nn.Sequential(linear(), Unlike(), Root(), linear()), (64, WIDTH)),
+    "ε of the norm that follows": (
+        lambda: nn.Sequential(linear(), Root(), linear(), Small(), Root(), linear()),
+        (16, WIDTH),
+    ),
+    "ε of a layer norm that follows": (
+        lambda: nn.Sequential(linear(), Root(), linear(), Small(), nn.LayerNorm(WIDTH, eps=1e-6), linear()),
+        (16, WIDTH),
+    ),
 }
 
 
@@ -146,18 +209,20 @@ def test_what_lies_along_a_row_of_scores(variance: float) -> None:
 
 @pytest.mark.parametrize("variance", [0.1, 4.0, 60.0])
 @pytest.mark.parametrize("count", [2, 20])
-def test_what_keys_get_along_themselves(variance: float, count: int) -> None:
-    """Sampled with 10⁵ rows: standard errors are estimated, and bounds are five of them, at most 15 %."""
+def test_what_keys_and_values_get_along_themselves(variance: float, count: int) -> None:
+    """Sampled with 2·10⁵ rows: standard errors are estimated, and bounds are five of them, at most 15 %."""
     generator = torch.Generator().manual_seed(1)
-    s = torch.randn(100_000, count, dtype=torch.float64, generator=generator) * math.sqrt(variance)
-    g = torch.randn(100_000, count, dtype=torch.float64, generator=generator)
+    s = torch.randn(200_000, count, dtype=torch.float64, generator=generator) * math.sqrt(variance)
+    g = torch.randn(200_000, count, dtype=torch.float64, generator=generator)
     p = s.softmax(1)
     sent = p * (g - (p * g).sum(1, keepdim=True))
-    _, keys, alone = Weights(count).sent(variance).tolist()
-    for found, draws in ((keys, (s * sent).square().sum(1) / variance), (alone, sent.square().sum(1))):
-        error = float(draws.std()) / math.sqrt(len(draws))
-        assert 5 * error < 0.15 * found
-        assert found == pytest.approx(float(draws.mean()), abs=5 * error)
+    _, keys, alone, both = Weights(count).sent(variance).tolist()
+    sampled = ((s * sent).square() / variance, sent.square(), s * sent * p * g / math.sqrt(variance))
+    for found, size, draws in zip((keys, alone, both), (keys, alone, alone), sampled, strict=True):
+        sums = draws.sum(1)
+        error = float(sums.std()) / math.sqrt(len(sums))
+        assert 5 * error < 0.15 * size
+        assert found == pytest.approx(float(sums.mean()), abs=5 * error)
 
 
 def test_what_a_norm_takes_off_is_a_part_of_the_gradient() -> None:

@@ -60,6 +60,15 @@ class Odd(nn.Module):
         return y
 
 
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_a_rule_returns_as_many_signals_as_its_op_has_outputs(count: int) -> None:
+    """A batch norm has three: of a rule that forgot two of them, one of four, nothing may be taken."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    rules = {"aten.native_batch_norm": lambda call: [call.signal("input")] * count}
+    with pytest.raises(RuleError, match=f"{count} signals for 3 outputs"):
+        predict(model, torch.randn(8, 4), rules=rules)
+
+
 def test_an_op_without_a_rule_is_named_with_what_it_made_unknown() -> None:
     found = predict(Odd(), torch.ones(3, 4))
     assert found.unsupported == {"aten.asinh": 1}

@@ -14,7 +14,7 @@ from initwell.errors import ArgumentError
 from initwell.theory import moments
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation, activation_names
-from initwell.theory.piecewise import partial_moments
+from initwell.theory.piecewise import PiecewisePolynomial, partial_moments
 
 POINTWISE = [n for n in activation_names() if activation(n).gate is None]
 GATES = [n for n in activation_names() if activation(n).gate is not None]
@@ -62,6 +62,25 @@ def test_closed_forms_agree_with_our_own_quadrature(name: str, q: float) -> None
         assert abs(a.value - b.value) <= a.error + b.error
     a, b = moments.growth(phi, q), moments.growth(bare, q)
     assert a.value == pytest.approx(b.value, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["relu", "relu6", "hardshrink", "hard_mish", "star_relu"])
+@pytest.mark.parametrize(("q", "mu"), [(1.0, 0.0), (4.0, -1.7), (0.09, 0.5)])
+def test_the_series_of_polynomials_between_knots(name: str, q: float, mu: float) -> None:
+    """Of φ and φ′, after a line, times a number: E[f h_k] and E[f²] against SciPy's adaptive quadrature."""
+    phi = activation(name)
+    for f in (phi.fn, phi.derivative):
+        assert isinstance(f, PiecewisePolynomial)
+        made = f.of_line(0.5, 0.1).times(3.0)
+        known = made.series(q, mu, 30)
+        kinks = tuple((t - 0.1) / 0.5 for t in phi.kinks)
+        assert known is not None
+        for k in (0, 1, 2, 5, 12, 29):
+            h = np.polynomial.HermiteE.basis(k) / math.sqrt(math.factorial(k))
+            exact = adaptive(lambda u: 3 * at(f, 0.5 * u + 0.1) * h((u - mu) / math.sqrt(q)), kinks, q, mu)  # noqa: B023
+            assert known[0][k] == pytest.approx(exact, rel=1e-9, abs=1e-10)
+        square = adaptive(lambda u: (3 * at(f, 0.5 * u + 0.1)) ** 2, kinks, q, mu)  # noqa: B023
+        assert known[1] == pytest.approx(square, rel=1e-10)
 
 
 def test_which_have_closed_forms() -> None:

@@ -129,15 +129,16 @@ class Weights(Record):
             variance: of a score, v.
 
         Returns:
-            E[(Σ s_t g_t)²] as of ``along``, Σ_t E[s_t² g_t²]/v, which is what the keys get along themselves, and
-            Σ_t E[g_t²]. At a small variance the last two are equal, and the first is v times that.
+            E[(Σ s_t g_t)²] as of ``along``, Σ_t E[s_t² g_t²]/v, which is what the keys get along themselves,
+            Σ_t E[g_t²], and Σ_t E[s_t g_t p_t d_t]/√v, how the second goes with what the values get. At a small
+            variance the second and third are equal, the first is v times that, and the last √v times 2 − 3/T.
 
-        >>> (Weights(8).sent(1e-6) * 8 / (1 - 1 / 8) / np.array([1e-6, 1, 1])).round(3).tolist()
-        [1.0, 1.0, 1.0]
+        >>> (Weights(8).sent(1e-6) * 8 / (1 - 1 / 8) / np.array([1e-6, 1, 1, 1e-3])).round(3).tolist()
+        [1.0, 1.0, 1.0, 1.625]
         """
         if self.count <= 1 or variance <= 0:
-            return np.zeros(3)
-        return _beyond(variance, lambda v: _sent(v, self), np.zeros(3))
+            return np.zeros(4)
+        return _beyond(variance, lambda v: _sent(v, self), np.zeros(4))
 
 
 def between(variance: float, count: float, correlation: float, powers: Sequence[tuple[Powers, Powers]]) -> Array:
@@ -271,7 +272,7 @@ def _power(none: Array, power: float) -> Array:
 def _sent(variance: float, rows: Weights) -> Array:
     if rows.spread >= 1e-9:
         nodes, weights = gamma_nodes(round(1 / rows.spread, 6))
-        scale = np.array([np.ones_like(nodes), nodes, np.ones_like(nodes)]).T
+        scale = np.array([np.ones_like(nodes), nodes, np.ones_like(nodes), np.sqrt(nodes)]).T
         return np.asarray(weights @ (scale * [_sent(variance * x, replace(rows, spread=0.0)) for x in nodes.tolist()]))
     n, none = rows.count, _transform(variance, rows.width, 0, 0)
 
@@ -286,7 +287,9 @@ def _sent(variance: float, rows: Weights) -> Array:
     whole = of((4, 2)) + (n - 1) * (2 * of((3, 1), (1, 1)) + of((2, 0), (2, 2)))
     whole += (n - 1) * (n - 2) * of((2, 0), (1, 1), (1, 1))
     keys, alone = (of((2, b)) - 2 * of((3, b)) + of((4, b)) + (n - 1) * of((2, b), (2, 0)) for b in (2, 0))
-    return n * np.array([of((2, 2)) - 2 * crossed + whole, keys / variance, alone])
+    # Of less than 1.5 weights the formula has another sign, which no row has.
+    values = max(of((2, 1)) - of((3, 1)), 0.0) / math.sqrt(variance)
+    return n * np.array([of((2, 2)) - 2 * crossed + whole, keys / variance, alone, values])
 
 
 @lru_cache(maxsize=1024)

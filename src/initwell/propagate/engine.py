@@ -107,7 +107,9 @@ def _forget(op: Op, known: Signals) -> None:
 
 
 def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
-    for value, signal in zip(op.outputs, found, strict=False):
+    if len(found) != len(op.outputs):
+        raise ValueError(f"{len(found)} signals for {len(op.outputs)} outputs: return None for one that is unknown")
+    for value, signal in zip(op.outputs, found, strict=True):
         shape = trace.values[value].shape
         if signal is not None and signal.shape != shape:
             raise ValueError(f"a signal of shape {signal.shape} for an output of shape {shape}")
@@ -115,7 +117,7 @@ def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
 
 def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) -> None:
     _forget(op, known)
-    for value, signal in zip(op.outputs, found, strict=False):
+    for value, signal in zip(op.outputs, found, strict=True):
         if signal is not None and np.isfinite(signal.moments).all():
             known[value] = signal
     if not op.mutates:

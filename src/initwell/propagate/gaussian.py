@@ -9,13 +9,14 @@ What the series leaves out after its last term is E[f²] − Σ a_k², all of it
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 
 from initwell.propagate.by_pairs import by_pattern, over_pairs
 from initwell.propagate.segments import Array, Indices
 from initwell.propagate.signal import Signal
+from initwell.theory.piecewise import PiecewisePolynomial
 from initwell.theory.quadrature import legendre, standard_breaks
 
 _TERMS = 80
@@ -67,49 +68,61 @@ class _Rule:
     """Gauss–Legendre quadrature of N(0, 1) over panels of equal width, those with breaks inside split there.
 
     Attributes:
+        ends: of the pieces, ascending.
         z: nodes, ascending.
         weights: of the nodes.
-        whole: shape (2, n): which pieces are whole panels, and which panels these are.
-        split: shape (2, m): which pieces are parts of panels, and of which.
-        shares: shape (m, nodes, nodes): what the nodes of such a panel have in those of its part.
     """
 
+    ends: Array
     z: Array
     weights: Array
-    whole: Indices
-    split: Indices
-    shares: Array
+
+    @cached_property
+    def pieces(self) -> tuple[Indices, Indices, Array]:
+        """Which pieces are whole panels, and which; which are parts, and of which; see ``_shares`` for the last."""
+        edges, middle = _edges(), (self.ends[1:] + self.ends[:-1]) / 2
+        panel = np.searchsorted(edges, middle) - 1
+        is_part = np.bincount(panel)[panel] > 1
+        whole, split = (np.stack([np.flatnonzero(of), panel[of]]) for of in (~is_part, is_part))
+        centre = (edges[panel] + edges[panel + 1])[is_part, None]
+        inside = (2 * self.z.reshape(-1, _POINTS)[is_part] - centre) / (edges[1] - edges[0])
+        return whole, split, _shares(inside)
 
     def collected(self, values: Array) -> Array:
         """Return values at the nodes as values at the panels' own, for sums of their products with polynomials."""
         pieces, found = values.reshape(-1, _POINTS), np.zeros((_PANELS, _POINTS))
-        (here, panels), (parts, owners) = self.whole, self.split
+        (here, panels), (parts, owners), shares = self.pieces
         found[panels] = pieces[here]
-        np.add.at(found, owners, (pieces[parts, None, :] @ self.shares)[:, 0])
+        np.add.at(found, owners, (pieces[parts, None, :] @ shares)[:, 0])
         return found.ravel()
+
+
+@cache
+def _edges() -> Array:
+    return np.linspace(-_REACH, _REACH, _PANELS + 1)
 
 
 @lru_cache(maxsize=128)
 def _rule(breaks: tuple[float, ...]) -> _Rule:
     x, w = legendre(_POINTS)
-    edges = np.linspace(-_REACH, _REACH, _PANELS + 1)
-    ends = np.unique(np.concatenate([edges, breaks]))
+    ends = np.unique(np.concatenate([_edges(), breaks]))
     half, middle = np.diff(ends) / 2, (ends[1:] + ends[:-1]) / 2
     z = middle[:, None] + half[:, None] * x
     weights = (half[:, None] * w) * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    panel = np.searchsorted(edges, middle) - 1
-    is_part = np.bincount(panel)[panel] > 1
-    whole, split = (np.stack([np.flatnonzero(of), panel[of]]) for of in (~is_part, is_part))
-    inside = (2 * z[is_part] - (edges[panel] + edges[panel + 1])[is_part, None]) / (edges[1] - edges[0])
-    return _Rule(z.ravel(), weights.ravel(), whole, split, _shares(inside))
+    return _Rule(ends, z.ravel(), weights.ravel())
 
 
 def _shares(x: Array) -> Array:
-    """Return, at each x within [−1, 1], the polynomials that are 1 at one of Legendre's nodes and 0 at the others."""
+    """Return, at each x within [−1, 1], the polynomials that are 1 at one of Legendre's nodes and 0 at the others.
+
+    Source: the barycentric formula, Berrut & Trefethen, SIAM Review 2004, with the weights of Wang & Xiang 2012.
+    """
     nodes, w = legendre(_POINTS)
-    degrees = np.arange(_POINTS)
-    here, own = (np.polynomial.legendre.legvander(t, _POINTS - 1) for t in (x, nodes))
-    return np.asarray(here @ ((degrees + 0.5)[:, None] * own.T * w))
+    signs = np.where(np.arange(_POINTS) % 2, -1.0, 1.0) * np.sqrt((1 - nodes**2) * w)
+    away = x[..., None] - nodes
+    # At a node itself its own share is 1 in the limit.
+    found = signs / np.where(away == 0, 1e-200, away)
+    return np.asarray(found / found.sum(axis=-1, keepdims=True))
 
 
 @cache
@@ -156,15 +169,21 @@ def hermite(f: Function, kinks: tuple[float, ...], mean: float, variance: float)
     >>> (hermite(lambda u: u * u, (), 0.0, 1.0).coefficients[:4] ** 2).round(6).tolist()  # z² = h_0 + √2·h_2
     [1.0, 0.0, 2.0, 0.0]
     """
-    coefficients = np.zeros(_TERMS)
     if variance == 0:
+        coefficients = np.zeros(_TERMS)
         coefficients[0] = float(f(np.array([mean]))[0])
         return Series(coefficients, 0.0)
+    known = f.series(variance, mean, _TERMS) if isinstance(f, PiecewisePolynomial) else None
+    coefficients, square = known or _expanded(f, kinks, mean, variance)
+    return Series(coefficients, max(square - float(coefficients @ coefficients), 0.0))
+
+
+def _expanded(f: Function, kinks: tuple[float, ...], mean: float, variance: float) -> tuple[Array, float]:
+    """Return the coefficients of a function and E[f²], by quadrature."""
     rule = _rule(_breaks(kinks, mean, variance))
     values = f(mean + math.sqrt(variance) * rule.z)
     weighted = values * rule.weights
-    coefficients = _basis() @ rule.collected(weighted)
-    return Series(coefficients, max(float(weighted @ values) - float(coefficients @ coefficients), 0.0))
+    return _basis() @ rule.collected(weighted), float(weighted @ values)
 
 
 def pair_moments(

@@ -13,7 +13,7 @@ and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plu
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -185,12 +185,20 @@ def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
 
 def following(signal: Signal, dims: Sequence[int], source: Source) -> Signal:
     """Say that along these dimensions the rows are linear images of a value's rows, and of no other's that matters."""
-    return _with_sources(signal, signal.axes(dims), lambda _: (source,))
+    return _with_sources(signal, dict.fromkeys(signal.axes(dims), (source,)))
 
 
-def adding(signal: Signal, dims: Sequence[int], source: Source) -> Signal:
-    """Say that along these dimensions the rows are linear images of one more value's rows."""
-    return _with_sources(signal, signal.axes(dims), lambda old: (*(s for s in old if s.value != source.value), source))
+def adding(signal: Signal, ends: Iterable[tuple[Sequence[int], Source]], spread: float | None = None) -> Signal:
+    """Say that rows are linear images of one more value's rows.
+
+    Args:
+        signal: any signal.
+        ends: dimensions that count rows, and what they follow.
+        spread: of the signal, if it is another.
+    """
+    sources = {axis: source for dims, source in ends for axis in signal.axes(dims)}
+    found = {i: (*(o for o in signal.atoms[i].follows if o.value != s.value), s) for i, s in sources.items()}
+    return _with_sources(signal, found, spread)
 
 
 def image(
@@ -207,7 +215,8 @@ def image(
         taps: positions that an output reads, each a row's share of its features.
     """
     spread = fluctuation(x, features) / taps
-    return replace(following(found, rows, replace(source, strength=math.sqrt(spread))), spread=spread)
+    source = replace(source, strength=math.sqrt(spread))
+    return _with_sources(found, dict.fromkeys(found.axes(rows), (source,)), spread)
 
 
 def rescaled(signal: Signal, axis: int, factor: float, apart: float = 1.0) -> Signal:
@@ -219,22 +228,19 @@ def rescaled(signal: Signal, axis: int, factor: float, apart: float = 1.0) -> Si
         factor: of the strength.
         apart: of it between entries that differ along others of its axes, too.
     """
-
-    def change(old: tuple[Source, ...]) -> tuple[Source, ...]:
-        return tuple(replace(s, strength=s.strength * factor, apart=s.apart * apart) for s in old)
-
-    return _with_sources(signal, [axis], change)
+    old = signal.atoms[axis].follows
+    new = tuple([replace(s, strength=s.strength * factor, apart=s.apart * apart) for s in old])
+    return _with_sources(signal, {axis: new})
 
 
-def _with_sources(
-    signal: Signal, axes: Sequence[int], change: Callable[[tuple[Source, ...]], tuple[Source, ...]]
-) -> Signal:
-    changed = {i: found for i in axes if (found := change(signal.atoms[i].follows)) != signal.atoms[i].follows}
+def _with_sources(signal: Signal, sources: Mapping[int, tuple[Source, ...]], spread: float | None = None) -> Signal:
+    more = {} if spread is None else {"spread": spread}
+    changed = {i: new for i, new in sources.items() if new != signal.atoms[i].follows}
     if not changed:
-        return signal
+        return replace(signal, **more) if more else signal
     atoms = [replace(atom, follows=changed[i]) if i in changed else atom for i, atom in enumerate(signal.atoms)]
     ends = [0, *accumulate(map(len, signal.dims))]
-    return replace(signal, dims=tuple([tuple(atoms[a:b]) for a, b in pairwise(ends)]))
+    return replace(signal, dims=tuple([tuple(atoms[a:b]) for a, b in pairwise(ends)]), **more)
 
 
 def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:
@@ -253,12 +259,12 @@ def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: flo
         old = sources.get(s.value)
         sources[s.value] = replace(s, strength=s.strength * share + (old.strength if old else 0.0))
     strongest = sorted(sources.values(), key=lambda s: -s.strength)[:_MOST]
-    return _with_sources(signal, [axis], lambda _: tuple(strongest))
+    return _with_sources(signal, {axis: tuple(strongest)})
 
 
 def forgotten(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:
     """Return atoms that follow nothing."""
-    return tuple(replace(atom, follows=()) for atom in dim)
+    return tuple([replace(atom, follows=()) if atom.follows else atom for atom in dim])
 
 
 def in_common(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[list[int], int]:

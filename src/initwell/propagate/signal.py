@@ -17,18 +17,20 @@ parts: ``moments[.., d, ..]`` becomes ``moments[.., d1, d2, ..] = moments[.., d1
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cache, cached_property
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from initwell.errors import ArgumentError
+from initwell.propagate.copies import names, worked_out
 from initwell.propagate.segments import Array, Patterns, patterns
 from initwell.records import Record
 
 if TYPE_CHECKING:
+    from initwell.propagate.echoes import Echo
     from initwell.propagate.mask import Mask
     from initwell.propagate.slots import Slots
 
@@ -64,13 +66,15 @@ class Atom(Record):
         slots: where it counts the experts that a token is sent to; it agrees where these are the same.
     """
 
+    BASIS: ClassVar = frozenset({"size", "parts"})
+
     size: int
     sample: bool = field(default=False, compare=False)
     parts: tuple[int, ...] = ()
     follows: tuple[Source, ...] = field(default=(), compare=False)
     slots: "Slots | None" = field(default=None, compare=False)
 
-    @cached_property
+    @worked_out
     def patterns(self) -> Patterns:
         """The patterns of pairs of its indices."""
         return patterns(self.parts or (self.size,))
@@ -108,13 +112,7 @@ class Image:
 
 @dataclass(frozen=True, eq=False)
 class Average:
-    """Says that a value is an average of another's entries over some dimensions, or of their squares.
-
-    Attributes:
-        kind: E[x], E[x²], or E[(x − x̄)²].
-        of: x.
-        dims: over which the average is taken.
-    """
+    """Says that a value is E[x], E[x²], or E[(x − x̄)²], averaged over some dimensions, x being ``of``."""
 
     kind: Literal["mean", "square", "variance"]
     of: "Signal"
@@ -125,7 +123,8 @@ class Average:
 class Law:
     """How one entry is distributed that is no Gaussian: Σ weights·N(values, variance), a function of one plus another.
 
-    ``image`` times ``factor`` is the part of it that the values stand for; the Gaussian part has mean ``offset``.
+    ``image`` times ``factor`` is the part of it that the values stand for; the Gaussian part has mean ``offset``. Of a
+    sum of few terms ``near`` is by how much squares go together beyond a Gaussian's, by pattern; see ``laws``.
     """
 
     values: Array
@@ -134,6 +133,7 @@ class Law:
     image: Image
     factor: float
     offset: float
+    near: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,21 +167,22 @@ class Signal:
         law: how its entries are distributed, where they are the sum of a Gaussian and a function of one.
         gates: the masks that its parts went through last, where it is a gradient that met some.
         roots: (tag, a): it contains a times the normalized value of that tag, plus what is independent of it.
-        peak: above 1 where only the largest of that many entries along the spatial dimensions (2, 3, …) got a
-            gradient: max pooling's backward.
+        peak: above 1 where only the largest of so many entries of a window got a gradient: max pooling's backward.
         average: what it is the average of, where it is one.
         square_of: what it is the square of, where it is one.
         centred_of: the mean that was taken off, where one was.
         atoms: all atoms, in the order of ``moments``.
-        scatter: of a weight, the relative variance of its squared entries; of what few weights made, that, one over
-            their number, how alike what they read is, and how unlike its channels are: see rules/scatter.
+        scatter: of a weight, the relative variance of its squared entries; of what few weights made: rules/scatter.
         undone: of a gradient, the factor by which going back through the weights before it is made smaller or larger.
         joint: whether operands that have something in common were put together here as what they are.
-        profile: for each of the last dimensions, how positions differ: what zero padding leaves; see ``places``.
+        profile: for each of the last dimensions, how positions differ: see ``places``.
         mask: of scores, which of them are open to the softmax; all, if none.
         closed: of a gradient, the mask that has set it to 0 already.
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
+        echoes: terms of a gradient that go with the value it arrives at.
     """
+
+    BASIS: ClassVar = frozenset({"dims", "moments", "means"})
 
     dims: Dims
     moments: Array
@@ -204,35 +205,35 @@ class Signal:
     spread: float = 0.0
     mask: "Mask | None" = None
     closed: "Mask | None" = None
+    echoes: "tuple[Echo, ...]" = ()
     atoms: tuple[Atom, ...] = field(init=False, repr=False)
     _has_parts: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse moments that do not belong to the atoms; write a mean that is one number out."""
         atoms = tuple([atom for dim in self.dims for atom in dim])
-        vars(self).update(atoms=atoms, _has_parts=any(atom.parts for atom in atoms))
+        vars(self).update(atoms=atoms, _has_parts=any(map(attrgetter("parts"), atoms)))
         self._fit()
 
     def _fit(self) -> None:
-        rank = len(self.atoms)
-        if not self._has_parts and self.moments.shape == (2,) * rank and self.means.size == 1:
-            if self.means.ndim != rank:
-                vars(self)["means"] = self.means.reshape((1,) * rank)
-            return
-        lengths = tuple(atom.patterns.counts.size for atom in self.atoms)
+        segments = (1,) * len(self.atoms)
+        lengths = (2,) * len(self.atoms)
+        if self._has_parts:
+            segments = tuple([len(atom.parts) or 1 for atom in self.atoms])
+            lengths = tuple([n + n * n for n in segments])
         if self.moments.shape != lengths:
             cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
             raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)
-        segments = tuple(len(atom.patterns.parts) for atom in self.atoms)
         if self.means.shape != segments:
-            vars(self)["means"] = np.broadcast_to(self.means, segments)
+            alike = self.means.size == 1 and not self._has_parts
+            vars(self)["means"] = self.means.reshape(segments) if alike else np.broadcast_to(self.means, segments)
 
-    @cached_property
+    @worked_out
     def shape(self) -> tuple[int, ...]:
         """The tensor's shape."""
         return tuple([math.prod([a.size for a in dim]) for dim in self.dims])
 
-    @cached_property
+    @worked_out
     def cuts(self) -> dict[Dims, "Signal"]:
         """The same value with finer atoms, where it was needed so."""
         return {}
@@ -242,34 +243,36 @@ class Signal:
         """Whether some axis has segments."""
         return self._has_parts
 
-    @cached_property
+    @worked_out
     def mean(self) -> float:
         """E[x], over all entries."""
         found = self.means
-        for atom in self.atoms if self.segmented else ():
-            n = len(atom.patterns.parts)
-            found = atom.patterns.agree[:n] @ found.reshape(n, -1)
-        return float(found.flat[0]) if found.size else 0.0
+        for atom in self.atoms if self._has_parts else ():
+            if n := len(atom.parts):
+                found = atom.patterns.agree[:n] @ found.reshape(n, -1)
+        return float(found.item()) if found.size else 0.0
 
-    @cached_property
+    @worked_out
     def q(self) -> float:
         """The second moment E[x²], over all entries."""
         return self.averaged(())
 
-    @cached_property
+    @worked_out
     def diagonal(self) -> Array:
         """E[x²] by segment: of the shape of ``means``."""
         return np.asarray(self.moments[tuple(slice(n) for n in self.means.shape)])
 
     def averaged(self, differ: Collection[int]) -> float:
         """Return E[x x'] over all pairs that differ along these atoms and agree along the others."""
-        if not self.segmented:
-            return float(self.moments[tuple(int(i in differ) for i in range(self.moments.ndim))])
-        found = self.moments
+        if not self._has_parts:
+            return float(self.moments[tuple([int(i in differ) for i in range(len(self.atoms))])])
+        whole = slice(None)
+        found = self.moments[tuple([whole if a.parts else int(i in differ) for i, a in enumerate(self.atoms)])]
         for i, atom in enumerate(self.atoms):
-            pairs = atom.patterns
-            found = (pairs.differ if i in differ else pairs.agree) @ found.reshape(pairs.counts.size, -1)
-        return float(found[0])
+            if atom.parts:
+                pairs = atom.patterns
+                found = (pairs.differ if i in differ else pairs.agree) @ found.reshape(pairs.counts.size, -1)
+        return float(found.item())
 
     @property
     def rms(self) -> float:
@@ -288,7 +291,7 @@ class Signal:
         spans = self._spans
         return tuple([i for d in dims for i in spans[d]])
 
-    @cached_property
+    @worked_out
     def _spans(self) -> tuple[range, ...]:
         ends = accumulate(map(len, self.dims))
         return tuple([range(end - len(dim), end) for end, dim in zip(ends, self.dims, strict=True)])
@@ -298,12 +301,15 @@ class Signal:
     ) -> "Signal":
         """Return a signal of other numbers that keeps the fidelity and forgets where it came from."""
         dims = self.dims if dims is None else dims
-        return _bare(self, dims=dims, moments=moments, means=np.asarray(means, float), gaussian=gaussian)
+        means = means if isinstance(means, np.ndarray) else np.asarray(means, float)
+        return _bare(self, dims=dims, moments=moments, means=means, gaussian=gaussian)
 
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
         means = self.means if means is None else means
-        kept = {"gaussian": self.gaussian, "peak": self.peak, "roots": self.roots, "scatter": self.scatter}
+        kept = {name: getattr(self, name) for name in ("gaussian", "peak", "roots", "scatter")}
+        if self.law is not None:
+            kept["law"] = self.law if self.law.near is None else replace(self.law, near=np.zeros(()))
         return _bare(self, dims=dims, moments=moments, means=means, **kept)
 
     def approximate(self, reason: str) -> "Signal":
@@ -314,26 +320,19 @@ class Signal:
 
 
 def _bare(origin: Signal, **given: Any) -> Signal:
-    """Return a signal of these fields, its fidelity that of the one it was made of; others have the class's defaults.
-
-    A walk makes thousands of them, and a constructor sets every field one by one.
-    """
+    """Return a signal of these fields and the fidelity of its origin: a constructor would set each field by itself."""
     found = object.__new__(Signal)
-    vars(found).update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, **given)
-    found.__post_init__()
+    state = vars(found)
+    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, **given)
+    if given["dims"] is origin.dims:
+        state.update(atoms=origin.atoms, _has_parts=origin._has_parts)
+        found._fit()
+    else:
+        found.__post_init__()
     return found
 
 
 R = TypeVar("R")
-# What a Signal works out, and checks, is of these alone.
-_NUMBERS = frozenset({"dims", "moments", "means"})
-
-
-@cache
-def _worked_out(kind: type) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Return the fields of a kind of record, and the names of what it works out of them when asked."""
-    names = [name for name, value in vars(kind).items() if isinstance(value, cached_property)]
-    return frozenset(field.name for field in fields(kind)), tuple(names)
 
 
 def replace(record: R, **changes: Any) -> R:
@@ -346,18 +345,18 @@ def replace(record: R, **changes: Any) -> R:
     """
     kind: type = type(record)
     found: R = object.__new__(kind)
-    known, worked_out = _worked_out(kind)
+    known, derived, basis = names(kind)
     if not changes.keys() <= known:
         raise TypeError(f"{kind.__name__} has no field {min(changes.keys() - known)}")
     state = vars(found)
     state.update(vars(record))
     state.update(changes)
-    if isinstance(found, Signal) and _NUMBERS.isdisjoint(changes):
+    if basis.isdisjoint(changes):
         return found
-    for name in worked_out:
+    for name in derived:
         state.pop(name, None)
     if isinstance(found, Signal):
-        found.__post_init__()
+        found.__post_init__() if "dims" in changes else found._fit()
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from initwell.records import Record, Row, TableRecord, plain
-from initwell.trace.ops import FROM_SHAPE
+from initwell.trace.ops import COPIES, FROM_SHAPE, VIEWS
 
 Kind = Literal["op", "input", "parameter", "buffer", "constant", "cotangent"]
 Phase = Literal["forward", "backward"]
@@ -90,12 +90,12 @@ class Op(Record):
     of: int | None = None
     mutates: tuple[tuple[int, int], ...] = ()
 
-    @property
+    @cached_property
     def packet(self) -> str:
         """The name without its overload, an in-place op by its own name: "aten.addmm", "aten.relu_"."""
         return packet(self.name)
 
-    @property
+    @cached_property
     def functional(self) -> str:
         """The packet of the op that would do the same out of place: "aten.relu" for "aten.relu_.default"."""
         return functional(self.name)
@@ -193,6 +193,20 @@ class Trace(TableRecord):
         """Return the op that made a value; None for parameters, buffers, inputs and constants."""
         index = self.values[value].producer
         return None if index is None else self.ops[index]
+
+    def shown(self, value: int) -> int:
+        """Return the value that a view, or a copy, shows; of anything else the value itself."""
+        if value not in self._shown:
+            end, op = value, self.producer(value)
+            while op is not None and op.inputs and (op.functional in VIEWS or op.functional in COPIES):
+                end = op.inputs[0]
+                op = self.producer(end)
+            self._shown[value] = end
+        return self._shown[value]
+
+    @cached_property
+    def _shown(self) -> dict[int, int]:
+        return {}
 
     def consumers(self, value: int) -> tuple[Op, ...]:
         """Return the ops, forward and backward, that read a value, in order."""

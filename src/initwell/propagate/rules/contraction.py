@@ -30,7 +30,6 @@ from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal, Source, merged_fidelity, replace
 from initwell.propagate.slots import resolved
 from initwell.propagate.table import Call, Rule
-from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Trace
 
 
@@ -98,12 +97,16 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
         if call.trace.values[weight].kind == "parameter" and not batched:
             source = Source(value, level=_level(call.trace, x, features))
             return image(_contracted(a, b, [over], ()), rows, x, [features], source)
-    ends = [Source(v, math.sqrt(fluctuation(x, [d]))) for v, x, d in ((first, a, over[0]), (second, b, over[1]))]
-    a, b = _itself(a, first, b, over, batched), _itself(b, second, a, over[::-1], batched)
-    found = contract(a, b, [over], [(0, 0)] if batched else [])
+    spreads = [fluctuation(a, over[:1]), fluctuation(b, over[1:])]
+    left, right = _itself(a, first, b, over, batched), _itself(b, second, a, over[::-1], batched)
+    least = min(
+        s if x is y else fluctuation(y, [d]) for s, x, y, d in zip(spreads, (a, b), (left, right), over, strict=True)
+    )
+    found = _contracted(left, right, [over], [(0, 0)] if batched else [])
     # Given one factor, the product is a linear image of the other.
-    found = adding(found, range(int(batched), kept), ends[0])
-    return adding(found, range(kept, len(found.dims)), ends[1])
+    ends = [(range(int(batched), kept), Source(first, math.sqrt(spreads[0])))]
+    ends.append((range(kept, len(found.dims)), Source(second, math.sqrt(spreads[1]))))
+    return adding(found, ends, spread=least)
 
 
 def _itself(a: Signal, value: int, b: Signal, over: tuple[int, int], batched: bool) -> Signal:
@@ -111,7 +114,7 @@ def _itself(a: Signal, value: int, b: Signal, over: tuple[int, int], batched: bo
     if not any(s.value == value for atom in b.dims[over[1]] for s in atom.follows):
         return a
     features = [d for d in range(int(batched), len(a.dims)) if d != over[0]]
-    return adding(a, [over[0]], Source(value, math.sqrt(fluctuation(a, features))))
+    return adding(a, [([over[0]], Source(value, math.sqrt(fluctuation(a, features))))])
 
 
 def _level(trace: Trace, x: Signal, features: int) -> float:
@@ -126,11 +129,7 @@ def _level(trace: Trace, x: Signal, features: int) -> float:
 
 def base(trace: Trace, value: int) -> int:
     """Return the value that a view shows."""
-    op = trace.producer(value)
-    while op is not None and op.inputs and (op.functional in VIEWS or op.functional in COPIES):
-        value = op.inputs[0]
-        op = trace.producer(value)
-    return value
+    return trace.shown(value)
 
 
 def _mm(call: Call) -> Sequence[Signal]:

@@ -26,6 +26,7 @@ from initwell.propagate.agreement import Array, Integers, patterns, places
 from initwell.propagate.alike import plain
 from initwell.propagate.atoms import expanded, joined, matched
 from initwell.propagate.rules.experts import rows_looked_up, rows_put_back
+from initwell.propagate.rules.tables import as_often_as_shown
 from initwell.propagate.signal import Atom, Dims, Signal
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -299,7 +300,8 @@ def _index(call: Call) -> Sequence[Signal | None]:
         if len(call.trace.values[ref.id].shape) == 1:
             return [shuffled(x, dim, call.shape()[dim])]
     real, sample = _real(call, given)
-    return [looked_up(x, lookup(x.dims, real, sample))]
+    found = looked_up(x, lookup(x.dims, real, sample))
+    return [as_often_as_shown(call, call["self"], found, real[0]) if list(real) == [0] else found]
 
 
 def _index_put(call: Call) -> Sequence[Signal | None]:

@@ -119,8 +119,22 @@ def relative_variance(x: Signal) -> float:
     return float(x.scatter[0] * (values**2 @ counts) + x.scatter[1])
 
 
-def inverse_sizes(x: Signal, floor: float, few: float = 0.0) -> tuple[float, float]:
-    """Return E[1/(s² + ε)] over channels, and E[Σ F w²/(s² + ε)]/Σ F E[w²], both in units of 1/E[s²].
+class Sizes(NamedTuple):
+    """What dividing channels by their sizes does, with ε: averages over channels, in units of E[s²].
+
+    Attributes:
+        inverse: E[1/(s² + ε)].
+        undone: E[Σ F w²/(s² + ε)]/Σ F E[w²].
+        share: E[s²/(s² + ε)].
+    """
+
+    inverse: float
+    undone: float
+    share: float
+
+
+def inverse_sizes(x: Signal, floor: float, few: float = 0.0) -> Sizes:
+    """Average over channels what a normalization divides by.
 
     Args:
         x: what is normalized.
@@ -130,7 +144,7 @@ def inverse_sizes(x: Signal, floor: float, few: float = 0.0) -> tuple[float, flo
     >>> from initwell.propagate.signal import independent
     >>> nine = replace(independent((4, 3), 1.0), scatter=(2.0, 0.0, 1 / 9, 9.0, 1.0))
     >>> [round(v, 3) for v in inverse_sizes(nine, 0.0)]
-    [1.286, 1.0]
+    [1.286, 1.0, 1.0]
     """
     spread = min((1 + x.scatter[1]) * (1 + few) - 1, _MOST)
     law = tuple(float(f"{v:.4g}") for v in (x.scatter[0], *x.scatter[2:]))
@@ -138,13 +152,10 @@ def inverse_sizes(x: Signal, floor: float, few: float = 0.0) -> tuple[float, flo
 
 
 @lru_cache(maxsize=1024)
-def _inverse(law: tuple[float, ...], spread: float, floor: float) -> tuple[float, float]:
-    if spread < 1e-3:
-        return _integrals(law, floor)
-    points, weights = _gamma(1 / spread)
-    found = [_integrals(law, floor / p) for p in points]
-    one, two = (float(sum(w * f[i] / p for w, p, f in zip(weights, points, found, strict=True))) for i in (0, 1))
-    return one, two
+def _inverse(law: tuple[float, ...], spread: float, floor: float) -> Sizes:
+    points, weights = _gamma(1 / spread) if spread >= 1e-3 else (np.ones(1), np.ones(1))
+    inverse, undone, share = _integrals(law, floor / points)
+    return Sizes(float(weights / points @ inverse), float(weights / points @ undone), float(weights @ share))
 
 
 def _gamma(shape: float) -> tuple[Array, Array]:
@@ -155,25 +166,29 @@ def _gamma(shape: float) -> tuple[Array, Array]:
     return points / shape, vectors[0] ** 2
 
 
-def _integrals(law: tuple[float, ...], floor: float) -> tuple[float, float]:
-    """Return both, where nothing but weights scatters: of (tails, λ …, counts …, φ …)."""
+def _integrals(law: tuple[float, ...], floors: Array) -> tuple[Array, Array, Array]:
+    """Return the averages for each ε, where nothing but weights scatters: of (tails, λ …, counts …, φ …)."""
     if len(law) == 1:
-        return 1 / (1 + floor), 1 / (1 + floor)
+        return (1 / (1 + floors),) * 3
     values, counts, shares = np.reshape(law[1:], (3, -1))
     # In log t both ends fall off exponentially: equal steps are exact to rounding.
-    t = np.exp(np.arange(-18.0, math.log(40 / floor), 0.1))
-    each, slopes = _of_square(law[0])(values[:, None] * t)
-    whole = np.exp(counts @ np.log(each) - floor * t)
-    inverse, undone = whole * t, whole * t * (shares @ slopes)
-    # From 0 to the first point both are next to 1.
-    return float(inverse.sum() * 0.1 + t[0] * 0.95), float(undone.sum() * 0.1 + t[0] * 0.95)
+    low = -18.0 - math.log(max(floors.max(), 1.0))
+    t = np.exp(np.arange(low, math.log(40 / floors.min()), 0.1))
+    logs, slopes = _of_square(law[0])(values[:, None] * t)
+    whole = np.exp(counts @ logs - floors[:, None] * t)
+    # From 0 to the first point all are next to 1.
+    inverse, undone, share = (
+        whole @ (t * f) * 0.1 + t[0] * 0.95 for f in (1.0, shares @ slopes, counts * values @ slopes)
+    )
+    return inverse, undone, share
 
 
 def _of_square(tails: float) -> Callable[[Array], tuple[Array, Array]]:
-    """Return what gives E[e^(−tw²)], and E[w²e^(−tw²)] over it, for w² of mean 1: of normal or uniform w."""
+    """Return what gives log E[e^(−tw²)], and E[w²e^(−tw²)] over that E, for w² of mean 1: of normal or uniform w."""
 
     def gamma(t: Array) -> tuple[Array, Array]:
-        return (1 + tails * t) ** (-1 / tails), 1 / (1 + tails * t)
+        grown = 1 + tails * t
+        return np.log(grown) / -tails, 1 / grown
 
     def uniform(t: Array) -> tuple[Array, Array]:
         from scipy.special import erf
@@ -181,6 +196,6 @@ def _of_square(tails: float) -> Callable[[Array], tuple[Array, Array]]:
         root = np.sqrt(3 * t)
         found = np.where(t < 1e-6, 1 - t, erf(root) * math.sqrt(math.pi) / 2 / np.maximum(root, 1e-12))
         slope = np.where(t < 1e-6, 1.0, (found - np.exp(-3 * t)) / (2 * np.maximum(t, 1e-12)))
-        return found, slope / found
+        return np.log(found), slope / found
 
     return uniform if abs(tails - _UNIFORM) < 0.04 else gamma

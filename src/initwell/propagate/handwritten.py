@@ -1,0 +1,85 @@
+"""Norms written by hand, found in a trace: rows times, or over, one number a row that is made of the rows alone."""
+
+import math
+from dataclasses import dataclass
+
+from initwell.trace.trace import Op, Trace, ValueRef
+
+_MADE_BY = """
+    pow mul mean sum add rsqrt sqrt reciprocal var clamp clamp_min linalg_vector_norm _to_copy expand sub div maximum
+"""
+_SCALES = frozenset(f"aten.{name}" for name in _MADE_BY.split())
+_LONGEST = 9
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm written by hand.
+
+    Attributes:
+        op: the product of rows with their scale, or the quotient.
+        scale: its value id, one number a row.
+        chain: what lies between the rows and their scale.
+    """
+
+    op: Op
+    scale: int
+    chain: frozenset[int]
+
+
+def norms_by_hand(trace: Trace) -> dict[int, Norm]:
+    """Return the norms of a trace by the index of the backward op that makes their scale's gradient."""
+    found = {}
+    for op in trace.forward_ops:
+        norm = _norm(trace, op) if op.functional in ("aten.mul", "aten.div") else None
+        maker = None if norm is None else trace.producer(trace.gradients.get(norm.scale, -1))
+        if norm is not None and maker is not None:
+            found[maker.index] = norm
+    return found
+
+
+def _norm(trace: Trace, op: Op) -> Norm | None:
+    x, scale = (operand(op, name) for name in ("self", "other"))
+    for rows, r in ((x, scale), (scale, x)):
+        if rows is None or r is None or (op.functional == "aten.div" and rows != x):
+            continue
+        made = trace.producer(r)
+        if made is not None and made.functional == "aten.expand":
+            r = made.inputs[0]
+        if size(trace, r) < size(trace, rows):
+            chain = _chain(trace, r, _bases(trace, rows))
+            if chain is not None:
+                return Norm(op, r, chain)
+    return None
+
+
+def _bases(trace: Trace, rows: int) -> set[int]:
+    """Return the rows, and what they are the deviations of."""
+    made = trace.producer(rows)
+    return {rows, *(made.inputs[:1] if made is not None and made.functional == "aten.sub" else ())}
+
+
+def _chain(trace: Trace, scale: int, bases: set[int]) -> frozenset[int] | None:
+    """Return the values between rows and their scale; None where the scale is made of anything else."""
+    chain, ahead = set[int](), [scale]
+    while ahead:
+        value = ahead.pop()
+        if value in bases or value in chain:
+            continue
+        made = trace.producer(value)
+        if made is None or made.functional not in _SCALES or len(chain) > _LONGEST:
+            return None
+        chain.add(value)
+        ahead += made.inputs
+    return frozenset(chain)
+
+
+def operand(op: Op, name: str) -> int | None:
+    """Return the value id of an argument; None where it is no tensor."""
+    ref = op.arguments.get(name)
+    return ref.id if isinstance(ref, ValueRef) else None
+
+
+def size(trace: Trace, value: int) -> int:
+    """Return how many entries a value has."""
+    return math.prod(trace.values[value].shape)
