@@ -102,8 +102,9 @@ class _Router:
         self.frame = frame.regrouped((forgotten(frame.dims[0]), frame.dims[1]), frame.moments)
         self._rows: dict[Key, Rows] = {}
         self._slots: Slots | None = None
-        choice = trace.ops[chain.topk]
-        self.k, self.index = int(choice.arguments["k"]), choice.outputs[1]
+        choice = None if chain.topk is None else trace.ops[chain.topk]
+        self.k = 0 if choice is None else int(choice.arguments["k"])
+        self.index = -1 if choice is None else choice.outputs[1]
 
     def _keys(self, frame: Signal) -> dict[tuple[int, ...], Key]:
         """Return the correlations of two tokens by pattern of the tokens' atoms: of logits' own, and common, parts."""
