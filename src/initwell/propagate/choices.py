@@ -126,9 +126,11 @@ class _Router:
             here = (0,) * (len(self.frame.atoms) - 1)
             own = max(float(self.frame.moments[(*here, 0)] - self.frame.moments[(*here, 1)]), 0.0)
             common = max(float(self.frame.moments[(*here, 1)]) - self.frame.mean**2, 0.0)
-            logits = self.frame.mean + np.sqrt(own) * normals(self.chain.width, key[0])
+            # What all have in common takes a column of its own.
+            alone, shared = (normals(self.chain.width + 1, correlation) for correlation in key)
+            logits = self.frame.mean + np.sqrt(own) * alone[:, :-1]
             if common > 1e-12:
-                logits = logits + np.sqrt(common) * normals(1, key[1])
+                logits = logits + np.sqrt(common) * shared[:, -1:]
             self._rows[key] = Rows(self.trace, self.values, self.chain, logits)
         return self._rows[key]
 
