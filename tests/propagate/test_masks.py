@@ -165,7 +165,7 @@ def test_scores_joined_with_a_sink_keep_their_mask() -> None:
         if row["op"] in ("aten._softmax", "aten.bmm", "aten.addmm") and forward < 100:
             assert row["forward_rms"] == pytest.approx(forward, rel=0.06), row
         if row["path"] == "layers.2":
-            assert row["gradient_rms"] == pytest.approx(backward, rel=0.06), row
+            assert row["gradient_rms"] == pytest.approx(backward, rel=0.1), row
 
 
 def test_scores_count_what_the_mask_puts_in() -> None:
