@@ -170,20 +170,19 @@ class Signal:
         law: how its entries are distributed, where they are the sum of a Gaussian and a function of one.
         gates: the masks that its parts went through last, where it is a gradient that met some.
         roots: (tag, a): it contains a times the normalized value of that tag, plus what is independent of it.
-        peak: above 1 where only the largest of that many entries along the spatial dimensions (2, 3, …) got a
-            gradient: max pooling's backward.
+        peak: above 1 where max pooling's backward gave a gradient to the largest of that many entries alone.
         average: what it is the average of, where it is one.
         square_of: what it is the square of, where it is one.
         centred_of: the mean that was taken off, where one was.
         atoms: all atoms, in the order of ``moments``.
-        scatter: of a weight, the relative variance of its squared entries; of what few weights made, that, one over
-            their number, how alike what they read is, and how unlike its channels are: see rules/scatter.
+        scatter: of a weight, the relative variance of its squared entries; of what few made, see rules/scatter.
         undone: of a gradient, the factor by which going back through the weights before it is made smaller or larger.
         joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, how positions differ: what zero padding leaves; see ``places``.
         mask: of scores, which of them are open to the softmax; all, if none.
         closed: of a gradient, the mask that has set it to 0 already.
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
+        swing: relative variance of rows' mean squares, where each was multiplied by a number of its own: ``swing``.
     """
 
     BASIS: ClassVar = frozenset({"dims", "moments", "means"})
@@ -207,6 +206,7 @@ class Signal:
     scatter: tuple[float, ...] = ()
     undone: float = 1.0
     spread: float = 0.0
+    swing: float = 0.0
     mask: "Mask | None" = None
     closed: "Mask | None" = None
     atoms: tuple[Atom, ...] = field(init=False, repr=False)
@@ -324,7 +324,8 @@ def _bare(origin: Signal, **given: Any) -> Signal:
     """Return a signal of these fields and the fidelity of its origin: a constructor would set each field by itself."""
     found = object.__new__(Signal)
     state = vars(found)
-    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, **given)
+    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, swing=origin.swing)
+    state.update(given)
     if given["dims"] is origin.dims:
         state.update(atoms=origin.atoms, _has_parts=origin._has_parts)
         found._fit()

@@ -34,6 +34,7 @@ from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.rules.reading import read_places
 from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
+from initwell.propagate.swing import by_row, of_product, of_sum
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -78,6 +79,8 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
     profile = _mixed(a, b, alpha**2 * a.q, beta**2 * b.q)
     found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile)
+    if a.swing or b.swing:
+        found = replace(found, swing=of_sum(a, b, alpha, beta))
     found = gram.summed(found, a, b, alpha, beta)
     larger = a if alpha**2 * a.q >= beta**2 * b.q else b
     found = merged_fidelity(replace(found, peak=larger.peak), b)
@@ -108,7 +111,8 @@ def multiplied(a: Signal, b: Signal) -> Signal:
     """Multiply two independent signals of the same atoms, entry by entry."""
     moments, profile = _by_places(a, b)
     found = gram.multiplied(a.changed(moments, a.means * b.means), a, b)
-    return merged_fidelity(replace(found, peak=max(a.peak, b.peak), profile=profile), b)
+    found = replace(found, peak=max(a.peak, b.peak), profile=profile)
+    return merged_fidelity(of_product(found, a.swing, b.swing) if a.swing or b.swing else found, b)
 
 
 def _by_places(a: Signal, b: Signal) -> tuple[Array, tuple[Array, ...]]:
@@ -246,6 +250,10 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
         factor: an image f(u), such as a gate; else its own.
         shape: that both are broadcast to.
     """
+    if (swing := by_row(base, factor)) or (swing := by_row(factor, base)):
+        one, two = together(base, factor, shape)
+        found = of_product(product(one, two, shape), base.swing if base.shape == tuple(shape) else factor.swing, swing)
+        return replace(found, image=None) if found.swing == 0 else found
     if base.dims != factor.dims or base.shape != tuple(shape):
         one, two = together(base, factor, shape)
         if factor.shape == two.shape and two.image is not None:
