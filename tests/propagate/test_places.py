@@ -6,12 +6,11 @@ import torch
 from torch import nn
 
 import initwell as iw
-from initwell.propagate.incidence import spatial_axis
+from initwell.propagate.incidence import carried, spatial_axis
 from initwell.propagate.places import (
     LONGEST,
     bent,
     by_axis,
-    carried,
     even,
     mixed,
     of_sizes,
@@ -58,9 +57,9 @@ def test_two_positions_have_what_they_read_through_the_same_tap(
                 if 0 <= x < inputs and 0 <= y < inputs:
                     one, two, three, four = (p, q, x, y) if back else (x, y, p, q)
                     brute[:, three, four] += places[:, one, two]
-    np.testing.assert_allclose(carried(places, axis.at, axis.inside, inputs, back=back), brute)
+    np.testing.assert_allclose(carried(places, axis, back=back), brute)
     # Of a long axis, the sizes alone.
-    alone = carried(sizes(places), axis.at, axis.inside, inputs, back=back)
+    alone = carried(sizes(places), axis, back=back)
     np.testing.assert_allclose(alone, brute[0].diagonal())
 
 
@@ -251,4 +250,4 @@ def test_what_reads_each_place_once_changes_nothing() -> None:
     places, axis = any_places(5), spatial_axis(5, 5, 1, 1, 0, 1)
     assert axis.one_to_one and not spatial_axis(5, 3, 1, 2, 0, 1).one_to_one
     assert not spatial_axis(5, 5, 3, 1, 1, 1).one_to_one
-    np.testing.assert_allclose(settled(carried(places, axis.at, axis.inside, 5, back=False)), places, rtol=1e-12)
+    np.testing.assert_allclose(settled(carried(places, axis, back=False)), places, rtol=1e-12)

@@ -258,3 +258,25 @@ def test_gradients_through_means_taken_off_by_hand() -> None:
     for row, size in zip(predicted.rows, measured, strict=True):
         if row["op"] in ("aten.mm", "aten.gelu"):
             assert row["gradient_rms"] == pytest.approx(size, rel=0.1), row["path"]
+
+
+class Length(nn.Module):
+    """x/√(Σ x²), the sum taken and not the mean, as CLIP's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.pow(2).sum(-1, keepdim=True).pow(0.5)
+
+
+def test_a_sum_of_squares_is_positive() -> None:
+    """As a Gaussian it would reach 0, and 1/x be infinite. 16 seeds of 64 rows: a standard error below 3 %."""
+    torch.manual_seed(0)
+    model, batch = nn.Sequential(linear(), Length(), linear()), torch.randn(64, WIDTH)
+    predicted = iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows
+    squares = np.zeros((SEEDS, len(predicted)))
+    for seed in range(SEEDS):
+        iw.init_(model, "kaiming", seed=seed)
+        squares[seed] = [row["gradient_rms"] ** 2 for row in iw.measure(model, batch, seed=seed).rows]
+    for place in (0, len(predicted) - 1):
+        assert predicted[place]["gradient_rms"] == pytest.approx(math.sqrt(squares[:, place].mean()), rel=0.05)
+    assert predicted[-2]["op"] == "aten.div"
+    assert predicted[-2]["forward_rms"] == pytest.approx(WIDTH**-0.5, rel=1e-3)

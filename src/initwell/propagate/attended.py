@@ -21,6 +21,7 @@ import numpy as np
 from initwell.propagate.concentration import Weights
 from initwell.propagate.handwritten import operand, size
 from initwell.propagate.rows import stepped
+from initwell.propagate.rules.hull import opened
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal
 from initwell.trace.trace import Op, Trace
@@ -54,7 +55,7 @@ class Attended:
 
     def scores(self, op: Op, value: int) -> float | None:
         """Return Σ R² of the scores of a softmax; None where it is not known."""
-        scores, dim = self._signals.get(value), int(op.arguments["dim"])
+        scores, dim = self._opened(value), int(op.arguments["dim"])
         if scores is None or self._gradient(op.outputs[0]) is None:
             return None
         sent, axes = self._gradient(value), scores.axes([dim % len(scores.dims)])
@@ -71,7 +72,7 @@ class Attended:
         """
         end, s = self._softmax(op.outputs[0]), self._signals.get(op.outputs[0])
         sent = self._gradient(op.outputs[0])
-        scores = None if end is None else self._signals.get(end[0])
+        scores = None if end is None else self._opened(end[0])
         if s is None or sent is None or end is None or scores is None:
             return None
         axes, rows = s.axes([len(s.dims) - 1]), [x.axes([len(x.dims) - 2]) for x in (s, sent)]
@@ -93,7 +94,7 @@ class Attended:
             along: Σ R(o)² of what it makes.
         """
         behind, value, sent = self._behind(operand(op, "self")), operand(op, "mat2"), self._gradient(op.outputs[0])
-        scores = self._signals.get(behind)
+        scores = self._opened(behind)
         made, values = (self._signals.get(i if i is not None else -1) for i in (op.outputs[0], value))
         if scores is None or made is None or sent is None or value is None or values is None or values.q <= 0:
             return None
@@ -115,7 +116,7 @@ class Attended:
         A key's row gets Σ s_t p_t (d_t − Σ p d), that of its value Σ p_t d_t, with the same d. None: it is unknown.
         """
         behind, values = self._behind(operand(op, "self")), self._signals.get(operand(op, "mat2") or -1)
-        scores, made = self._signals.get(behind), self._trace.producer(behind) if behind in self._signals else None
+        scores, made = self._opened(behind), self._trace.producer(behind) if behind in self._signals else None
         for _ in range(_FURTHEST):
             if made is None or made.functional in _PRODUCTS:
                 break
@@ -133,6 +134,10 @@ class Attended:
     def is_score(self, value: int) -> bool:
         """Whether a softmax is what a value goes to."""
         return self._softmax(value) is not None
+
+    def _opened(self, value: int) -> Signal | None:
+        scores = self._signals.get(value)
+        return None if scores is None else opened(scores)
 
     def _gradient(self, value: int) -> Signal | None:
         return self._signals.get(self._trace.gradients.get(value, -1))

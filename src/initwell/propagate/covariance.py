@@ -36,7 +36,7 @@ from initwell.propagate.signal import Dims, Signal
 from initwell.propagate.table import Call, RuleTable
 from initwell.trace.trace import Op, ValueRef
 
-MOST = 40_000
+MOST = 100_000
 """Pairs of values that a walk looks at; any further ones are taken as independent."""
 _DEEPEST = 120
 _WIDEST = 200

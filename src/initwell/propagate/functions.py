@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from initwell.propagate.averages import gamma_moments, is_average_of_squares
+from initwell.propagate.few import FEW
 from initwell.propagate.gaussian import covariance, signal_moments, variances
 from initwell.propagate.laws import distribution
 from initwell.propagate.segments import Array
@@ -143,7 +144,12 @@ def function_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
     true, q = float(values @ weights), float((values * values) @ weights)
     spread = float(moments[(0,) * moments.ndim]) - float(mean.flat[0]) ** 2
     shape = (moments - float(mean.flat[0]) ** 2) / spread if spread > 0 else covariance(u)[1]
-    return np.full_like(mean, true), np.asarray(true**2 + (q - true**2) * shape)
+    found = np.asarray(true**2 + (q - true**2) * shape)
+    if u.law.near is not None and u.law.near.shape == found.shape:
+        squares = (points - weights @ points) ** 2
+        squares = squares / (weights @ squares) - 1
+        found = found + (float(weights @ (values * squares)) / float(weights @ squares**2)) ** 2 * u.law.near
+    return np.full_like(mean, true), found
 
 
 def evaluated(image: Image) -> Signal:
@@ -157,7 +163,14 @@ def evaluated(image: Image) -> Signal:
     found = replace(found, image=image, profile=u.profile if base is None else base.profile)
     if base is not None:
         found = merged_fidelity(found, base)
-    return found if straight or of_known_law(u) else found.approximate(NOT_GAUSSIAN)
+    return found if straight else by_law(found, u)
+
+
+def by_law(found: Signal, u: Signal) -> Signal:
+    """Say of a function of u what had to be taken for granted of how u is distributed."""
+    if not of_known_law(u):
+        return found.approximate(NOT_GAUSSIAN)
+    return found.approximate(FEW) if u.law is not None and u.law.near is not None else found
 
 
 def of_known_law(u: Signal) -> bool:

@@ -8,10 +8,12 @@ that agree in none. Zero padding, stride and dilation are in the degrees.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from initwell.propagate.places import LONGEST, sizes
 from initwell.propagate.segments import Array
 from initwell.propagate.table import Call
 
@@ -37,6 +39,49 @@ class Axis:
         """Whether each output reads the input at its own place, and no other."""
         n = self.sizes[0]
         return self.sizes == (n, n, 1) and bool((self.at[:, 0] == np.arange(n)).all())
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """``at``, and 0 where that is padding."""
+        return np.where(self.inside, self.at, 0)
+
+    @cached_property
+    def read(self) -> list[tuple[Any, Any]]:
+        """For each tap, indices of the pairs of outputs that it has an input for, and of those inputs' pairs."""
+        taps = [(np.flatnonzero(inside), at[inside]) for at, inside in zip(self.at.T, self.inside.T, strict=True)]
+        return [(_of_pairs(outputs), _of_pairs(inputs)) for outputs, inputs in taps if outputs.size]
+
+
+def _of_pairs(places: NDArray[np.int64]) -> tuple[Any, Any]:
+    """Return an index of the pairs of these places: as slices, which are faster, where they lie evenly."""
+    first, last = int(places[0]), int(places[-1])
+    step = int(places[1]) - first if places.size > 1 else 1
+    if step > 0 and last - first == step * (places.size - 1) and bool((np.diff(places) == step).all()):
+        return (slice(first, last + 1, step),) * 2
+    return places[:, None], places
+
+
+def carried(places: Array, axis: Axis, *, back: bool) -> Array:
+    """Add up, for each two positions, what they read through the same tap; not settled.
+
+    Args:
+        places: of what is read; see ``places``.
+        axis: that is read.
+        back: from outputs to inputs.
+    """
+    at, inside = axis.at, axis.inside
+    count = axis.sizes[1] if back else len(at)
+    if places.ndim == 1 or count > LONGEST:
+        size = sizes(places)
+        if back:
+            each = np.broadcast_to(size[:, None], at.shape)[inside]
+            return np.bincount(at[inside], weights=each, minlength=count).astype(np.float64)
+        return np.asarray(np.where(inside, size[np.where(inside, at, 0)], 0.0).sum(axis=1))
+    found = np.zeros((2, count, count))
+    for outputs, inputs in axis.read:
+        to, source = (inputs, outputs) if back else (outputs, inputs)
+        found[:, *to] += places[:, *source]
+    return found
 
 
 @lru_cache(maxsize=1024)

@@ -16,7 +16,7 @@ import numpy as np
 
 from initwell.propagate.gaussian import covariance, nodes
 from initwell.propagate.segments import Array
-from initwell.propagate.signal import Gate, Image, Law, Signal
+from initwell.propagate.signal import Gate, Image, Law, Signal, replace
 
 _BINS = 80
 _GRID = 201
@@ -50,7 +50,7 @@ def _coarse() -> tuple[Array, Array]:
 
 
 def sum_law(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
-    """Return the law of alpha·a + beta·b where a is a function of a known law and b is Gaussian; else None.
+    """Return the law of alpha·a + beta·b where a is of a known law, or a function of one, and b Gaussian; else None.
 
     Args:
         a: one summand, an image φ(u).
@@ -63,15 +63,34 @@ def sum_law(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
     """
     if a.segmented or b.segmented:
         return None
-    if a.image is None or a.image.base is not None or a.gaussian or b.law is not None or not bell_shaped(b):
+    if a.law is not None and b.gaussian:
+        return moved(a.law, alpha, beta * b.mean, beta**2 * max(b.q - b.mean**2, 0.0))
+    # Heavier tails of a sum of few beside φ(u) are the lesser matter.
+    normal = bell_shaped(b) if b.law is None else _is_symmetric(b.law)
+    if a.image is None or a.image.base is not None or a.gaussian or not normal:
         return None
     points, weights = distribution(a.image.pre)
-    values, weights = _binned(alpha * a.image.phi.fn(points), weights)
+    values, weights = binned(alpha * a.image.phi.fn(points), weights)
     variance = beta**2 * max(b.q - b.mean**2, 0.0)
     if variance == 0:
         return None
     offset = beta * b.mean
     return Law(values + offset, weights, variance, Image(a.image.phi, a.image.pre), alpha, offset)
+
+
+def moved(law: Law, factor: float, offset: float = 0.0, variance: float = 0.0) -> Law:
+    """Return the law of a value times a factor, plus a Gaussian of this mean and variance."""
+    values, whole = factor * law.values + offset, factor**2 * law.variance + variance
+    shift = factor * law.offset + offset
+    share = 1 - variance / (whole + float(law.weights @ (values - law.weights @ values) ** 2) or 1.0)
+    near = law.near if law.near is None or variance == 0 else law.near * share**2
+    return replace(law, values=values, variance=whole, factor=factor * law.factor, offset=shift, near=near)
+
+
+def _is_symmetric(law: Law) -> bool:
+    values = law.values - law.weights @ law.values
+    skew, variance = (float(law.weights @ values**k) for k in (3, 2))
+    return bool(abs(skew) < 1e-3 * variance**1.5)
 
 
 def bell_shaped(b: Signal) -> bool:
@@ -96,7 +115,7 @@ def bell_shaped(b: Signal) -> bool:
     return len(gates) == 1 and all(q - mean**2 <= _HARDLY * mean**2 for mean, q in gates)
 
 
-def _binned(values: Array, weights: Array) -> tuple[Array, Array]:
+def binned(values: Array, weights: Array) -> tuple[Array, Array]:
     """Merge into bins of about equal weight; mean and variance stay."""
     order = np.argsort(values)
     values, weights = values[order], weights[order]

@@ -18,7 +18,7 @@ from functools import cache, lru_cache
 import numpy as np
 
 from initwell.propagate.gaussian import covariance, nodes
-from initwell.propagate.places import off_average, own_correlations
+from initwell.propagate.places import by_axis, by_kinds, off_average, own_correlations
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal
 
@@ -112,24 +112,23 @@ def masked(g: Signal, u: Signal, slopes: Array, kappa: Callable[[Array], Array] 
     if not space or slopes.shape != g.moments.shape or slopes[here] <= 0 or own <= 0:
         return g.profile
     kept = min(max(float(slopes[far] / slopes[here]), 0.0), 1.0)
-    found = []
-    for i, places in enumerate(g.profile):
+
+    def left(places: Array, others: Array | None) -> Array:
         if places.ndim == 1:
-            found.append(places)
-            continue
-        alike = own_correlations(u.profile[i]) if len(u.profile) == count else None
+            return places
+        alike = None if others is None else own_correlations(others)
         mu = np.eye(places.shape[1]) if alike is None else alike
         if kappa is not None and alike is not None and np.abs(alike).sum() > (1 + 1e-9) * len(alike):
-            c = float(np.clip(covariance(u)[1][far], 0.0, 0.999))
-            kinds, which = np.unique(alike.round(3), return_inverse=True)
-            values = kappa(np.concatenate([c + (1 - c) * kinds, [c, 1.0]]))
-            mu = ((values[:-2] - values[-2]) / max(values[-1] - values[-2], 1e-300))[which].reshape(alike.shape)
+            c = min(max(float(covariance(u)[1][far]), 0.0), 0.999)
+            low, high = kappa(np.array([c, 1.0]))
+            mu = by_kinds(lambda kinds: (kappa(c + (1 - c) * kinds) - low) / max(high - low, 1e-300), alike)
         passed = np.maximum(kept + (1 - kept) * mu, 0.0) ** (1 / count)
         fresh = (own - level) * places[1] * passed + level * (1 - kept) * mu * places[0]
         table = np.stack([places[0], fresh / max(own - level * kept, 1e-9 * own)])
         np.fill_diagonal(table[1], places[0].diagonal())
-        found.append(table)
-    return tuple(found)
+        return table
+
+    return tuple(by_axis(left, g.profile, u.profile if len(u.profile) == count else (None,) * count))
 
 
 def peak_law(u: Signal, count: int, common: float) -> tuple[Array, Array]:

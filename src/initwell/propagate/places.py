@@ -20,7 +20,6 @@ from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from initwell.propagate.segments import Array
 
@@ -65,8 +64,10 @@ def of_sizes(size: Array, own: Array | None = None) -> Array:
     if size.size > LONGEST:
         return settled(size)
     root = np.sqrt(np.maximum(size, 0.0))
-    scale = np.outer(root, root)
-    return settled(np.stack([scale, scale * (np.eye(size.size) if own is None else own)]))
+    found = np.empty((2, size.size, size.size))
+    np.multiply(root[:, None], root, out=found[0])
+    np.multiply(found[0], np.eye(size.size) if own is None else own, out=found[1])
+    return settled(found)
 
 
 def own_correlations(places: Array) -> Array | None:
@@ -74,25 +75,45 @@ def own_correlations(places: Array) -> Array | None:
     if places.ndim == 1:
         return None
     root = np.sqrt(np.maximum(sizes(places), 1e-300))
-    return np.asarray(np.clip(places[1] / np.outer(root, root), -1.0, 1.0))
+    return _within(places[1] / (root[:, None] * root))
+
+
+def _within(table: Array) -> Array:
+    """Cut a table of correlations off at −1 and 1, in its place."""
+    return np.minimum(np.maximum(table, -1.0, out=table), 1.0, out=table)
+
+
+def by_kinds(work: Callable[[Array], Array], correlations: Array) -> Array:
+    """Apply a function to correlations, to three digits: of a table many are alike.
+
+    >>> by_kinds(lambda c: c**2, np.array([[1.0, 0.5004], [0.5, 1.0]])).tolist()
+    [[1.0, 0.25], [0.25, 1.0]]
+    """
+    kinds = np.rint(correlations * 1000.0).astype(np.int64) + 1000
+    there = np.flatnonzero(np.bincount(kinds.ravel(), minlength=2001))
+    found = np.empty(2001)
+    found[there] = work((there - 1000) / 1000)
+    return np.asarray(found[kinds])
 
 
 def off_average(table: Array) -> float:
     """Return the average of a table over pairs of places that differ."""
     n = len(table)
-    return float(table.sum() - table.trace()) / max(n * (n - 1), 1)
+    return float(np.add.reduce(table, axis=None) - table.trace()) / max(n * (n - 1), 1)
 
 
 def settled(places: Array) -> Array:
     """Make sizes average to 1, and S over pairs that differ."""
-    own = float(sizes(places).mean()) or 1.0
+    size = sizes(places)
+    own = float(np.add.reduce(size)) / size.size or 1.0
     if places.ndim == 1:
         return np.asarray(places / own)
     other = off_average(places[0])
-    found = np.stack([places[0] / other if other > 0 else np.ones_like(places[0]), places[1] / own])
-    np.fill_diagonal(found[0], places[0].diagonal() / own)
-    np.fill_diagonal(found[1], places[0].diagonal() / own)
-    return found
+    found = places / np.array([other if other > 0 else 1.0, own])[:, None, None]
+    if other <= 0:
+        found[0] = 1.0
+    found.reshape(2, -1)[:, :: size.size + 1] = size / own
+    return np.asarray(found)
 
 
 def parted(places: Array) -> Array:
@@ -111,11 +132,13 @@ def bent(places: Array, power: float, own: Callable[[Array], Array] | None) -> A
     """
     if places.ndim == 1:
         return places
-    root = np.sqrt(np.maximum(sizes(places), 1e-300))
-    scale = np.outer(root, root)
-    common = scale * np.maximum(places[0] / scale, 0.0) ** power
-    found = np.stack([common, places[1] if own is None else scale * own(np.clip(places[1] / scale, -1.0, 1.0))])
-    np.fill_diagonal(found[0], sizes(places))
+    size = sizes(places)
+    root = np.sqrt(np.maximum(size, 1e-300))
+    scale = root[:, None] * root
+    found = np.empty_like(places)
+    np.multiply(scale, np.maximum(places[0] / scale, 0.0) ** power, out=found[0])
+    found[1] = places[1] if own is None else scale * own(_within(places[1] / scale))
+    np.fill_diagonal(found[0], size)
     return settled(found)
 
 
@@ -139,42 +162,6 @@ def weighed(kinds: Sequence[tuple[Array, float, float]]) -> Array:
     for table in found:
         np.fill_diagonal(table, size)
     return settled(found)
-
-
-def carried(places: Array, at: NDArray[np.int64], inside: NDArray[np.bool_], inputs: int, *, back: bool) -> Array:
-    """Add up, for each two positions, what they read through the same tap; not settled.
-
-    Args:
-        places: of what is read.
-        at: shape (outputs, taps): the input that an output reads.
-        inside: whether it does.
-        inputs: how many there are.
-        back: from outputs to inputs.
-    """
-    count = inputs if back else len(at)
-    if places.ndim == 1 or count > LONGEST:
-        size = sizes(places)
-        if back:
-            each = np.broadcast_to(size[:, None], at.shape)[inside]
-            return np.bincount(at[inside], weights=each, minlength=inputs).astype(np.float64)
-        return np.asarray(np.where(inside, size[np.where(inside, at, 0)], 0.0).sum(axis=1))
-    found = np.zeros((2, count, count))
-    for k in range(at.shape[1]):
-        outputs = np.nonzero(inside[:, k])[0]
-        if outputs.size:
-            one, two = _strided(at[outputs, k]), _strided(outputs)
-            one, two = (two, one) if back else (one, two)
-            found[:, *two] += places[:, *one]
-    return found
-
-
-def _strided(places: NDArray[np.int64]) -> tuple[Any, Any]:
-    """Return an index of the pairs of these places: as slices, which are faster, where they lie evenly."""
-    first, last = int(places[0]), int(places[-1])
-    step = int(places[1]) - first if places.size > 1 else 1
-    if step > 0 and last - first == step * (places.size - 1) and bool((np.diff(places) == step).all()):
-        return (slice(first, last + 1, step),) * 2
-    return places[:, None], places
 
 
 def mixed(places: Array, weights: Array, own: float, other: float) -> tuple[Array, Array]:

@@ -30,6 +30,7 @@ from initwell.propagate.segments import Array, Patterns, patterns
 from initwell.records import Record
 
 if TYPE_CHECKING:
+    from initwell.propagate.echoes import Echo
     from initwell.propagate.mask import Mask
     from initwell.propagate.slots import Slots
 
@@ -111,13 +112,7 @@ class Image:
 
 @dataclass(frozen=True, eq=False)
 class Average:
-    """Says that a value is an average of another's entries over some dimensions, or of their squares.
-
-    Attributes:
-        kind: E[x], E[x²], or E[(x − x̄)²].
-        of: x.
-        dims: over which the average is taken.
-    """
+    """Says that a value is E[x], E[x²], or E[(x − x̄)²], averaged over some dimensions, x being ``of``."""
 
     kind: Literal["mean", "square", "variance"]
     of: "Signal"
@@ -128,7 +123,8 @@ class Average:
 class Law:
     """How one entry is distributed that is no Gaussian: Σ weights·N(values, variance), a function of one plus another.
 
-    ``image`` times ``factor`` is the part of it that the values stand for; the Gaussian part has mean ``offset``.
+    ``image`` times ``factor`` is the part of it that the values stand for; the Gaussian part has mean ``offset``. Of a
+    sum of few terms ``near`` is by how much squares go together beyond a Gaussian's, by pattern; see ``laws``.
     """
 
     values: Array
@@ -137,6 +133,7 @@ class Law:
     image: Image
     factor: float
     offset: float
+    near: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,18 +167,19 @@ class Signal:
         law: how its entries are distributed, where they are the sum of a Gaussian and a function of one.
         gates: the masks that its parts went through last, where it is a gradient that met some.
         roots: (tag, a): it contains a times the normalized value of that tag, plus what is independent of it.
-        peak: above 1 where max pooling's backward gave a gradient to the largest of that many entries alone.
+        peak: above 1 where only the largest of so many entries of a window got a gradient: max pooling's backward.
         average: what it is the average of, where it is one.
         square_of: what it is the square of, where it is one.
         centred_of: the mean that was taken off, where one was.
         atoms: all atoms, in the order of ``moments``.
-        scatter: of a weight, the relative variance of its squared entries; of what few made, see rules/scatter.
+        scatter: of a weight, the relative variance of its squared entries; of what few weights made: rules/scatter.
         undone: of a gradient, the factor by which going back through the weights before it is made smaller or larger.
         joint: whether operands that have something in common were put together here as what they are.
-        profile: for each of the last dimensions, how positions differ: what zero padding leaves; see ``places``.
+        profile: for each of the last dimensions, how positions differ: see ``places``.
         mask: of scores, which of them are open to the softmax; all, if none.
         closed: of a gradient, the mask that has set it to 0 already.
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
+        echoes: terms of a gradient that go with the value it arrives at.
         swing: relative variance of rows' mean squares, where each was multiplied by a number of its own: ``swing``.
     """
 
@@ -209,6 +207,7 @@ class Signal:
     swing: float = 0.0
     mask: "Mask | None" = None
     closed: "Mask | None" = None
+    echoes: "tuple[Echo, ...]" = ()
     atoms: tuple[Atom, ...] = field(init=False, repr=False)
     _has_parts: bool = field(init=False, repr=False)
 
@@ -310,7 +309,9 @@ class Signal:
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
         means = self.means if means is None else means
-        kept = {"gaussian": self.gaussian, "peak": self.peak, "roots": self.roots, "scatter": self.scatter}
+        kept = {name: getattr(self, name) for name in ("gaussian", "peak", "roots", "scatter")}
+        if self.law is not None:
+            kept["law"] = self.law if self.law.near is None else replace(self.law, near=np.zeros(()))
         return _bare(self, dims=dims, moments=moments, means=means, **kept)
 
     def approximate(self, reason: str) -> "Signal":
@@ -324,8 +325,7 @@ def _bare(origin: Signal, **given: Any) -> Signal:
     """Return a signal of these fields and the fidelity of its origin: a constructor would set each field by itself."""
     found = object.__new__(Signal)
     state = vars(found)
-    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, swing=origin.swing)
-    state.update(given)
+    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, swing=origin.swing, **given)
     if given["dims"] is origin.dims:
         state.update(atoms=origin.atoms, _has_parts=origin._has_parts)
         found._fit()

@@ -28,7 +28,7 @@ from initwell.propagate.functions import (
     unscaled,
 )
 from initwell.propagate.gaussian import variances
-from initwell.propagate.laws import sum_law
+from initwell.propagate.laws import moved, sum_law
 from initwell.propagate.places import by_axis, even, times
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.rules.reading import read_places
@@ -39,6 +39,7 @@ from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
 _GATED = "a branch times its gate, taken as Gaussian"
+_SHARED = "what a gate's gradient shares with the nonlinearity after it, the gate at its root mean square"
 _TAIL = "the tail towards 0 of what is divided by, cut at a twentieth of its size"
 
 
@@ -53,8 +54,10 @@ def scaled(signal: Signal, factor: float) -> Signal:
     before = as_image(signal)
     image = replace(before, phi=composed(line(factor), before))
     mask = signal.mask.scaled(factor) if signal.mask is not None else None
-    found = replace(found, roots=roots, gates=gates, peak=signal.peak, profile=signal.profile, image=image)
-    return replace(found, mask=mask, closed=signal.closed)
+    law = moved(signal.law, factor) if signal.law is not None else None
+    found = replace(found, roots=roots, gates=gates, peak=signal.peak, profile=signal.profile, image=image, law=law)
+    echoes = tuple(echo.times(square) for echo in signal.echoes)
+    return replace(found, mask=mask, closed=signal.closed, echoes=echoes)
 
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
@@ -78,7 +81,8 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     gates = scaled(a, alpha).gates + scaled(b, beta).gates
     law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
     profile = _mixed(a, b, alpha**2 * a.q, beta**2 * b.q)
-    found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile)
+    echoes = scaled(a, alpha).echoes + scaled(b, beta).echoes
+    found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile, echoes=echoes)
     if a.swing or b.swing:
         found = replace(found, swing=of_sum(a, b, alpha, beta))
     found = gram.summed(found, a, b, alpha, beta)
@@ -249,11 +253,15 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
         base: in the backward, the gradient.
         factor: an image f(u), such as a gate; else its own.
         shape: that both are broadcast to.
+
+    A gradient that comes from max pooling is there only where what was pooled is largest, and so is the factor.
     """
     if (swing := by_row(base, factor)) or (swing := by_row(factor, base)):
         one, two = together(base, factor, shape)
         found = of_product(product(one, two, shape), base.swing if base.shape == tuple(shape) else factor.swing, swing)
         return replace(found, image=None) if found.swing == 0 else found
+    full_factor = factor.shape == tuple(shape)
+    full = full_factor and base.shape == factor.shape
     if base.dims != factor.dims or base.shape != tuple(shape):
         one, two = together(base, factor, shape)
         if factor.shape == two.shape and two.image is not None:
@@ -267,8 +275,38 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
     image = as_image(factor)
     if image.base is not None or image.pre.dims != factor.dims:
         image = Image(line(1.0), factor)
+    if full and (bent := _bent_with(base, image)) is not None:
+        return bent
+    if base.peak > 1 and full and image.pre.gaussian:
+        return replace(gated(image.phi, image.pre, base), gates=(), peak=base.peak)
     whole, scale = unscaled(base)
-    return replace(multiplied(base, factor), image=Image(multiple(image.phi, scale), image.pre, whole))
+    law = None
+    if full_factor and factor.law is not None and base.mean > 0:
+        # A gate, of much the same size everywhere.
+        law = moved(factor.law, base.rms)
+    return replace(multiplied(base, factor), image=Image(multiple(image.phi, scale), image.pre, whole), law=law)
+
+
+def _bent_with(g: Signal, factor: Image) -> Signal | None:
+    """Multiply h·φ′(y) by ψ(u) where y is s·ψ(u), s a gate: Stein's E[x φ′(y)], and not a product of independents.
+
+    Args:
+        g: h·φ′(y).
+        factor: ψ(u).
+
+    Returns:
+        h·f(u), f = ψ·φ′(s·ψ) with s at its root mean square; None where g is no such thing.
+    """
+    made = g.image
+    if made is None or made.base is None or made.pre.image is None:
+        return None
+    inner = made.pre.image
+    if inner.base is None or inner.pre is not factor.pre or made.base.dims != factor.pre.dims:
+        return None
+    size = inner.base.rms
+    slope = composed(made.phi, Image(composed(line(size), inner), inner.pre))
+    found = gated(combined(factor.phi, slope, np.multiply), factor.pre, made.base)
+    return replace(found.approximate(_SHARED), gates=())
 
 
 def inverted(x: Signal) -> Signal:

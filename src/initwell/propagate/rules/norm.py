@@ -12,9 +12,7 @@ The backward projects the gradient off the constant and off x̂, over the same a
 since g − ḡ meets x̂·c only by what of it lies along x̂, which is x̂·c again: −2 + 1 times E[c c'] X̂, and E[c c'] is the
 average of E[g x̂ g' x̂'] over all pairs. An ε takes a share r = var/(var + ε) of x̂², so that c enters with r(2 − r).
 
-g is not independent of x̂ where a nonlinearity follows: g = φ′(u)·h, and u contains x̂. Given a Gaussian u = a·x̂ + rest,
-x̂ has the mean a(u − E u)/var u and the variance 1 − a²/var u; so E[(g x̂)²] and m = E[g x̂]/E[g] are expectations over u
-alone. Two different entries, whose x̂ correlate by X̂, have G·(m² + X̂(1 − m²)).
+g is not independent of x̂ where a nonlinearity follows: see ``let_through``.
 
 1/s² is larger than 1/E[s²]: over ν independent entries s² is a χ² with E[1/s²] = ν/(ν−2)/E[s²], and correlated ones
 count as 1/ν = the average of their squared correlations over all pairs. (At ν below 2.5 there is next to no such
@@ -35,14 +33,14 @@ from initwell.propagate.atoms import together, viewed
 from initwell.propagate.by_pairs import over_pairs
 from initwell.propagate.centring import centred as centred_moments
 from initwell.propagate.centring import over_all
+from initwell.propagate.few import normed
 from initwell.propagate.functions import composed, line
-from initwell.propagate.gaussian import covariance
-from initwell.propagate.laws import distribution
 from initwell.propagate.measured import measured
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
 from initwell.propagate.rules.contraction import base
+from initwell.propagate.rules.let_through import with_itself
 from initwell.propagate.rules.reading import levelled
-from initwell.propagate.rules.scatter import inverse_sizes
+from initwell.propagate.rules.scatter import inverse_sizes, relative_variance
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Gate, Signal, merged_fidelity, replace
@@ -66,15 +64,26 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
     >>> normalized(independent((4, 3), 2.0), [0], 0.0).moments.round(3).tolist()
     [[1.0, 0.0], [-0.333, 0.0]]
     """
-    moments, variance = _centred(x, dims, centred=centred)
+    moments, variance = _centred(x, tuple(dims), centred=centred)
     scale = 1 / np.sqrt(variance + eps)
     found = x.changed(moments * over_pairs(x.atoms, scale), 0.0 if centred else x.means * scale)
     profile = levelled(x, dims, x.changed(moments, 0.0).q) if centred else x.profile
     swing = x.swing if 0 in dims else 0.0
-    return replace(found, gaussian=x.gaussian, roots=((tag, 1.0),), profile=profile, swing=swing)
+    found = replace(found, gaussian=x.gaussian, roots=((tag, 1.0),), profile=profile, swing=swing)
+    return _as_distributed(found, x)
 
 
-def _centred(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, Array]:
+def _as_distributed(hat: Signal, x: Signal, *, by_channel: bool = False) -> Signal:
+    """Say how x̂ is distributed, where it is known of x: divided by its channel's own size, it has lighter tails."""
+    if x.law is None or x.segmented or hat.segmented:
+        return hat
+    spread = relative_variance(x) if by_channel else 0.0
+    law = normed(x.law, spread, hat.mean, hat.q - hat.mean**2)
+    return replace(hat, law=law, gaussian=law is None)
+
+
+@lru_cache(maxsize=4)
+def _centred(x: Signal, dims: tuple[int, ...], *, centred: bool = True) -> tuple[Array, Array]:
     """Return moments about the mean over these dimensions, and the variance: by segment, of length 1 along them."""
     axes = x.axes(dims)
     moments = centred_moments(x, axes) if centred else x.moments
@@ -115,7 +124,7 @@ def normalized_backward(
     axes = g.axes(dims)
     hat, variance = _unit(x, dims, centred=centred)
     share = variance / (variance + eps)
-    cross = over_all(g, _with_itself(g, hat, tag, gates or g.gates), axes)
+    cross = over_all(g, with_itself(g, hat, tag, gates or g.gates), axes)
     inner = centred_moments(g, axes) if centred else g.moments
     found = inner - cross * hat * over_pairs(x.atoms, np.sqrt(share * (2 - share)))
     free = 1 / np.maximum(over_all(g, hat**2, axes)[tuple(slice(n) for n in share.shape)], 1e-12)
@@ -133,7 +142,7 @@ def normalized_backward(
 
 def _unit(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, Array]:
     """Return the moments of x̂ at eps = 0, and the variance that x was divided by."""
-    moments, variance = _centred(x, dims, centred=centred)
+    moments, variance = _centred(x, tuple(dims), centred=centred)
     return moments / over_pairs(x.atoms, np.sqrt(np.maximum(variance, 1e-300))), variance
 
 
@@ -143,43 +152,8 @@ def times_hat(
     """Multiply a gradient by x̂, entry by entry, for the scale's gradient; arguments as of ``normalized_backward``."""
     g, x = together(g, x, x.shape)
     hat, variance = _unit(x, dims)
-    moments = _with_itself(g, hat, tag, gates or g.gates) * over_pairs(x.atoms, np.sqrt(variance / (variance + eps)))
+    moments = with_itself(g, hat, tag, gates or g.gates) * over_pairs(x.atoms, np.sqrt(variance / (variance + eps)))
     return merged_fidelity(g.changed(moments, 0.0), x)
-
-
-def _with_itself(g: Signal, hat: Array, tag: int, gates: Sequence[Gate]) -> Array:
-    """Return E[g x̂ g' x̂'], for a gradient that may have been gated by what x̂ is part of."""
-    gate = gates[0] if len(gates) == 1 and not g.segmented else None
-    a = sum(c for t, c in gate.pre.roots if t == tag) if gate else 0.0
-    if gate is None or a == 0.0:
-        return np.asarray(g.moments * hat)
-    given = _given(gate, a)
-    if given is None:
-        return np.asarray(g.moments * hat)
-    first, second = given
-    factors = first**2 + hat * (1 - first**2)
-    factors[(0,) * factors.ndim] = second
-    return np.asarray(g.moments * factors)
-
-
-@lru_cache(maxsize=4)
-def _given(gate: Gate, a: float) -> tuple[float, float] | None:
-    """Return E[x̂] and E[x̂²] of what a gate lets through, where a·x̂ is in what it is of; None where nothing is."""
-    u = gate.pre
-    points, weights = distribution(u)
-    if u.law is None:
-        variance, centre = covariance(u)[0], np.full_like(points, u.mean)
-    else:
-        variance, centre = u.law.variance, np.repeat(u.law.values, points.size // u.law.values.size)
-    slope = gate.slope(points)
-    once = weights * slope * np.interp(points, gate.grid, gate.passed)
-    twice = weights * slope**2 * np.interp(points, gate.grid, gate.power)
-    if variance <= 0 or once.sum() == 0 or twice.sum() == 0:
-        return None
-    # Given u and its non-Gaussian part, x̂ has this mean, and the variance 1 − a²/variance.
-    given = a * (points - centre) / variance
-    first = float(once @ given / once.sum())
-    return first, float(twice @ given**2 / twice.sum()) + 1 - a * a / variance
 
 
 def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
@@ -231,7 +205,8 @@ def _batch_norm(call: Call) -> Sequence[Signal | None]:
     x, eps = call.signal("input"), float(call["eps"])
     dims, layout = _channels(call)
     if call["training"] or call["running_var"] is None:
-        hat = scaled(_remembered(normalized(x, dims, eps, tag=call.op.outputs[0]), x), _smaller(x, dims, eps))
+        hat = _as_distributed(normalized(x, dims, eps, tag=call.op.outputs[0]), x, by_channel=True)
+        hat = scaled(_remembered(hat, x), _smaller(x, dims, eps))
     else:
         hat = replace(_running(call, x, layout, eps), roots=((call.op.outputs[0], 1.0),))
     return [_affine(call, hat, layout), *_statistics(call)]
@@ -248,7 +223,7 @@ def _remembered(hat: Signal, x: Signal) -> Signal:
 
 def _smaller(x: Signal, dims: Sequence[int], eps: float) -> float:
     """Return by how much x̂ is smaller than if all channels were of one size: E[s²/(s² + ε)] over its value there."""
-    variance = float(_centred(x, dims)[1].mean())
+    variance = float(_centred(x, tuple(dims), centred=True)[1].mean())
     if len(x.scatter) < 2 or variance <= 0:
         return 1.0
     floor = eps / variance
@@ -301,7 +276,7 @@ def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
             # What it is a function of is remembered, so that a mask that comes next may be that of a later one.
             share = dx.q / inner.q
             kept = [replace(g, moments=g.moments * share, power=g.power * share) for g in inner.gates]
-            dx = replace(dx, gates=tuple(kept))
+            dx = replace(dx, gates=tuple(kept), echoes=tuple(echo.times(share) for echo in inner.echoes))
         dx = dx.approximate(_SIZES) if _of_unlike_channels(call) else dx
         product = times_hat(g, x, dims, eps, tag=tag, gates=gates)
     else:

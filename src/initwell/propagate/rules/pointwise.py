@@ -12,17 +12,17 @@ import numpy as np
 
 from initwell.propagate import gram
 from initwell.propagate.atoms import together
+from initwell.propagate.echoes import about, through_slope
 from initwell.propagate.functions import (
-    NOT_GAUSSIAN,
     Function,
     as_image,
+    by_law,
     combined,
     composed,
     evaluated,
     function_moments,
     line,
     multiple,
-    of_known_law,
     unscaled,
 )
 from initwell.propagate.gaussian import covariance, pair_moments
@@ -87,9 +87,33 @@ def applied(phi: Pointwise, u: Signal) -> Signal:
     [[0.5, 0.1592], [0.1592, 0.1592]]
     """
     inner = as_image(u)
+    if isinstance(phi, Activation) and (found := _of_gated(phi, u, inner)) is not None:
+        return found
     if inner.base is not None or inner.pre.dims != u.dims:
         inner = Image(line(1.0), u)
     return merged_fidelity(evaluated(Image(composed(phi, inner), inner.pre)), u)
+
+
+def _of_gated(phi: Activation, u: Signal, inner: Image) -> Signal | None:
+    """Apply φ to s·ψ(v), s a gate that varies little: what entries have of s in common is no correlation of theirs.
+
+    With m² = E[s²], and to first order in what s varies by,
+
+        E[φ(sψ)φ(s'ψ')] = E[φ(mψ)φ(mψ')] − (E[s²] − E[s s'])·E[ψφ′(mψ) ψ'φ′(mψ')]
+    """
+    s, v = inner.base, inner.pre
+    if s is None or s.dims != v.dims or v.dims != u.dims or u.segmented or not 0 < s.q < _VARIES * s.mean**2:
+        return None
+    size = Image(composed(line(s.rms), inner), v)
+    whole = evaluated(Image(composed(phi, size), v))
+    slope = composed(Function(phi.derivative, phi.kinks), size)
+    steep = function_moments(combined(inner.phi, slope, np.multiply), v)[1]
+    found = replace(whole, moments=whole.moments - (s.q - s.moments) * steep, image=Image(phi, u))
+    return merged_fidelity(found, u).approximate(_GATED)
+
+
+_VARIES = 1.3
+_GATED = "a nonlinearity of what was gated, as far as gates vary little"
 
 
 def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = None) -> Signal:
@@ -115,7 +139,7 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
     if before is not None and before.base is not None and before.pre is inner.pre:
         base, slope = before.base, combined(before.phi, slope, np.multiply)
     found = merged_fidelity(gated(slope, inner.pre, base, origin if inner.pre is u else inner.pre), u)
-    return found if of_known_law(inner.pre) else found.approximate(NOT_GAUSSIAN)
+    return by_law(found, inner.pre)
 
 
 def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) -> Signal:
@@ -153,7 +177,11 @@ def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean:
     here = (0,) * g.moments.ndim
     grid = grid_of(u)
     rest = g.moments - sum((gate.moments for gate in gates), np.zeros_like(g.moments))
-    moments, power, passed = rest * slopes, np.full_like(grid, rest[here]), np.full_like(grid, rest[here])
+    heard = np.zeros_like(rest), np.zeros_like(grid)
+    for echo in about(g.echoes, u, origin, rest.shape):
+        before, after = through_slope(echo, f, u)
+        rest, heard = rest - before, (heard[0] + after, heard[1] + echo.moments[here] * echo.phi.fn(grid) ** 2)
+    moments, power, passed = rest * slopes + heard[0], rest[here] + heard[1], np.full_like(grid, rest[here])
     points, weights = distribution(u)
     slope = f.fn(points)
     for gate in gates:

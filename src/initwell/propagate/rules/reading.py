@@ -10,11 +10,11 @@ import numpy as np
 
 from initwell.propagate.alike import merged, plain
 from initwell.propagate.gaussian import covariance, hermite, series_moments
-from initwell.propagate.incidence import Axis
+from initwell.propagate.incidence import Axis, carried
 from initwell.propagate.places import (
     bent,
     by_axis,
-    carried,
+    by_kinds,
     even,
     of_sizes,
     off_average,
@@ -55,7 +55,7 @@ def _read_through(axis: Axis, places: Array, *, back: bool = False) -> tuple[Arr
     """Carry places through an axis: the matrix of what it does to (agree, differ), or None for nothing, and they."""
     if axis.one_to_one:
         return None, places
-    here = carried(places, axis.at, axis.inside, axis.sizes[1], back=back)
+    here = carried(places, axis, back=back)
     return _corrected(axis, places, here), settled(here)
 
 
@@ -112,16 +112,14 @@ def read_places(source: Signal, count: int) -> list[Array]:
     power = math.log(more / one) / math.log(1.001) if c > 0.02 and one > 0 else 0.0
 
     def own(at: Array) -> Array:
-        kinds, which = np.unique(at.round(3), return_inverse=True)
-        found = (kappa(c + (1 - c) * kinds) - one) / max(whole - one, 1e-300)
-        return np.asarray(found[which].reshape(at.shape))
+        return by_kinds(lambda kinds: (kappa(c + (1 - c) * kinds) - one) / max(whole - one, 1e-300), at)
 
     return by_axis(lambda p: bent(p, max(power, 0.0), own if _near(p) else None), source.profile)
 
 
 def _near(places: Array) -> bool:
     """Whether what is each place's own is like that of others."""
-    return places.ndim == 3 and bool(abs(places[1]).sum() > (1 + 1e-9) * places[1].trace())
+    return places.ndim == 3 and bool(np.add.reduce(np.abs(places[1]), axis=None) > (1 + 1e-9) * places[1].trace())
 
 
 def sized(signal: Signal, rank: int) -> Signal:
@@ -153,15 +151,16 @@ def taken(known: Sequence[Array], axes: Sequence[Axis]) -> list[Taken]:
 
 
 def _taken(places: Array, axis: Axis) -> Taken:
-    size, at = sizes(places), np.where(axis.inside, axis.at, 0)
-    a = np.where(axis.inside, np.sqrt(np.maximum(size[at], 0.0)), 0.0)
-    both, own = a.T @ a / len(a), own_correlations(places)
-    reads = np.zeros((axis.sizes[1], a.shape[1]))
-    np.add.at(reads, (at, np.broadcast_to(np.arange(a.shape[1]), at.shape)), a)
-    if own is None or not _near(places):
-        return Taken(both, a.mean(axis=0), reads.T @ reads / len(a) ** 2, np.diag(both.diagonal()), 0.0)
+    at, (_, inputs, taps) = axis.places, axis.sizes
+    a = np.sqrt(np.maximum(sizes(places), 0.0))[at] * axis.inside
+    both, n = a.T @ a / len(a), len(a)
+    reads = np.bincount((at * taps + np.arange(taps)).ravel(), a.ravel(), inputs * taps).reshape(inputs, taps)
+    mean, one = np.add.reduce(a) / n, reads.T @ reads / n**2
+    own = own_correlations(places) if _near(places) else None
+    if own is None:
+        return Taken(both, mean, one, np.diag(both.diagonal()), 0.0)
     pairs = own[at[:, :, None], at[:, None, :]] * a[:, :, None] * a[:, None, :]
-    return Taken(both, a.mean(axis=0), reads.T @ reads / len(a) ** 2, pairs.mean(axis=0), off_average(own))
+    return Taken(both, mean, one, np.add.reduce(pairs) / n, off_average(own))
 
 
 def levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, ...]:
@@ -186,8 +185,8 @@ def levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, ..
 
     def left(places: Array) -> Array:
         # x̄ holds other samples' entries at this very place, too.
-        row = places[0].mean(axis=1) if places.ndim == 3 else np.sqrt(np.maximum(sizes(places), 0.0))
-        found = x.q * sizes(places) + level * (1 - 2 * row / row.mean())
+        row = np.add.reduce(places[0], axis=1) if places.ndim == 3 else np.sqrt(np.maximum(sizes(places), 0.0))
+        found = x.q * sizes(places) + level * (1 - 2 * row.size * row / np.add.reduce(row))
         return of_sizes(np.maximum(found / variance, 0.0), own_correlations(places))
 
     return tuple(by_axis(left, x.profile))

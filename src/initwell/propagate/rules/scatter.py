@@ -39,6 +39,8 @@ _UNIFORM = 0.8
 _MOST = 0.75
 _LEAST = 1e-12
 _LARGEST = 400
+_STEP = 0.1
+_BLOCK = 64
 
 
 class Taken(NamedTuple):
@@ -96,11 +98,18 @@ def _covariance(x: Signal, reads: Sequence[Taken]) -> tuple[Array, Array]:
     """Return C and the diagonal of F."""
     samples, space = set(x.axes([0])), set(x.axes(range(2, len(x.dims))))
     own, differ, same, level = (x.averaged(axes) for axes in ((), space, samples, samples | space))
-    f, mean, one, near = (reduce(np.kron, column) for column in list(zip(*reads, strict=True))[:4])
+    f, mean, one, near = (reduce(_kron, column) for column in list(zip(*reads, strict=True))[:4])
     share = min(math.prod(read.share for read in reads), 1 - 1e-6)
     common = (differ - own * share) / (1 - share)
     found = (own - common) * near + common * f - level * np.outer(mean, mean) - (same - level) * one
     return np.asarray(found), np.asarray(f.diagonal())
+
+
+def _kron(a: Array, b: Array) -> Array:
+    """Return Kronecker's product of two vectors or two matrices, at a tenth of the time that ``np.kron`` takes."""
+    if a.ndim == 1:
+        return np.asarray((a[:, None] * b).ravel())
+    return np.asarray((a[:, None, :, None] * b[:, None, :]).reshape(len(a) * len(b), -1))
 
 
 def _between_channels(x: Signal) -> float:
@@ -170,17 +179,22 @@ def _integrals(law: tuple[float, ...], floors: Array) -> tuple[Array, Array, Arr
     """Return the averages for each ε, where nothing but weights scatters: of (tails, λ …, counts …, φ …)."""
     if len(law) == 1:
         return (1 / (1 + floors),) * 3
-    values, counts, shares = np.reshape(law[1:], (3, -1))
     # In log t both ends fall off exponentially: equal steps are exact to rounding.
-    low = -18.0 - math.log(max(floors.max(), 1.0))
-    t = np.exp(np.arange(low, math.log(40 / floors.min()), 0.1))
-    logs, slopes = _of_square(law[0])(values[:, None] * t)
-    whole = np.exp(counts @ logs - floors[:, None] * t)
+    low = -18 - math.ceil(math.log(max(floors.max(), 1.0)))
+    t, logs, *slopes = _transform(law, low, math.ceil((math.log(40 / floors.min()) - low) / _STEP / _BLOCK))
+    whole = np.exp(logs - floors[:, None] * t)
     # From 0 to the first point all are next to 1.
-    inverse, undone, share = (
-        whole @ (t * f) * 0.1 + t[0] * 0.95 for f in (1.0, shares @ slopes, counts * values @ slopes)
-    )
+    inverse, undone, share = (whole @ (t * f) * _STEP + t[0] * (1 - _STEP / 2) for f in (np.ones(1), *slopes))
     return inverse, undone, share
+
+
+@lru_cache(maxsize=256)
+def _transform(law: tuple[float, ...], low: int, blocks: int) -> tuple[Array, ...]:
+    """Return t, log E[e^(−ts²)], Σ φ/(1 + 2λt) and Σ λ/(1 + 2λt), by steps of log t from ``low`` on."""
+    values, counts, shares = np.reshape(law[1:], (3, -1))
+    t = np.exp(low + _STEP * np.arange(blocks * _BLOCK))
+    logs, slopes = _of_square(law[0])(values[:, None] * t)
+    return t, counts @ logs, shares @ slopes, counts * values @ slopes
 
 
 def _of_square(tails: float) -> Callable[[Array], tuple[Array, Array]]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from initwell.propagate.atoms import expanded, permuted, viewed
 from initwell.propagate.centring import over_all
-from initwell.propagate.functions import as_image
+from initwell.propagate.functions import as_image, line
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.segments import along
 from initwell.propagate.signal import Average, Image, Signal, constant, replace
@@ -95,8 +95,11 @@ def _reduce(*, mean: bool) -> Rule:
             return [found.approximate(_GATE)]
         if x.swing < 0 and not mean and whole == ((1,) if len(x.dims) == 4 else (len(x.dims) - 1,)):
             return [scaled(replace(found, swing=0.0), math.sqrt(seen(x.swing)))]
-        if mean and x.square_of is not None:
-            return [replace(found, average=Average("square", x.square_of, whole))]
+        if x.square_of is not None and call.op.phase == "forward":
+            squares = summed(x, whole, keep=bool(call["keepdim"]), mean=True)
+            squares = replace(squares, average=Average("square", x.square_of, whole))
+            count = math.prod(x.shape[d] for d in whole)
+            return [squares if mean else replace(found, image=Image(line(float(count)), squares))]
         return [replace(found, average=Average("mean", x, whole)) if mean else found]
 
     return rule

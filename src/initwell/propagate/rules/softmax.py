@@ -22,6 +22,7 @@ from initwell.propagate.concentration import Weights, between
 from initwell.propagate.gram import rescaled, shared_out, strength
 from initwell.propagate.mask import Mask
 from initwell.propagate.rows import SMALL, Moment, Open, all_open, known_variance, stepped
+from initwell.propagate.rules.hull import back, hull, opened, surrounded, within
 from initwell.propagate.rules.uneven import Uneven, coupling_of_two_kinds, uneven
 from initwell.propagate.segments import common
 from initwell.propagate.signal import Signal, merged_fidelity, replace
@@ -118,6 +119,8 @@ def softmaxed(s: Signal, dim: int) -> Signal:
     if not s.dims[dim]:
         return s.changed(np.ones_like(s.moments), 1.0)
     mask = s.mask if dim == len(s.dims) - 1 else None
+    if mask is not None and (spans := hull(s)) is not None:
+        return surrounded(softmaxed(opened(s), dim), spans, s.shape)
     if mask is None and (rows := uneven(s, dim)) is not None:
         return _of_two_kinds(s, rows)
     s, axis = _one_axis(_by_rows(_own(s, mask), mask), dim, segments=False)
@@ -248,6 +251,9 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     if not s.dims[dim]:
         return s.changed(np.zeros_like(s.moments), 0.0)
     mask = s.mask if dim == len(s.dims) - 1 else None
+    if mask is not None and (spans := hull(s)) is not None:
+        found = softmax_backward(within(g, spans), opened(s), dim)
+        return replace(back(found, spans, g), closed=mask)
     if mask is not None or uneven(s, dim) is None:
         s, _ = _one_axis(_by_rows(_own(s, mask), mask), dim, segments=False)
     g, s = together(g, s, s.shape)

@@ -23,9 +23,11 @@ import numpy as np
 
 from initwell.propagate.alike import plain
 from initwell.propagate.atoms import joined, matched, permuted, together, viewed
+from initwell.propagate.few import of_few
 from initwell.propagate.gram import image
 from initwell.propagate.incidence import Axis, geometry
 from initwell.propagate.labels import labels
+from initwell.propagate.rules.answers import answered
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.filters import filtering
@@ -185,7 +187,10 @@ def _convolution(call: Call) -> Sequence[Signal]:
         y = added(*together(y, bias, call.shape()), gaussian=True)
     y = _image(call, "input", y, x)
     weight = call.signal("weight")
-    return [y if call["transposed"] else scattered(y, x, weight, taken(known, conv.axes), weight.shape[1])]
+    if call["transposed"]:
+        return [y]
+    y = scattered(y, x, weight, taken(known, conv.axes), weight.shape[1])
+    return [of_few(y, x, weight, conv.axes)]
 
 
 def _convolution_backward(call: Call) -> Sequence[Signal | None]:
@@ -203,7 +208,7 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
             dx = conv.tapped(grouped, conv.weight, roles, (1, 0), (1, 0))
             known = read_places(g, len(conv.axes))
             dx = scaled(profiled(_back_together(dx, x.shape), known, conv.axes, conv.roles["x"]), g.undone)
-        found.append(_image(call, "grad_output", dx, g))
+        found.append(_answered(call, _image(call, "grad_output", dx, g), x, conv))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
         dw = conv.tapped(grouped, _grouped(x, conv.groups), roles, (0, 0), (1, 1))
@@ -214,6 +219,23 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
         found.append(summed(g, [0, *range(2, len(g.dims))], keep=False, mean=False))
     return found
 
+
+def _answered(call: Call, dx: Signal, x: Signal, conv: _Conv) -> Signal:
+    """Mind that what arrives depends on the weights that it is taken back through, if they are few."""
+    weight = call.signal("weight")
+    count = weight.shape[1] * math.prod(float(axis.inside.sum(axis=1).mean()) for axis in conv.axes)
+    if call["transposed"] or count > _FEW:
+        return dx
+    roles = conv.roles["y"] + "k" + conv.roles["x"]
+
+    def sent(g: Signal, through: Signal) -> Signal:
+        through = viewed(through, conv.weight.shape)
+        return _back_together(conv.tapped(_grouped(g, conv.groups), through, roles, (1, 0), (1, 0)), x.shape)
+
+    return answered(call, dx, x, weight, count, sent)
+
+
+_FEW = 64
 
 RULES: Mapping[str, Rule] = {
     "aten.convolution": _convolution,

@@ -1,0 +1,147 @@
+"""What a convolution of few weights sends back that goes with what it read; the derivation is in ``echoes``."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from initwell.propagate.centring import centred
+from initwell.propagate.echoes import Echo
+from initwell.propagate.functions import Function, as_image, composed, function_moments, line
+from initwell.propagate.laws import distribution
+from initwell.propagate.rules.contraction import base
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Image, Pointwise, Signal, constant, independent, replace
+from initwell.propagate.table import Call
+from initwell.trace.trace import Op
+
+Sent = Callable[[Signal, Signal], Signal]
+_NORM = "aten.native_batch_norm_backward"
+# Of a gradient's square; less is not worth following.
+_LEAST = 1e-3
+_REACH, _POINTS, _STEPS = 10.0, 161, 400
+
+
+@dataclass(frozen=True, eq=False)
+class Bend:
+    """How a gradient g at y depends on y: it goes as h·slope(v), and v contains y.
+
+    Attributes:
+        source: h.
+        slope: of v.
+        pre: v.
+        share: what of v is y, in units of y's own size.
+        factor: of g, behind a norm in units of y's own size.
+        normed: whether there is one.
+    """
+
+    source: Signal
+    slope: Pointwise
+    pre: Signal
+    share: float
+    factor: float
+    normed: bool
+
+    def responses(self, alpha: float) -> tuple[Function, Function]:
+        """Return r, and E[slope²] given x̃ over its average, as tables over x̃."""
+        z = np.linspace(-6.0, 6.0, _STEPS)
+        weights = np.exp(-z * z / 2)
+        weights /= weights.sum()
+        own = self.share * alpha
+        rest = math.sqrt(max(self.pre.q - self.pre.mean**2 - own**2, 0.0))
+        grid = np.linspace(-_REACH, _REACH, _POINTS)
+        points = self.pre.mean + own * grid[:, None] + rest * z[None, :]
+        slopes = self.slope.fn(points.ravel()).reshape(points.shape)
+        once, twice = slopes @ weights, slopes**2 @ weights
+        return _table(grid, (once - once[::-1]) / (2 * alpha)), _table(grid, (twice + twice[::-1]) / 2)
+
+
+def _table(grid: Array, values: Array) -> Function:
+    return Function(lambda x: np.interp(x, grid, values))
+
+
+def answered(call: Call, dx: Signal, x: Signal, weight: Signal, count: float, sent: Sent) -> Signal:
+    """Add to the gradient that a convolution sends back what of it goes with what the convolution read.
+
+    Args:
+        call: of the backward op.
+        dx: the gradient, all weights taken as independent of what arrives.
+        x: what was read.
+        weight: the convolution's.
+        count: of weights that made an entry, on average.
+        sent: takes a gradient back through weights of these moments.
+    """
+    made = as_image(x)
+    if not weight.scatter or dx.dims != x.dims or x.segmented or made.base is not None or made.pre.dims != x.dims:
+        return dx
+    bend = bend_of(call)
+    parts = None if bend is None else centred(x, x.axes([0, *range(2, len(x.dims))])) if bend.normed else x.moments
+    if bend is None or parts is None or parts.flat[0] <= 0:
+        return dx
+    size, tails = float(parts.flat[0]), weight.scatter[0]
+    moments = _by_pairs(bend, weight, tails, count, size, sent)
+    rise, power = bend.responses(math.sqrt((1 + tails) / (count + tails)))
+    to_one = line(1 / math.sqrt(size), -x.mean / math.sqrt(size) if bend.normed else 0.0)
+    hat = Image(composed(to_one, made), made.pre)
+    echo = Echo(composed(rise, hat), made.pre, moments)
+    added = moments * function_moments(echo.phi, echo.pre)[1]
+    echoes = (echo, *_grown(dx, composed(power, hat), made.pre))
+    return replace(dx, moments=dx.moments + added, echoes=echoes, image=None)
+
+
+def _by_pairs(bend: Bend, weight: Signal, tails: float, count: float, size: float, sent: Sent) -> Array:
+    """Return E[base base′], base the sum of h over the weights that read a place, in what units r leaves it in."""
+    rate = bend.factor**2 / (size * count**2) if bend.normed else weight.q / count
+    alike = sent(bend.source, constant(weight.shape, math.sqrt(rate))).moments
+    own = sent(bend.source, independent(weight.shape, rate)).moments
+    # Of normalized weights E[ω_k²ω_l²] = 1/(n(n + t)), and E[ω⁴] = (1 + t) times that.
+    even = count / (count + tails) if bend.normed else 1.0
+    moments = even * (alike + tails * own)
+    moments.flat[0] = even * max(float((alike - own).flat[0]), 0.0)
+    return np.asarray(moments)
+
+
+def _grown(dx: Signal, power: Pointwise, u: Signal) -> list[Echo]:
+    """Return the terms that say how E[dx²] depends on u: what is more than its least is an echo of its own."""
+    points, weights = distribution(u)
+    values = power.fn(points)
+    average = float(weights @ values)
+    least = float(values.min())
+    if average <= 0 or 1 - least / average < _LEAST:
+        return []
+    moments = np.zeros_like(dx.moments)
+    moments.flat[0] = dx.q / average
+    return [Echo(Function(lambda v: np.sqrt(np.maximum(power.fn(v) - least, 0.0)), power.kinks), u, moments)]
+
+
+def bend_of(call: Call) -> Bend | None:
+    """Find how the gradient that arrives at a convolution depends on what the convolution made."""
+    trace, value = call.trace, base(call.trace, call["grad_output"].id)
+    op, y = trace.producer(value), call.forward().outputs[0]
+    if op is None:
+        return None
+    if op.functional == _NORM:
+        return _behind_norm(call, op, y) if op.arguments["train"] and op.outputs[0] == value else None
+    g, out = call.known.get(value), call.known.get(y)
+    made = g.image if g is not None else None
+    if made is None or made.base is None or out is None or made.pre is not out or not _plain(out, made.base):
+        return None
+    return Bend(made.base, made.phi, made.pre, math.sqrt(out.q - out.mean**2), 1.0, False)
+
+
+def _behind_norm(call: Call, op: Op, y: int) -> Bend | None:
+    if op.of is None or base(call.trace, op.arguments["input"].id) != y:
+        return None
+    forward = call.trace.ops[op.of]
+    g, weight = call.known.get(op.arguments["grad_out"].id), forward.arguments["weight"]
+    made = g.image if g is not None else None
+    if made is None or made.base is None or not _plain(made.pre, made.base):
+        return None
+    scale = call.known[weight.id].rms if weight is not None and weight.id in call.known else 1.0
+    share = sum(a for tag, a in made.pre.roots if tag == forward.outputs[0])
+    return Bend(made.base, made.phi, made.pre, share, scale, True) if share else None
+
+
+def _plain(u: Signal, h: Signal) -> bool:
+    return u.dims == h.dims and not u.segmented and u.q > u.mean**2 and len(u.dims) > 2

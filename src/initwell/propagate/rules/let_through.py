@@ -1,0 +1,54 @@
+"""What a gradient that met a mask has to do with the normalized value that the mask was of: E[g x̂ g′ x̂′].
+
+g = φ′(u)·h, and u contains a·x̂. Given a Gaussian u, x̂ has the mean a(u − E u)/var u and the variance 1 − a²/var u; so
+E[(g x̂)²] and m = E[g x̂]/E[g] are expectations over u alone. Two different entries, whose x̂ correlate by X̂, have
+G·(m² + X̂(1 − m²)).
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from initwell.propagate.gaussian import covariance
+from initwell.propagate.laws import distribution
+from initwell.propagate.segments import Array
+from initwell.propagate.signal import Gate, Signal
+
+
+def with_itself(g: Signal, hat: Array, tag: int, gates: Sequence[Gate]) -> Array:
+    """Return E[g x̂ g' x̂'], for a gradient that may have been gated by what x̂ is part of."""
+    gate = gates[0] if len(gates) == 1 and not g.segmented else None
+    a = sum(c for t, c in gate.pre.roots if t == tag) if gate else 0.0
+    if gate is None or a == 0.0:
+        return np.asarray(g.moments * hat)
+    given = _given(gate, a)
+    if given is None:
+        return np.asarray(g.moments * hat)
+    first, second = given
+    factors = first**2 + hat * (1 - first**2)
+    factors[(0,) * factors.ndim] = second
+    return np.asarray(g.moments * factors)
+
+
+@lru_cache(maxsize=4)
+def _given(gate: Gate, a: float) -> tuple[float, float] | None:
+    """Return E[x̂] and E[x̂²] of what a gate lets through, where a·x̂ is in what it is of; None where nothing is."""
+    u = gate.pre
+    points, weights = distribution(u)
+    if u.law is None:
+        variance, centre = covariance(u)[0], np.full_like(points, u.mean)
+    else:
+        variance, centre = u.law.variance, np.repeat(u.law.values, points.size // u.law.values.size)
+    if abs(a * a - (u.q - u.mean**2)) < 1e-3 * a * a:
+        # It is x̂ itself, whatever its law.
+        variance, centre = a * a, np.full_like(points, u.mean)
+    slope = gate.slope(points)
+    once = weights * slope * np.interp(points, gate.grid, gate.passed)
+    twice = weights * slope**2 * np.interp(points, gate.grid, gate.power)
+    if variance <= 0 or once.sum() == 0 or twice.sum() == 0:
+        return None
+    # Given u and its non-Gaussian part, x̂ has this mean, and the variance 1 − a²/variance.
+    given = a * (points - centre) / variance
+    first = float(once @ given / once.sum())
+    return first, float(twice @ given**2 / twice.sum()) + 1 - a * a / variance
