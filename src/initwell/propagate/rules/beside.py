@@ -5,8 +5,8 @@ x_p goes with the even part of f at every place p′ that reads it, since y cont
     E[x_p f(y_p′)] − E[x]E[f] = E[x·(F(αx̃) + F(−αx̃))]/2κ − E[x]·(…)        F(c) = E[f(c + √(1 − α²) z)]
 
 for κ = (1 + t)n/(n + t), as the weight is 0 in the other cases. Where the sum Σ w_k x_k itself is added to a function
-of x, w₀x is beside it, and (1 + w₀)x now larger, now smaller than x. What comes back through both has the same gradient in
-it; that is not followed.
+of x, w₀x is beside it, and (1 + w₀)x now larger, now smaller than x. What comes back through both has the same
+gradient in it; that is not followed.
 """
 
 import math
