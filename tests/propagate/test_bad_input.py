@@ -98,6 +98,7 @@ def picked(how: str) -> Callable[[Tensor, Tensor, nn.Module], Tensor]:
             "index_select": lambda: y.index_select(1, index),
             "gather": lambda: y.gather(1, index.expand(4, -1)),
             "scatter": lambda: y.scatter(1, index.expand(4, -1), 0.0),
+            "one_hot": lambda: y + torch.nn.functional.one_hot(index, 8),
             "cross-entropy": lambda: torch.nn.functional.cross_entropy(y, index),
         }[how]()
         return found
@@ -114,7 +115,9 @@ class Picks(nn.Module):
         return self.how(x, index, self.layer)
 
 
-@pytest.mark.parametrize("how", ["index", "mask and index", "index_select", "gather", "scatter", "cross-entropy"])
+@pytest.mark.parametrize(
+    "how", ["index", "mask and index", "index_select", "gather", "scatter", "one_hot", "cross-entropy"]
+)
 def test_whole_numbers_out_of_range_are_refused_as_the_model_would(how: str) -> None:
     model, x = Picks(how), normal(4, 8)
     for fits in ([0, 7, 3, 3], [-1, -8, 3, 3] if "index" in how.split() else [-100, 7, 3, 3]):

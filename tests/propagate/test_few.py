@@ -95,3 +95,47 @@ def test_a_law_of_given_tails() -> None:
     spread = float(found.weights @ (found.values - 0.3) ** 2) + found.variance
     assert math.isclose(spread, 2.0, rel_tol=1e-9)
     assert tailed(start, -0.1, 0.0, 1.0) is None
+
+
+class Residual(nn.Module):
+    """A value, and what a depthwise 3×3 convolution and a nonlinearity make of it."""
+
+    def __init__(self, width: int = 96) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(nn.Conv2d(width, width, 1, bias=False), nn.ReLU(), nn.BatchNorm2d(width))
+        self.deep = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.act, self.norm, self.out = nn.ReLU(), nn.BatchNorm2d(width), nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        y: Tensor = self.out(x + self.norm(self.act(self.deep(x))))
+        return y
+
+
+def test_a_value_beside_what_few_weights_made_of_it() -> None:
+    """A rectified x is skewed, and relu(Σ w x) goes with x²: taken as independent, the sum was 3 % too small.
+
+    A standard error is 0.1 %.
+    """
+    assert ratios(Residual(), batch(), "forward_rms")[""] == pytest.approx(1.0, abs=0.01)
+
+
+class Fused(nn.Module):
+    """The norm of a rectified value, and of what a depthwise convolution makes of it, added and rectified."""
+
+    def __init__(self, width: int = 96) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.deep = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.one, self.two, self.act = nn.BatchNorm2d(width), nn.BatchNorm2d(width), nn.ReLU()
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        y: Tensor = self.out(self.act(self.one(self.deep(x)) + self.two(x)))
+        return y
+
+
+def test_a_sum_of_few_has_the_value_itself_in_it() -> None:
+    """(1 + w₀)x̂ is now larger, now smaller: relu of the sum was 3 % too small. A standard error is 0.4 %."""
+    assert ratios(Fused(), batch(), "forward_rms")["act"] == pytest.approx(1.0, abs=0.015)

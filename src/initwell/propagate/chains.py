@@ -15,7 +15,7 @@ from initwell.trace.trace import Op, Trace, ValueRef
 _SAME_NAMES = """
     view _unsafe_view reshape unsqueeze squeeze expand clone detach alias _to_copy contiguous add sub rsub mul div neg
     sigmoid exp log sqrt tanh relu softplus clamp clamp_min clamp_max pow sum amax masked_fill where logical_not
-    bitwise_not topk gather scatter _softmax
+    bitwise_not topk sort gather scatter _softmax
 """
 FORWARD = frozenset(f"aten.{name}" for name in _SAME_NAMES.split())
 _BACK_NAMES = """
@@ -32,7 +32,7 @@ class Chain:
 
     Attributes:
         root: the logits' id.
-        topk: index of the op that chooses.
+        topk: index of the op that chooses; None where rows are only sorted.
         width: how many experts there are.
         tokens: how many tokens.
         forward: indices of the ops that make something of the logits.
@@ -42,7 +42,7 @@ class Chain:
     """
 
     root: int
-    topk: int
+    topk: int | None
     width: int
     tokens: int
     forward: frozenset[int]
@@ -63,7 +63,7 @@ def chains(trace: Trace, values: Known) -> Mapping[int, Chain]:
     """
     roots: dict[int, list[int]] = {}
     for op in trace.forward_ops:
-        if op.functional == "aten.topk" and _of_rows(trace, op):
+        if op.functional in ("aten.topk", "aten.sort") and _of_rows(trace, op):
             leaf = _leaf(trace, values, op.inputs[0])
             if leaf is not None:
                 roots.setdefault(leaf, []).append(op.index)
@@ -78,7 +78,9 @@ def chains(trace: Trace, values: Known) -> Mapping[int, Chain]:
 def _of_rows(trace: Trace, op: Op) -> bool:
     value = trace.values[op.inputs[0]]
     rank = len(value.shape)
-    return value.is_floating and rank > 1 and op.arguments["dim"] % rank == rank - 1 and bool(op.arguments["largest"])
+    return (
+        value.is_floating and rank > 1 and op.arguments["dim"] % rank == rank - 1 and op.arguments.get("largest", True)
+    )
 
 
 def _leaf(trace: Trace, values: Known, value: int) -> int | None:
@@ -107,6 +109,7 @@ def _chain(trace: Trace, values: Known, root: int, choices: list[int]) -> Chain 
     whole = [i for i in choices if trace.values[trace.ops[i].inputs[0]].shape[-1] == width]
     if not whole or tokens < 2:
         return None
+    picked = [i for i in whole if trace.ops[i].functional == "aten.topk"]
     forward, made, chosen = set[int](), {root}, set[int]()
     for op in trace.ops:  # those of the backward that read values of the forward alone, too
         if not _same_for_all(trace, values, op, made, tokens):
@@ -116,7 +119,9 @@ def _chain(trace: Trace, values: Known, root: int, choices: list[int]) -> Chain 
         if op.index in choices or any(i in chosen for i in op.inputs):
             chosen.update(op.outputs, (new for _, new in op.mutates))
     bases, backward = _backward(trace, values, made, chosen)
-    return Chain(root, whole[-1], width, tokens, frozenset(forward), frozenset(chosen), bases, backward)
+    return Chain(
+        root, picked[-1] if picked else None, width, tokens, frozenset(forward), frozenset(chosen), bases, backward
+    )
 
 
 def _same_for_all(trace: Trace, values: Known, op: Op, made: set[int], tokens: int) -> bool:

@@ -102,8 +102,9 @@ class _Router:
         self.frame = frame.regrouped((forgotten(frame.dims[0]), frame.dims[1]), frame.moments)
         self._rows: dict[Key, Rows] = {}
         self._slots: Slots | None = None
-        choice = trace.ops[chain.topk]
-        self.k, self.index = int(choice.arguments["k"]), choice.outputs[1]
+        choice = None if chain.topk is None else trace.ops[chain.topk]
+        self.k = 0 if choice is None else int(choice.arguments["k"])
+        self.index = -1 if choice is None else choice.outputs[1]
 
     def _keys(self, frame: Signal) -> dict[tuple[int, ...], Key]:
         """Return the correlations of two tokens by pattern of the tokens' atoms: of logits' own, and common, parts."""
@@ -125,9 +126,11 @@ class _Router:
             here = (0,) * (len(self.frame.atoms) - 1)
             own = max(float(self.frame.moments[(*here, 0)] - self.frame.moments[(*here, 1)]), 0.0)
             common = max(float(self.frame.moments[(*here, 1)]) - self.frame.mean**2, 0.0)
-            logits = self.frame.mean + np.sqrt(own) * normals(self.chain.width, key[0])
+            # What all have in common takes a column of its own.
+            alone, shared = (normals(self.chain.width + 1, correlation) for correlation in key)
+            logits = self.frame.mean + np.sqrt(own) * alone[:, :-1]
             if common > 1e-12:
-                logits = logits + np.sqrt(common) * normals(1, key[1])
+                logits = logits + np.sqrt(common) * shared[:, -1:]
             self._rows[key] = Rows(self.trace, self.values, self.chain, logits)
         return self._rows[key]
 

@@ -5,8 +5,11 @@ from functools import cache
 from initwell.propagate.rules import (
     arithmetic,
     average,
+    bilinear,
     contraction,
     cropping,
+    deviation,
+    distance,
     embedding,
     experts,
     extremes,
@@ -33,8 +36,11 @@ from initwell.propagate.table import RuleTable
 _FAMILIES = (
     arithmetic,
     average,
+    bilinear,
     contraction,
     cropping,
+    deviation,
+    distance,
     embedding,
     experts,
     extremes,

@@ -149,6 +149,9 @@ class Rows:
         if kind == "aten.topk":
             order = np.argsort(-x, axis=axis, kind="stable").take(range(a["k"]), axis)
             return np.take_along_axis(x, order, axis) if value == op.outputs[0] else order
+        if kind == "aten.sort":
+            order = np.argsort(-x if a["descending"] else x, axis=axis, kind="stable")
+            return np.take_along_axis(x, order, axis) if value == op.outputs[0] else order
         if kind == "aten._softmax":
             return _softmax(x, axis)
         index = np.asarray(self.value(a["index"]), int)

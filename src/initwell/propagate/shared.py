@@ -28,6 +28,7 @@ _CONTRACTIONS: Mapping[str, tuple[str, str]] = {
     "aten.linear": ("input", "weight"),
     "aten.mv": ("self", "vec"),
     "aten._grouped_mm": ("self", "mat2"),
+    "aten._trilinear": ("i1", "i3"),
     "aten.convolution": ("input", "weight"),
     "aten.convolution_backward": ("grad_output", "weight"),
 }

@@ -50,8 +50,10 @@ def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if not tensor.is_meta:
         with torch._C._DisableTorchDispatch():
             torch._C._nn.one_hot(tensor, num_classes)  # it refuses what is none of the classes
-    count = int(tensor.max()) + 1 if num_classes == -1 else num_classes
-    return (tensor.unsqueeze(-1) == torch.arange(count, device=tensor.device)).long()
+    classes = torch.arange(int(tensor.max()) + 1 if num_classes == -1 else num_classes, device=tensor.device)
+    if num_classes != -1:
+        classes.index_select(0, tensor.flatten())  # a look-up among the classes, so that the walk knows of it on meta
+    return (tensor.unsqueeze(-1) == classes).long()
 
 
 def _called(function: Callable[..., Any], preserve_rng: bool, *args: Any) -> Any:

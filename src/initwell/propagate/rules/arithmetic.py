@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from initwell.propagate.atoms import together
 from initwell.propagate.functions import as_image
 from initwell.propagate.mask import both
+from initwell.propagate.rules.beside import ALONE, beside, law_beside
 from initwell.propagate.rules.branch import (
     added,
     fixed,
     inverted,
+    multiplied,
     multiplied_jointly,
     operand,
     product,
@@ -18,6 +22,7 @@ from initwell.propagate.rules.branch import (
 )
 from initwell.propagate.rules.byhand import centred_by_hand, gradient_by_hand, normalized_by_hand
 from initwell.propagate.rules.common import common, joined
+from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule
@@ -56,7 +61,11 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
         if fixed(a) and not a.segmented and b.shape == call.shape():
             return [shifted(scaled(b, beta), a.mean)]
         found = added(*together(a, b, call.shape()), 1.0, beta)
-        return [joined(found, common(call, first, second, beta), (a, b))]
+        found = law_beside(call, found, first, second, beta) if found.law is not None else found
+        found = joined(found, common(call, first, second, beta), (a, b))
+        if (with_few := beside(call, first, second, beta)) is not None:
+            found = joined(found, with_few, (a, b)).approximate(ALONE)
+        return [found]
 
     return rule
 
@@ -77,6 +86,9 @@ def _mul(call: Call) -> Sequence[Signal]:
     if found is not None:
         is_square = call["self"] == call["other"]
         return [replace(found, square_of=a) if is_square else found]
+    if call.op.phase == "backward" and (share := of_deviation(call)) != 1.0:
+        whole = multiplied(*together(a, b, call.shape()))
+        return [replace(whole, moments=whole.moments * share, joint=True)]
     if _is_gradient(call, "self"):
         return [product(a, b, call.shape())]
     if _is_gradient(call, "other") or as_image(a).base is None:
@@ -96,6 +108,20 @@ def _div(call: Call) -> Sequence[Signal]:
     return [found or product(a, inverse, call.shape())]
 
 
+def _plus_product(*, divide: bool) -> Rule:
+    """Add a multiple of a product, or of a quotient, of two others."""
+
+    def rule(call: Call) -> Sequence[Signal]:
+        x, a, b = (call.signal(name) for name in ("self", "tensor1", "tensor2"))
+        b = inverted(b) if divide else b
+        both = multiplied_jointly(a, b) or product(a, b, np.broadcast_shapes(a.shape, b.shape))
+        value = float(call["value"])
+        found = summed_jointly(x, both, 1.0, value) or added(*together(x, both, call.shape()), 1.0, value)
+        return [found]
+
+    return rule
+
+
 def _neg(call: Call) -> Sequence[Signal]:
     return [scaled(call.signal("self"), -1.0)]
 
@@ -107,4 +133,6 @@ RULES: Mapping[str, Rule] = {
     "aten.mul": _mul,
     "aten.div": _div,
     "aten.neg": _neg,
+    "aten.addcmul": _plus_product(divide=False),
+    "aten.addcdiv": _plus_product(divide=True),
 }

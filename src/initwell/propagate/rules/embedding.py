@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from initwell.propagate.agreement import places
-from initwell.propagate.atoms import together, viewed
+from initwell.propagate.atoms import expanded, together, viewed
 from initwell.propagate.gram import of_table
 from initwell.propagate.measured import measured
-from initwell.propagate.rules.branch import multiplied
+from initwell.propagate.rules.branch import multiplied, scaled
 from initwell.propagate.rules.lookup import Lookup, looked_up, lookup, put_back
+from initwell.propagate.rules.shape import summed
 from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
@@ -79,7 +81,45 @@ def _unpadded(g: Signal, found: Lookup, padded: Tensor) -> tuple[Signal, Lookup]
     return moments, Lookup(found.dims, found.sizes, shares, found.places, found.least, found.most)
 
 
+def _bags(call: Call, length: int) -> tuple[Tensor, float]:
+    """Return the indices of bags of equal size, bag by bag, and what each of them counts.
+
+    Raises:
+        UnknownSignalError: the bags are of unequal sizes, or take the largest, or weigh their tokens.
+    """
+    index, starts = call.value("indices"), call.value("offsets")
+    if index is None or starts is None or call["per_sample_weights"] is not None or int(call["padding_idx"]) >= 0:
+        raise UnknownSignalError("bags of tokens that are not known, weighed or padded")
+    size = index.numel() // max(length, 1)
+    even = bool((starts[:length] == torch.arange(length) * size).all()) and size * length == index.numel()
+    if call["mode"] not in (0, 1) or not even or size == 0:
+        raise UnknownSignalError("bags of unequal size, or their largest")
+    return index.view(length, size), 1.0 if call["mode"] == 0 else 1.0 / size
+
+
+def _embedding_bag(call: Call) -> Sequence[Signal | None]:
+    """Sum or average the rows of each bag."""
+    index, weight = _bags(call, call.shape()[0])
+    table = call.signal("weight")
+    rows = looked_up(table, lookup(table.dims, {0: index}, call.values.sample(call["offsets"].id)))
+    found = scaled(summed(rows, [1], keep=False, mean=False), weight)
+    return [found, *[None] * (len(call.op.outputs) - 1)]
+
+
+def _embedding_bag_backward(call: Call) -> Sequence[Signal]:
+    g = call.signal("grad")
+    index, weight = _bags(call, g.shape[0])
+    if call["scale_grad_by_freq"]:
+        raise UnknownSignalError("gradients divided by how often their token occurs")
+    g = scaled(g, weight)
+    wide = expanded(g.regrouped((g.dims[0], (), g.dims[1]), g.moments), (*index.shape, g.shape[1]))
+    shape = (int(call["num_weights"]), g.shape[1])
+    return [put_back(wide, lookup(places(shape), {0: index}), shape)]
+
+
 RULES: Mapping[str, Rule] = {
     "aten.embedding": _embedding,
     "aten.embedding_dense_backward": _embedding_backward,
+    **dict.fromkeys(("aten._embedding_bag", "aten._embedding_bag_forward_only"), _embedding_bag),
+    **dict.fromkeys(("aten._embedding_bag_backward", "aten._embedding_bag_dense_backward"), _embedding_bag_backward),
 }

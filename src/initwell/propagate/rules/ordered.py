@@ -9,13 +9,17 @@ Places get a segment each, so that what follows knows how large each is; of an a
 neighbours are taken as alike afterwards. The backward is the same sum from the end: two flips and a running sum.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from initwell.propagate.alike import UNLIKE, settled
-from initwell.propagate.atoms import permuted
+from initwell.propagate.atoms import permuted, together
+from initwell.propagate.measured import measured
+from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.parts import flipped, moved, one_atom
 from initwell.propagate.segments import MOST, Array
 from initwell.propagate.signal import Atom, Signal
@@ -115,4 +119,20 @@ def _rot90(call: Call) -> Sequence[Signal]:
     return [moved(permuted(x, order) if quarters % 2 else x)]
 
 
-RULES: Mapping[str, Rule] = {"aten.flip": _flip, "aten.rot90": _rot90}
+def _triangle(how: Callable[..., Tensor]) -> Rule:
+    """Set what lies above a diagonal, or below it, to 0: a mask of known places."""
+
+    def rule(call: Call) -> Sequence[Signal]:
+        x = call.signal("self")
+        mask = measured(how(torch.ones(x.shape[-2:]), int(call["diagonal"])))
+        return [multiplied(*together(x, mask, call.shape())).approximate(UNLIKE)]
+
+    return rule
+
+
+RULES: Mapping[str, Rule] = {
+    "aten.flip": _flip,
+    "aten.rot90": _rot90,
+    "aten.tril": _triangle(torch.tril),
+    "aten.triu": _triangle(torch.triu),
+}

@@ -6,6 +6,7 @@ random numbers are Φ(z) of a fresh Gaussian z, so that floor(keep + rand) is th
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from initwell.propagate.segments import Array
 from initwell.propagate.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.ops import COPIES, VIEWS
-from initwell.trace.trace import Trace
+from initwell.trace.trace import Trace, ValueRef
 
 _TINY = 1e-300
 _ANGLES = "cosines and sines of angles without numbers, as of any angle"
@@ -39,9 +40,12 @@ _PLAIN: Mapping[str, Function] = {
     "sgn": Function(np.sign, (0.0,)),
     "tan": Function(np.tan),
     "atan": Function(np.arctan),
+    "acos": Function(lambda u: np.arccos(np.clip(u, -1.0, 1.0)), (-1.0, 1.0)),
+    "asin": Function(lambda u: np.arcsin(np.clip(u, -1.0, 1.0)), (-1.0, 1.0)),
     "sinh": Function(np.sinh),
     "cosh": Function(np.cosh),
     "square": Function(np.square),
+    "trunc": Function(np.trunc, tuple(float(i) for i in range(-4, 5) if i)),
     "floor": Function(np.floor, tuple(map(float, range(-4, 5)))),
     "ceil": Function(np.ceil, tuple(map(float, range(-4, 5)))),
     "round": Function(np.round, tuple(i + 0.5 for i in range(-4, 4))),
@@ -120,8 +124,14 @@ def _pow(call: Call) -> Sequence[Signal]:
     return [replace(found, square_of=x) if p == 2 else found]
 
 
+def _number(call: Call, name: str) -> Any:
+    """Return an argument that is a number, or a tensor of one number everywhere."""
+    given = call[name]
+    return call.signal(name).mean if isinstance(given, ValueRef) and fixed(call.signal(name)) else given
+
+
 def _limits(call: Call) -> tuple[float, float]:
-    low, high = call["min"], call["max"]
+    low, high = (_number(call, name) for name in ("min", "max"))
     if any(x is not None and not isinstance(x, (int, float)) for x in (low, high)):
         raise UnknownSignalError("limits that are tensors")
     return (-np.inf if low is None else float(low)), (np.inf if high is None else float(high))
@@ -135,16 +145,18 @@ def _clamp(call: Call) -> Sequence[Signal]:
 
 def _compared(how: Callable[[Array, float], Array]) -> Rule:
     def rule(call: Call) -> Sequence[Signal]:
-        x, y = call.signal("self"), operand(call, "other")
-        if not fixed(y):
+        x, level = call.signal("self"), _number(call, "other")
+        if not isinstance(level, (int, float)):
             raise UnknownSignalError("a comparison with what is no number")
-        level = y.mean
-        return [applied(Function(lambda u: np.asarray(how(u, level), float), (level,)), x)]
+        kinks = (level,) if np.isfinite(level) else ()
+        return [applied(Function(lambda u: np.asarray(how(u, level), float), kinks), x)]
 
     return rule
 
 
 def _equal(call: Call) -> Sequence[Signal | None]:
+    if call["self"] == call["other"]:
+        return [constant(call.shape(), 1.0)]  # but for NaN, which there is none of
     found = where_extreme(call)
     return [found] if found is not None else list(_compared(np.equal)(call))
 
@@ -302,5 +314,6 @@ RULES: Mapping[str, Rule] = {
     "aten.randn": _randn,
     "aten.randn_like": _randn,
     "aten.bernoulli": _bernoulli,
-    "aten.new_zeros": _zero_like,
+    **dict.fromkeys(("aten.new_zeros", "aten.isnan", "aten.isinf"), _zero_like),
+    "aten.nan_to_num": lambda call: [call.signal("self")],
 }
