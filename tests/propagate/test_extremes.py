@@ -72,7 +72,8 @@ class Table(nn.Module):
         self.tokens, self.places = nn.Embedding(50, 64), nn.Embedding(12, 64)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.tokens(x) + self.places(torch.arange(12))).amax()
+        found: Tensor = (self.tokens(x) + self.places(torch.arange(12))).amax()
+        return found
 
 
 class Average(nn.Module):
@@ -83,7 +84,8 @@ class Average(nn.Module):
         self.one = nn.Linear(64, 64)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.one(x.mean(1, keepdim=True) + x / 100).amax()
+        found: Tensor = self.one(x.mean(1, keepdim=True) + x / 100).amax()
+        return found
 
 
 def test_tails_that_are_not_known_are_not_guessed() -> None:
