@@ -180,6 +180,7 @@ class Signal:
         closed: of a gradient, the mask that has set it to 0 already.
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
         echoes: terms of a gradient that go with the value it arrives at.
+        swing: relative variance of rows' mean squares, where each was multiplied by a number of its own: ``swing``.
     """
 
     BASIS: ClassVar = frozenset({"dims", "moments", "means"})
@@ -203,6 +204,7 @@ class Signal:
     scatter: tuple[float, ...] = ()
     undone: float = 1.0
     spread: float = 0.0
+    swing: float = 0.0
     mask: "Mask | None" = None
     closed: "Mask | None" = None
     echoes: "tuple[Echo, ...]" = ()
@@ -321,7 +323,7 @@ def _bare(origin: Signal, **given: Any) -> Signal:
     """Return a signal of these fields and the fidelity of its origin: a constructor would set each field by itself."""
     found = object.__new__(Signal)
     state, old = vars(found), vars(origin)
-    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, **given)
+    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, swing=origin.swing, **given)
     if given["dims"] is origin.dims:
         state.update({name: old[name] for name in _OF_DIMS if name in old})
         found._fit()

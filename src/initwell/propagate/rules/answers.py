@@ -18,6 +18,7 @@ from initwell.trace.trace import Op
 
 Sent = Callable[[Signal, Signal], Signal]
 _NORM = "aten.native_batch_norm_backward"
+_ALONE = "what few weights send back that goes with what they read, neighbours taken as independent"
 # Of a gradient's square; less is not worth following.
 _LEAST = 1e-3
 _REACH, _POINTS, _STEPS = 10.0, 161, 400
@@ -87,7 +88,7 @@ def answered(call: Call, dx: Signal, x: Signal, weight: Signal, count: float, se
     echo = Echo(composed(rise, hat), made.pre, moments)
     added = moments * function_moments(echo.phi, echo.pre)[1]
     echoes = (echo, *_grown(dx, composed(power, hat), made.pre))
-    return replace(dx, moments=dx.moments + added, echoes=echoes, image=None)
+    return replace(dx, moments=dx.moments + added, echoes=echoes, image=None).approximate(_ALONE)
 
 
 def _by_pairs(bend: Bend, weight: Signal, tails: float, count: float, size: float, sent: Sent) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 from initwell.propagate.atoms import together
 from initwell.propagate.functions import as_image
 from initwell.propagate.mask import both
-from initwell.propagate.rules.beside import beside, law_beside
+from initwell.propagate.rules.beside import ALONE, beside, law_beside
 from initwell.propagate.rules.branch import (
     added,
     fixed,
@@ -63,7 +63,9 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
         found = added(*together(a, b, call.shape()), 1.0, beta)
         found = law_beside(call, found, first, second, beta) if found.law is not None else found
         found = joined(found, common(call, first, second, beta), (a, b))
-        return [joined(found, beside(call, first, second, beta), (a, b))]
+        if (with_few := beside(call, first, second, beta)) is not None:
+            found = joined(found, with_few, (a, b)).approximate(ALONE)
+        return [found]
 
     return rule
 

@@ -5,8 +5,8 @@ x_p goes with the even part of f at every place p′ that reads it, since y cont
     E[x_p f(y_p′)] − E[x]E[f] = E[x·(F(αx̃) + F(−αx̃))]/2κ − E[x]·(…)        F(c) = E[f(c + √(1 − α²) z)]
 
 for κ = (1 + t)n/(n + t), as the weight is 0 in the other cases. Where the sum Σ w_k x_k itself is added to a function
-of x, w₀x is beside it, and (1 + w₀)x now larger, now smaller than x. What comes back through both has the same gradient in
-it; that is not followed.
+of x, w₀x is beside it, and (1 + w₀)x now larger, now smaller than x. What comes back through both has the same
+gradient in it; that is not followed.
 """
 
 import math
@@ -26,6 +26,7 @@ from initwell.trace.ops import ACTIVATIONS
 from initwell.trace.trace import Op, ValueRef
 
 _NORM = "aten.native_batch_norm"
+ALONE = "a value and what few weights made of it, neighbours taken as independent"
 _STEPS = 4
 _LEAST = 1e-4
 _POINTS = 241
@@ -113,7 +114,7 @@ def law_beside(call: Call, found: Signal, first: str, second: str, beta: float) 
             continue
         if y.law is None or y.law.near is None or not is_line(as_image(y).phi) or x.image.base or f.image.base:
             continue
-        return replace(found, law=_with_own(call, conv, x, f.image, y, (alpha, factor)))
+        return replace(found, law=_with_own(call, conv, x, f.image, y, (alpha, factor))).approximate(ALONE)
     return found
 
 

@@ -34,6 +34,7 @@ from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.rules.reading import read_places
 from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
+from initwell.propagate.swing import by_row, of_product, of_sum
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -82,6 +83,8 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     profile = _mixed(a, b, alpha**2 * a.q, beta**2 * b.q)
     echoes = scaled(a, alpha).echoes + scaled(b, beta).echoes
     found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile, echoes=echoes)
+    if a.swing or b.swing:
+        found = replace(found, swing=of_sum(a, b, alpha, beta))
     found = gram.summed(found, a, b, alpha, beta)
     larger = a if alpha**2 * a.q >= beta**2 * b.q else b
     found = merged_fidelity(replace(found, peak=larger.peak), b)
@@ -112,7 +115,8 @@ def multiplied(a: Signal, b: Signal) -> Signal:
     """Multiply two independent signals of the same atoms, entry by entry."""
     moments, profile = _by_places(a, b)
     found = gram.multiplied(a.changed(moments, a.means * b.means), a, b)
-    return merged_fidelity(replace(found, peak=max(a.peak, b.peak), profile=profile), b)
+    found = replace(found, peak=max(a.peak, b.peak), profile=profile)
+    return merged_fidelity(of_product(found, a.swing, b.swing) if a.swing or b.swing else found, b)
 
 
 def _by_places(a: Signal, b: Signal) -> tuple[Array, tuple[Array, ...]]:
@@ -252,6 +256,10 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
 
     A gradient that comes from max pooling is there only where what was pooled is largest, and so is the factor.
     """
+    if (swing := by_row(base, factor)) or (swing := by_row(factor, base)):
+        one, two = together(base, factor, shape)
+        found = of_product(product(one, two, shape), base.swing if base.shape == tuple(shape) else factor.swing, swing)
+        return replace(found, image=None) if found.swing == 0 else found
     full_factor = factor.shape == tuple(shape)
     full = full_factor and base.shape == factor.shape
     if base.dims != factor.dims or base.shape != tuple(shape):

@@ -44,6 +44,7 @@ from initwell.propagate.rules.scatter import inverse_sizes, relative_variance
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.segments import Array, along
 from initwell.propagate.signal import Gate, Signal, merged_fidelity, replace
+from initwell.propagate.swing import inverse_square
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op
@@ -67,7 +68,9 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
     scale = 1 / np.sqrt(variance + eps)
     found = x.changed(moments * over_pairs(x.atoms, scale), 0.0 if centred else x.means * scale)
     profile = levelled(x, dims, x.changed(moments, 0.0).q) if centred else x.profile
-    return _as_distributed(replace(found, gaussian=x.gaussian, roots=((tag, 1.0),), profile=profile), x)
+    swing = x.swing if 0 in dims else 0.0
+    found = replace(found, gaussian=x.gaussian, roots=((tag, 1.0),), profile=profile, swing=swing)
+    return _as_distributed(found, x)
 
 
 def _as_distributed(hat: Signal, x: Signal, *, by_channel: bool = False) -> Signal:
@@ -125,14 +128,15 @@ def normalized_backward(
     inner = centred_moments(g, axes) if centred else g.moments
     found = inner - cross * hat * over_pairs(x.atoms, np.sqrt(share * (2 - share)))
     free = 1 / np.maximum(over_all(g, hat**2, axes)[tuple(slice(n) for n in share.shape)], 1e-12)
-    varies = np.where(free > 2.5, 1 + share * (free / np.maximum(free - 2, 0.5) - 1), 1.0)
+    gain = inverse_square(x.swing if 0 not in dims and free.min() > 2.5 else 0.0, float(free.mean()))
+    varies = gain * np.where(free > 2.5, 1 + share * (free / np.maximum(free - 2, 0.5) - 1), 1.0)
     undone = 1.0
     if channels and len(x.scatter) > 1:
         level, few = float(variance.mean()), float((2 / free).mean())
         sizes = inverse_sizes(x, eps / max(level, 1e-300), few if free.min() > 2.5 else 0.0)
         varies, undone = sizes.inverse * (variance + eps) / level, math.sqrt(sizes.undone / sizes.inverse)
     scale = np.sqrt(varies / (variance + eps))
-    dx = replace(g.changed(found * over_pairs(g.atoms, scale), 0.0), profile=g.profile, undone=undone)
+    dx = replace(g.changed(found * over_pairs(g.atoms, scale), 0.0), profile=g.profile, undone=undone, swing=1 - gain)
     return merged_fidelity(dx, x)
 
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from initwell.propagate.atoms import expanded, permuted, viewed
 from initwell.propagate.centring import over_all
 from initwell.propagate.functions import as_image, line
+from initwell.propagate.rules.branch import scaled
 from initwell.propagate.segments import along
 from initwell.propagate.signal import Average, Image, Signal, constant, replace
 from initwell.propagate.slots import resolved
+from initwell.propagate.swing import seen
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -91,6 +93,8 @@ def _reduce(*, mean: bool) -> Rule:
         found = summed(x, whole, keep=bool(call["keepdim"]), mean=mean)
         if not mean and call.op.phase == "backward" and len(x.dims) > 3 and min(whole) > 1 and _is_gate(call):
             return [found.approximate(_GATE)]
+        if x.swing < 0 and not mean and whole == ((1,) if len(x.dims) == 4 else (len(x.dims) - 1,)):
+            return [scaled(replace(found, swing=0.0), math.sqrt(seen(x.swing)))]
         if x.square_of is not None and call.op.phase == "forward":
             squares = summed(x, whole, keep=bool(call["keepdim"]), mean=True)
             squares = replace(squares, average=Average("square", x.square_of, whole))
