@@ -300,9 +300,8 @@ class Signal:
         self, moments: Array, means: Array | float, *, dims: Dims | None = None, gaussian: bool = False
     ) -> "Signal":
         """Return a signal of other numbers that keeps the fidelity and forgets where it came from."""
-        dims = self.dims if dims is None else dims
         means = means if isinstance(means, np.ndarray) else np.asarray(means, float)
-        return _bare(self, dims=dims, moments=moments, means=means, gaussian=gaussian)
+        return _bare(self, dims=self.dims if dims is None else dims, moments=moments, means=means, gaussian=gaussian)
 
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
