@@ -106,6 +106,9 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
     tensors_by_name = dict(model.named_parameters(remove_duplicate=False))
     for name, value in trace.parameters.items():
         tensor = tensors_by_name[name]
+        if 0 in tensor.shape:
+            # Such as the registers of a model that has none: there is nothing to know of it.
+            continue
         if name in planned:
             distribution = planned[name]
             mean, std = float(distribution.mean), float(distribution.std)
