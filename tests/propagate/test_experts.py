@@ -199,7 +199,8 @@ class Shared(nn.Module):
         self.own, self.common = nn.Linear(WIDTH, 64, bias=False), nn.Linear(WIDTH, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.own(x) + self.common(x)).topk(CHOSEN, -1)[0]
+        largest: Tensor = (self.own(x) + self.common(x)).topk(CHOSEN, -1)[0]
+        return largest
 
 
 def test_scores_with_a_part_in_common() -> None:

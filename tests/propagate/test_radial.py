@@ -31,6 +31,14 @@ class Deviation(nn.Module):
         return (x - mean) / torch.sqrt(variance + 1e-6)
 
 
+class Once(nn.Module):
+    """The same as in I-BERT: the deviations are taken once, and their squares are of these."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x - x.mean(-1, keepdim=True)
+        return y / torch.sqrt(1e-6 + (y**2).mean(-1, keepdim=True))
+
+
 class Residual(nn.Module):
     """x + f(x)."""
 
@@ -154,6 +162,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "residual block before a norm": (
         lambda: nn.Sequential(
             linear(), Deviation(), Residual(nn.Sequential(linear(), nn.GELU(), linear())), Deviation(), linear()
+        ),
+        (16, WIDTH),
+    ),
+    "deviations that are taken once": (
+        lambda: nn.Sequential(
+            linear(), Once(), Residual(nn.Sequential(linear(), nn.GELU(), linear())), Once(), linear()
         ),
         (16, WIDTH),
     ),

@@ -74,6 +74,16 @@ def _chain(trace: Trace, scale: int, bases: set[int]) -> frozenset[int] | None:
     return frozenset(chain)
 
 
+def is_taken_off(trace: Trace, op: Op) -> bool:
+    """Whether a row's mean is only subtracted from it: what deviations get counts it already."""
+    if op.functional != "aten.mean":
+        return False
+    later = [use for use in trace.consumers(op.outputs[0]) if use.phase == "forward"]
+    rows, mean = op.inputs[0], op.outputs[0]
+    subtracted = (operand(use, "self") == rows and operand(use, "other") == mean for use in later)
+    return bool(later) and all(use.functional == "aten.sub" for use in later) and all(subtracted)
+
+
 def operand(op: Op, name: str) -> int | None:
     """Return the value id of an argument; None where it is no tensor."""
     ref = op.arguments.get(name)

@@ -10,6 +10,7 @@ mask 1, 1, 2, 4, …, 2^k. Where samples or heads have masks of their own, rows 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -180,6 +181,33 @@ def both(a: Mask | None, b: Mask | None) -> Mask | None:
     biases = [m.bias.reshape((1,) * (rank - m.bias.ndim) + m.bias.shape) for m in (a, b) if m.bias is not None]
     bias = np.asarray(sum(biases)) if biases else None
     return Mask(one & two, a.samples or b.samples, _level(a, b, one, two), bias, a.added and b.added)
+
+
+def side_by_side(masks: Sequence[Mask | None], lengths: Sequence[int], rank: int) -> Mask | None:
+    """Return the mask of scores that are joined along their last dimension, such as those of an attention sink.
+
+    Args:
+        masks: of each part; None where all of it is open.
+        lengths: of the parts' last dimensions.
+        rank: how many dimensions they have.
+
+    >>> causal = Mask(np.tril(np.ones((2, 2), dtype=bool)))
+    >>> side_by_side([causal, None], [2, 1], 2).open.astype(int).tolist()
+    [[1, 0, 1], [1, 1, 1]]
+    """
+    given = [m for m in masks if m is not None]
+    if not given:
+        return None
+    shape = np.broadcast_shapes(*((1,) * (rank - m.open.ndim) + m.open.shape[:-1] for m in given), (1,) * (rank - 1))
+    open_, bias = list[NDArray[np.bool_]](), list[Array]()
+    for mask, n in zip(masks, lengths, strict=True):
+        open_.append(np.broadcast_to(True if mask is None else mask.open, (*shape, n)))
+        nothing = mask is None or mask.bias is None
+        bias.append(np.broadcast_to(0.0 if nothing or mask is None else np.asarray(mask.bias), (*shape, n)))
+    first = given[0]
+    biased = np.concatenate(bias, -1) if any(m.bias is not None for m in given) else None
+    whole = np.concatenate(open_, -1)
+    return Mask(whole, first.samples and shape[0] > 1, first.level, biased, first.added)
 
 
 def _level(a: Mask, b: Mask, one: NDArray[np.bool_], two: NDArray[np.bool_]) -> float:

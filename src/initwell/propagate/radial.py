@@ -28,7 +28,7 @@ import numpy as np
 from initwell.propagate.attended import SAME, Attended
 from initwell.propagate.functions import Function, as_image, composed, evaluated, line
 from initwell.propagate.gaussian import nodes
-from initwell.propagate.handwritten import Norm, norms_by_hand, operand, size
+from initwell.propagate.handwritten import Norm, is_taken_off, norms_by_hand, operand, size
 from initwell.propagate.known import Known
 from initwell.propagate.rules.branch import multiplied, scaled
 from initwell.propagate.segments import Array
@@ -125,7 +125,7 @@ class Radial:
 
     def _through(self, op: Op, value: int) -> Parts | None:
         """Return what R of a value gets from one op that reads it; None where that is random."""
-        if all(o in self._chains for o in op.outputs):
+        if all(o in self._chains for o in op.outputs) or is_taken_off(self._trace, op):
             return {}
         if op.functional in _NORMS or (op.index in self._ops and value not in self._chains):
             return self._norm(op, value)

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from initwell.propagate.mask import side_by_side
 from initwell.propagate.places import mixed, weighed
 from initwell.propagate.rules.parts import bounds, concatenated, joined_tensors, padded, sliced
 from initwell.propagate.rules.reading import read_places
@@ -95,7 +96,12 @@ def stacked(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) -> Sign
 
 def _cat(call: Call) -> Sequence[Signal]:
     parts, same = joined_tensors(call)
-    return [stacked(parts, call["dim"] % len(parts[0].dims), same)]
+    rank = len(parts[0].dims)
+    dim = call["dim"] % rank
+    found = stacked(parts, dim, same)
+    if dim < rank - 1 or all(p.mask is None for p in parts):
+        return [found]
+    return [replace(found, mask=side_by_side([p.mask for p in parts], [p.shape[-1] for p in parts], rank))]
 
 
 def _constant_pad(call: Call) -> Sequence[Signal]:

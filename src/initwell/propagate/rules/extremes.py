@@ -4,11 +4,13 @@ Their gradient reaches the entry that equals them. Along the dimensions one of K
 ``pool``; two entries that equal a continuous maximum at once have no probability. Assumption: that of ``pool``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from initwell.propagate.atoms import expanded, permuted
+from initwell.propagate.functions import Function
 from initwell.propagate.incidence import Axis, axis_of
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.pool import largest, to_largest
@@ -17,6 +19,13 @@ from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef
 
+_REACH, _POINTS = 8.0, 8001
+_WIDE, _SOME = 4.0, 161
+# Of fewer values than this the largest is no matter of the tail.
+_MANY = 200
+# Of values of which groups have less than this in common the largest is that of as many independent ones.
+_TOGETHER = 0.2
+_PASSED = frozenset({*VIEWS, *COPIES, "aten.add", "aten.mul"})
 _SIGNS = {"aten.amax": 1.0, "aten.max": 1.0, "aten.amin": -1.0, "aten.min": -1.0}
 
 
@@ -28,21 +37,47 @@ def _whole(lengths: Sequence[int]) -> list[Axis]:
     return [axis_of(np.arange(n)[None, :], np.ones((1, n), dtype=bool), n) for n in lengths]
 
 
-def _turned(x: Signal, order: Sequence[int]) -> Signal:
-    """Permute the dimensions; the result remembers the rising function that it is."""
+def _turned(x: Signal, order: Sequence[int], *, rearranged: bool = False) -> Signal:
+    """Permute the dimensions; the result remembers the rising function that it is.
+
+    Args:
+        x: any signal.
+        order: of the dimensions.
+        rearranged: whether another function may be put in place of one that falls: what its values are it knows, but
+            not at which entry the largest is.
+    """
     found, image = permuted(x, order), x.image
     if image is None or image.base is not None or image.pre.dims != x.dims:
         return found
-    slope = image.phi.fn(image.pre.mean + np.array([-1.0, 1.0]) * max(image.pre.rms, 1e-150))
+    phi, size = image.phi, max(image.pre.rms, 1e-150)
+    if rearranged and (np.diff(phi.fn(image.pre.mean + np.linspace(-_WIDE, _WIDE, _SOME) * size)) < 0).any():
+        phi = _rearranged(image)
+    slope = phi.fn(image.pre.mean + np.array([-1.0, 1.0]) * size)
     if slope[0] > slope[1]:
         return replace(found, image=None)
-    return replace(found, image=Image(image.phi, permuted(image.pre, order)))
+    return replace(found, image=Image(phi, permuted(image.pre, order)))
+
+
+def _rearranged(image: Image) -> Function:
+    """Return the rising function of the same Gaussian whose values have the same distribution.
+
+    Of independent entries the largest is the same; that entries go together is taken to be as of the Gaussian.
+    """
+    pre = image.pre
+    size = math.sqrt(max(pre.q - pre.mean**2, 0.0))
+    z = np.linspace(-_REACH, _REACH, _POINTS)
+    values = np.asarray(image.phi.fn(pre.mean + size * z), float)
+    order, density = np.argsort(values, kind="stable"), np.exp(-z * z / 2)
+    share = np.cumsum(density[order]) - density[order] / 2
+    even = np.cumsum(density) - density / 2
+    rising = np.interp(even, share, values[order])
+    return Function(lambda u: np.interp(np.asarray(u, float), pre.mean + size * z, rising))
 
 
 def greatest(x: Signal, dims: Sequence[int]) -> Signal:
     """Take the largest entry along some dimensions, which stay with length 1."""
     order = _last(len(x.dims), dims)
-    found = largest(_turned(x, order), _whole([x.shape[d] for d in dims]))
+    found = largest(_turned(x, order, rearranged=True), _whole([x.shape[d] for d in dims]))
     return permuted(found, [order.index(d) for d in range(len(order))])
 
 
@@ -62,11 +97,36 @@ def _dims(op: Op, rank: int) -> list[int]:
     return sorted(int(d) % rank for d in dims)
 
 
+def _refuse_unknown(call: Call, x: Signal, dims: Sequence[int]) -> None:
+    """Refuse the tail of a distribution that is not known: of what is no sum of many terms, or goes together in groups.
+
+    Raises:
+        UnknownSignalError: so it is.
+    """
+    source = x if x.gaussian or x.image is None or x.image.base is not None else x.image.pre
+    if (not source.gaussian and source.law is None) or _is_looked_up(call.trace, call["self"].id):
+        raise UnknownSignalError("the largest of many values whose distribution is not known")
+    variance, axes = x.q - x.mean**2, x.axes(dims)
+    common = x.averaged(axes) - x.mean**2
+    if any(x.averaged([axis]) - x.mean**2 - common > _TOGETHER * variance for axis in axes):
+        raise UnknownSignalError("the largest of many values that go together in groups")
+
+
+def _is_looked_up(trace: Trace, value: int) -> bool:
+    """Whether a value is an entry of a table, or a sum of such."""
+    made = trace.producer(value)
+    if made is None or made.functional not in _PASSED:
+        return made is not None and made.functional == "aten.embedding"
+    return any(_is_looked_up(trace, i) for i in made.inputs)
+
+
 def _extreme(call: Call) -> Sequence[Signal | None]:
     if "other" in call.op.arguments:
         raise UnknownSignalError("the larger of two different values")
     x, sign = call.signal("self"), _SIGNS[call.op.packet]
     dims = [d for d in _dims(call.op, len(x.dims)) if x.shape[d] > 1]
+    if math.prod(x.shape[d] for d in dims) > _MANY:
+        _refuse_unknown(call, x, dims)
     found = scaled(greatest(scaled(x, sign), dims), sign) if dims else x
     gone = [] if call["keepdim"] else _dims(call.op, len(x.dims))
     kept = tuple(d for i, d in enumerate(found.dims) if i not in gone)

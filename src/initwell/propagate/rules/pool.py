@@ -267,9 +267,9 @@ def _alike(u: Signal, axes: Sequence[Axis]) -> Array:
     common = min(max(float(inside.flat[0]), 0.0), 1 - 1e-9)
     local = np.clip((_same_place(u, first) - inside) / (1 - common), 0.0, 1.0)
     count = _entries(axes)
-    found = (np.arcsin(local) * 2 / math.pi) ** (1 + max(math.log2(count) - 1, 0.0) / 6)
+    found = np.asarray((np.arcsin(local) * 2 / math.pi) ** (1 + max(math.log2(count) - 1, 0.0) / 6))
     found[(0,) * found.ndim] = 1.0
-    return np.asarray(found)
+    return found
 
 
 def _destinations(axes: Sequence[Axis]) -> tuple[Array, Array]:
