@@ -87,6 +87,26 @@ def moved(law: Law, factor: float, offset: float = 0.0, variance: float = 0.0) -
     return replace(law, values=values, variance=whole, factor=factor * law.factor, offset=shift, near=near)
 
 
+def without(law: Law, factor: float, mean: float, variance: float) -> Law | None:
+    """Return the law of a value times a factor, once the mean of many was taken off, which is Gaussian.
+
+    Args:
+        law: of the value.
+        factor: what is left is multiplied by.
+        mean: of the result.
+        variance: of the result; what is less of it is less in the Gaussian part.
+
+    Returns:
+        None where that has not so much.
+    """
+    values = factor * (law.values - law.weights @ law.values)
+    left = variance - float(law.weights @ values**2)
+    if left <= 0:
+        return None
+    offset = mean + factor * (law.offset - float(law.weights @ law.values))
+    return replace(law, values=values + mean, variance=left, factor=factor * law.factor, offset=offset)
+
+
 def _is_symmetric(law: Law) -> bool:
     values = law.values - law.weights @ law.values
     skew, variance = (float(law.weights @ values**k) for k in (3, 2))

@@ -7,6 +7,7 @@ much it has in common and of its own. Assumption: that of ``places``.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -116,4 +117,24 @@ def _slice(call: Call) -> Sequence[Signal]:
     return [cropped(x, dim, *bounds(call, x.shape[dim]))]
 
 
-RULES: Mapping[str, Rule] = {"aten.slice": _slice, "aten.constant_pad_nd": _constant_pad, "aten.cat": _cat}
+def _narrow(call: Call) -> Sequence[Signal]:
+    x, start = call.signal("self"), int(call["start"])
+    return [cropped(x, call["dim"] % len(x.dims), start, start + int(call["length"]))]
+
+
+def _split(call: Call) -> Sequence[Signal | None]:
+    x = call.signal("self")
+    dim = (call["dim"] or 0) % len(x.dims)
+    ends = np.cumsum([0, *(call.shape(i)[dim] for i in range(len(call.op.outputs)))])
+    return [cropped(x, dim, int(a), int(b)) if a < b else None for a, b in pairwise(ends)]
+
+
+_SPLITS = ("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk")
+
+RULES: Mapping[str, Rule] = {
+    "aten.slice": _slice,
+    "aten.constant_pad_nd": _constant_pad,
+    "aten.cat": _cat,
+    "aten.narrow": _narrow,
+    **{f"aten.{name}": _split for name in _SPLITS},
+}

@@ -8,7 +8,6 @@ zeros before and after it.
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -204,6 +203,11 @@ def _filled(g: Signal, dim: int, start: int, length: int) -> Signal:
     return padded(g, dim, start, length - start - part)
 
 
+def _beside(whole: Signal, g: Signal, dim: int) -> Signal:
+    """Say that positions differ as those of the part do that is not 0, where another dimension was filled."""
+    return replace(whole, profile=g.profile) if dim < len(whole.dims) - len(g.profile) else whole
+
+
 def _select(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     return [selected(x, call["dim"] % len(x.dims), int(call["index"]))]
@@ -212,18 +216,6 @@ def _select(call: Call) -> Sequence[Signal]:
 def bounds(call: Call, length: int) -> tuple[int, int, int]:
     """Return (start, stop, step) of a slice of a dimension of this length."""
     return slice(call["start"], call["end"], call["step"] or 1).indices(length)
-
-
-def _narrow(call: Call) -> Sequence[Signal]:
-    x, start = call.signal("self"), int(call["start"])
-    return [sliced(x, call["dim"] % len(x.dims), start, start + int(call["length"]))]
-
-
-def _split(call: Call) -> Sequence[Signal | None]:
-    x = call.signal("self")
-    dim = (call["dim"] or 0) % len(x.dims)
-    ends = np.cumsum([0, *(call.shape(i)[dim] for i in range(len(call.op.outputs)))])
-    return [sliced(x, dim, int(a), int(b)) if a < b else None for a, b in pairwise(ends)]
 
 
 def _unbind(call: Call) -> Sequence[Signal]:
@@ -254,7 +246,7 @@ def _slice_backward(call: Call) -> Sequence[Signal]:
     dim = call["dim"] % len(shape)
     start, stop, step = bounds(call, shape[dim])
     if step == 1:
-        return [_filled(g, dim, start, shape[dim])]
+        return [_beside(_filled(g, dim, start, shape[dim]), g, dim)]
     # Every step-th index of a stretch: its entries are zero or not by place, which is taken as chance.
     n, kept = stop - start, g.shape[dim]
     wide = padded(g, dim, 0, n - kept)
@@ -267,7 +259,7 @@ def _select_backward(call: Call) -> Sequence[Signal]:
     g, shape = call.signal("grad_output"), call.shape()
     dim = call["dim"] % len(shape)
     opened = g.regrouped((*g.dims[:dim], (), *g.dims[dim:]), g.moments)
-    return [_filled(opened, dim, int(call["index"]) % shape[dim], shape[dim])]
+    return [_beside(_filled(opened, dim, int(call["index"]) % shape[dim], shape[dim]), g, dim)]
 
 
 def moved(signal: Signal) -> Signal:
@@ -303,12 +295,6 @@ def flipped(signal: Signal, dim: int) -> Signal:
 
 RULES: Mapping[str, Rule] = {
     "aten.select": _select,
-    "aten.narrow": _narrow,
-    "aten.split": _split,
-    "aten.split_with_sizes": _split,
-    "aten.unsafe_split": _split,
-    "aten.unsafe_split_with_sizes": _split,
-    "aten.unsafe_chunk": _split,
     "aten.unbind": _unbind,
     "aten.stack": _stack,
     "aten.slice_backward": _slice_backward,
