@@ -222,7 +222,7 @@ def times(one: tuple[Array, float, float], two: tuple[Array, float, float]) -> t
 
     >>> uneven = of_sizes(np.array([0.5, 1.5]))
     >>> factors, found = times((uneven, 1.0, 0.0), (uneven, 2.0, 0.0))
-    >>> factors.tolist(), sizes(found).tolist()
+    >>> factors.round(6).tolist(), sizes(found).round(6).tolist()
     ([1.25, 1.0], [0.2, 1.8])
     """
     size = sizes(one[0]) * sizes(two[0])

@@ -19,6 +19,8 @@ from initwell.propagate.signal import Signal, replace
 
 # Of rows of fewer free entries 1/s² has next to no expectation.
 _FEWEST = 3.0
+# Numbers of less than this are as good as one and the same, such as the norms of wide rows.
+_LEAST = 0.05
 
 
 def by_row(base: Signal, factor: Signal) -> float:
@@ -33,9 +35,11 @@ def by_row(base: Signal, factor: Signal) -> float:
         return 0.0
     image = as_image(factor)
     if image.base is not None or factor.gaussian:
-        return max(2.0 - 2.0 * factor.mean**4 / factor.q**2, 0.0)
-    mean, moments = function_moments(composed(Function(np.square), image), image.pre)
-    return max(float(np.asarray(moments).flat[0]) / max(float(mean.flat[0]) ** 2, 1e-300) - 1.0, 0.0)
+        found = 2.0 - 2.0 * factor.mean**4 / factor.q**2
+    else:
+        mean, moments = function_moments(composed(Function(np.square), image), image.pre)
+        found = float(np.asarray(moments).flat[0]) / max(float(mean.flat[0]) ** 2, 1e-300) - 1.0
+    return found if found > _LEAST else 0.0
 
 
 def of_sum(a: Signal, b: Signal, alpha: float, beta: float) -> float:
