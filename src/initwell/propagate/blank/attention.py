@@ -19,9 +19,6 @@ from initwell.propagate.blank.rows import Rows
 from initwell.propagate.segments import Array
 from initwell.propagate.signal import Signal, replace
 
-# Known scores at or below this are shut, as in ``mask``.
-SHUT = -50.0
-
 
 def masked(rows: Rows, is_open: Tensor) -> Rows | None:
     """Return scores with what a known mask leaves open of them; None where it is not one of these rows and columns."""

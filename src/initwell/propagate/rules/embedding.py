@@ -16,7 +16,7 @@ from initwell.propagate.rules.shape import summed
 from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
-_PADDED = "rows of a padding token, which are 0, taken as a part of the size of all"
+_PADDED = "rows of a padding token, which are 0: followed by their sizes alone, as any other behind ops that do not"
 
 
 def _indices(call: Call) -> tuple[Tensor, int | None]:
