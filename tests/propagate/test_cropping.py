@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import initwell as iw
-from initwell.propagate.places import of_sizes, sizes
+from initwell.propagate.moments.places import of_sizes, sizes
+from initwell.propagate.moments.signal import independent, replace
 from initwell.propagate.rules.cropping import cropped, surrounded
 from initwell.propagate.rules.reading import sized
-from initwell.propagate.signal import independent, replace
 
 SEEDS = 32
 

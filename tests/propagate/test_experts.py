@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.choices import normals
 from initwell.propagate.engine import RuleError
-from initwell.propagate.signal import Atom, Signal
-from initwell.propagate.slots import Slots, resolved, summed_by_expert
+from initwell.propagate.moments.signal import Atom, Signal
+from initwell.propagate.moments.slots import Slots, resolved, summed_by_expert
+from initwell.propagate.routing.choices import normals
 
 DRAWS, TOKENS, WIDTH, EXPERTS, CHOSEN, HIDDEN = 150, 64, 64, 8, 2, 96
 Router = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -220,7 +220,7 @@ def test_what_fails_in_a_choice_names_its_op(monkeypatch: pytest.MonkeyPatch) ->
     def fails(*_: object) -> None:
         raise ValueError("no such row")
 
-    monkeypatch.setattr("initwell.propagate.choices._Router.signal", fails)
+    monkeypatch.setattr("initwell.propagate.routing.choices._Router.signal", fails)
     with pytest.raises(
         RuleError, match=r"The rule of aten\.topk.* failed at the model itself \(forward\).*no such row"
     ):

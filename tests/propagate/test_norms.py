@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
+from initwell.propagate.moments.signal import independent, replace
 from initwell.propagate.rules.norm import normalized
-from initwell.propagate.signal import independent, replace
 
 SEEDS = 8
 

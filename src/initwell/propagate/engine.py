@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from initwell.errors import ModelError
-from initwell.propagate.atoms import viewed
 from initwell.propagate.blank.walk import Blank
-from initwell.propagate.choices import Choices
-from initwell.propagate.joint import Joint
-from initwell.propagate.known import Known, Signals
-from initwell.propagate.radial import Radial
-from initwell.propagate.shared import shared_operands
-from initwell.propagate.signal import Signal
+from initwell.propagate.given.known import Known, Signals
+from initwell.propagate.moments.atoms import viewed
+from initwell.propagate.moments.signal import Signal
+from initwell.propagate.routing.choices import Choices
+from initwell.propagate.shared.joint import Joint
+from initwell.propagate.shared.partners import shared_operands
+from initwell.propagate.shared.radial import Radial
 from initwell.propagate.table import Call, RuleTable, UnknownSignalError
 from initwell.propagate.writes import overwritten
 from initwell.records import Record

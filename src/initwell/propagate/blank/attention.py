@@ -16,8 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from initwell.propagate.blank.rows import Rows
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, replace
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, replace
 
 
 def masked(rows: Rows, is_open: Tensor) -> Rows | None:

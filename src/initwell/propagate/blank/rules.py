@@ -10,10 +10,10 @@ import torch
 
 from initwell.propagate.blank import attention as mixing
 from initwell.propagate.blank.rows import Rows, inverse, scaled
-from initwell.propagate.known import Known
-from initwell.propagate.mask import SHUT
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, replace
+from initwell.propagate.given.known import Known
+from initwell.propagate.given.mask import SHUT
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _NODES = 64

@@ -11,12 +11,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from initwell.propagate.mask import side_by_side
-from initwell.propagate.places import mixed, weighed
+from initwell.propagate.given.mask import side_by_side
+from initwell.propagate.moments.places import mixed, weighed
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.parts import bounds, concatenated, joined_tensors, padded, sliced
 from initwell.propagate.rules.reading import read_places
 from initwell.propagate.rules.resample import mapped
-from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule
 
 
@@ -30,8 +30,8 @@ def cropped(signal: Signal, dim: int, start: int, stop: int, step: int = 1) -> S
         stop: above the last.
         step: 1 or more.
 
-    >>> from initwell.propagate.places import of_sizes
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.places import of_sizes
+    >>> from initwell.propagate.moments.signal import independent
     >>> uneven = replace(independent((4, 3), 1.0), profile=(of_sizes(np.array([0.5, 2.0, 0.5])),))
     >>> cropped(uneven, 1, 1, 2).q
     2.0

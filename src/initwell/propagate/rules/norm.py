@@ -29,24 +29,24 @@ from functools import lru_cache
 
 import numpy as np
 
-from initwell.propagate.atoms import together, viewed
-from initwell.propagate.by_pairs import over_pairs
-from initwell.propagate.centring import centred as centred_moments
-from initwell.propagate.centring import over_all
-from initwell.propagate.components import in_parts
-from initwell.propagate.few import normed
-from initwell.propagate.functions import composed, line
-from initwell.propagate.laws import without
-from initwell.propagate.measured import measured
+from initwell.propagate.given.measured import measured
+from initwell.propagate.laws.components import in_parts
+from initwell.propagate.laws.few import normed
+from initwell.propagate.laws.functions import composed, line
+from initwell.propagate.laws.rectified import without
+from initwell.propagate.laws.swing import inverse_square
+from initwell.propagate.moments.atoms import together, viewed
+from initwell.propagate.moments.by_pairs import over_pairs
+from initwell.propagate.moments.centring import centred as centred_moments
+from initwell.propagate.moments.centring import over_all
+from initwell.propagate.moments.segments import Array, along
+from initwell.propagate.moments.signal import Gate, Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.let_through import with_itself
 from initwell.propagate.rules.reading import levelled
 from initwell.propagate.rules.scatter import inverse_sizes, relative_variance
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.segments import Array, along
-from initwell.propagate.signal import Gate, Signal, merged_fidelity, replace
-from initwell.propagate.swing import inverse_square
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op
@@ -62,7 +62,7 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
         centred: False for RMS norm, which takes no mean off.
         tag: under which later sums remember this value.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> normalized(independent((4, 3), 2.0), [0], 0.0).moments.round(3).tolist()
     [[1.0, 0.0], [-0.333, 0.0]]
     """

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.alike import UNLIKE, merged, settled
-from initwell.propagate.atoms import joined, matched, viewed
-from initwell.propagate.by_pairs import by_pattern
-from initwell.propagate.segments import Array, patterns
-from initwell.propagate.signal import Atom, Image, Signal, constant, merged_fidelity, replace
-from initwell.propagate.slots import slot_axis
+from initwell.propagate.moments.alike import UNLIKE, merged, settled
+from initwell.propagate.moments.atoms import joined, matched, viewed
+from initwell.propagate.moments.by_pairs import by_pattern
+from initwell.propagate.moments.segments import Array, patterns
+from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
+from initwell.propagate.moments.slots import slot_axis
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -35,7 +35,7 @@ def _segment(atom: Atom, index: int) -> int:
 def selected(signal: Signal, dim: int, index: int) -> Signal:
     """Keep one index of a dimension, which goes; a negative index counts from the end.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> selected(concatenated([constant((1, 3), 2.0), constant((4, 3), 0.0)], 0), 0, 0).q
     4.0
     """
@@ -62,7 +62,7 @@ def sliced(signal: Signal, dim: int, start: int, stop: int, step: int = 1) -> Si
         stop: above the last.
         step: 1 or more.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> whole = concatenated([constant((1, 3), 2.0), independent((4, 3), 1.0)], 0)
     >>> sliced(whole, 0, 1, 3).q
     1.0
@@ -112,7 +112,7 @@ def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) ->
         dim: the dimension.
         same: a number for each part; equal ones are one value joined with itself.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> found = concatenated([independent((2, 3), 1.0), independent((1, 3), 4.0)], 0)
     >>> found.q, found.atoms[0].parts
     (2.0, (2, 1))
@@ -181,7 +181,7 @@ def padded(signal: Signal, dim: int, before: int, after: int, value: float = 0.0
         after: how many behind.
         value: of them.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> padded(independent((2, 3), 1.0), 0, 1, 1).q
     0.5
     """

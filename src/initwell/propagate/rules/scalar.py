@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from initwell.propagate.atoms import together
-from initwell.propagate.averages import decayed
-from initwell.propagate.functions import Function, as_image, combined, evaluated, line, of_known_law, shared_images
+from initwell.propagate.laws.averages import decayed
+from initwell.propagate.laws.functions import Function, as_image, combined, evaluated, line, of_known_law, shared_images
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.pointwise import applied, gated
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Trace, ValueRef
