@@ -53,10 +53,10 @@ print(json.dumps({"billions": size / 1e9, "built": built, "seconds": seconds, "g
 
 def walks_again(model: nn.Module, batch: Any, trace: Trace) -> Callable[[], object]:
     """Return the walk of a trace alone: what ``predict`` does after recording and after looking at the batch."""
-    from initwell.propagate import start
     from initwell.propagate.default import default_table
     from initwell.propagate.engine import walk
-    from initwell.propagate.known import known_values
+    from initwell.propagate.given import start
+    from initwell.propagate.given.known import known_values
 
     table = default_table()
     values = known_values(trace)

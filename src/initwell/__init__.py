@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from initwell.measurement.measurement import Measurement as Measurement
     from initwell.measurement.probe import measure as measure
     from initwell.propagate.dry import dry as dry
-    from initwell.propagate.given import signal as signal
+    from initwell.propagate.given.described import signal as signal
+    from initwell.propagate.moments.signal import Signal as Signal
     from initwell.propagate.predict import predict as predict
-    from initwell.propagate.prediction import Prediction as Prediction
-    from initwell.propagate.signal import Signal as Signal
+    from initwell.propagate.result.prediction import Prediction as Prediction
     from initwell.theory.activation import Activation as Activation
     from initwell.theory.activations import activation as activation
     from initwell.theory.activations import activation_names as activation_names
@@ -95,13 +95,13 @@ _PUBLIC: dict[str, str] = {
     "plan": "initwell.apply.plan",
     "positive_unitball": "initwell.initializers.structured",
     "predict": "initwell.propagate.predict",
-    "Prediction": "initwell.propagate.prediction",
+    "Prediction": "initwell.propagate.result.prediction",
     "Receipt": "initwell.apply.receipt",
     "scaled_uniform_orthogonal": "initwell.initializers.orthogonal",
     "scheme": "initwell.apply.schemes.registry",
     "scheme_names": "initwell.apply.schemes.registry",
-    "Signal": "initwell.propagate.signal",
-    "signal": "initwell.propagate.given",
+    "Signal": "initwell.propagate.moments.signal",
+    "signal": "initwell.propagate.given.described",
     "small_random": "initwell.initializers.basic",
     "sparse": "initwell.initializers.structured",
     "truncated_normal": "initwell.initializers.basic",

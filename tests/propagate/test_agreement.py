@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from initwell.propagate.agreement import Array, Integers, agreement, patterns, places
+from initwell.propagate.given.agreement import Array, Integers, agreement, patterns, places
 
 
 def every_pair(*coordinates: Integers) -> Array:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.averages import gamma_moments, is_average_of_squares
-from initwell.propagate.functions import Function
+from initwell.propagate.laws.averages import gamma_moments, is_average_of_squares
+from initwell.propagate.laws.functions import Function
+from initwell.propagate.moments.signal import Average, Signal, independent, replace
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.vector_norm import euclidean
-from initwell.propagate.signal import Average, Signal, independent, replace
 
 SAMPLES = 400_000
 FUNCTIONS = {

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from initwell.propagate.concentration import Weights, between
+from initwell.propagate.laws.concentration import Weights, between
 
 
 @pytest.mark.parametrize("variance", [400.0, 2000.0, 20000.0])

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate import covariance
-from initwell.propagate.covariance import Covariances
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import Walk, walk
-from initwell.propagate.known import Known
-from initwell.propagate.pairs import Pair, of, picked
-from initwell.propagate.reuse import Reuse
-from initwell.propagate.signal import Atom, independent
-from initwell.propagate.start import starting_gradients
+from initwell.propagate.given.known import Known
+from initwell.propagate.given.start import starting_gradients
+from initwell.propagate.moments.signal import Atom, independent
+from initwell.propagate.shared import covariance
+from initwell.propagate.shared.covariance import Covariances
+from initwell.propagate.shared.pairs import Pair, of, picked
+from initwell.propagate.shared.reuse import Reuse
 from initwell.trace.recorder import record
 from initwell.trace.trace import Trace
 

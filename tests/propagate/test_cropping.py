@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import initwell as iw
-from initwell.propagate.places import of_sizes, sizes
+from initwell.propagate.moments.places import of_sizes, sizes
+from initwell.propagate.moments.signal import independent, replace
 from initwell.propagate.rules.cropping import cropped, surrounded
 from initwell.propagate.rules.reading import sized
-from initwell.propagate.signal import independent, replace
 
 SEEDS = 32
 
@@ -58,3 +58,32 @@ def test_a_part_of_places_that_differ() -> None:
     assert part.q == pytest.approx(5 / 3)
     assert sizes(part.profile[0]) == pytest.approx([0.6, 1.2, 1.2])
     assert surrounded(uneven, {1: (-1, -1)}, 0.0).q == pytest.approx(5 / 3)
+
+
+class Halved(nn.Module):
+    """A padded convolution, and another of the first half of its channels."""
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.first, self.last, self.parts = nn.Conv2d(8, 64, 3, padding=1), nn.Conv2d(32, 8, 3), parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        half = h.split(32, 1)[0] if self.parts == 1 else h.narrow(1, 0, 32)
+        found: Tensor = self.last(half)
+        return found
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_some_of_the_channels_are_at_the_same_places_forward_and_backward(parts: int) -> None:
+    # Taken as alike, what reads the inner four of 4×4 positions is 8 % too small.
+    batch = torch.randn(16, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    model = Halved(parts)
+    rows = iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows
+    squares = np.zeros(len(rows))
+    for seed in range(SEEDS):
+        iw.init_(model, "kaiming", seed=seed)
+        squares += [row["forward_rms"] ** 2 for row in iw.measure(model, batch, seed=seed).rows]
+    # A ratio of the same draws: its standard error over 32 of them is below 1 %.
+    found = rows[-1]["forward_rms"] / rows[0]["forward_rms"]
+    assert found == pytest.approx(np.sqrt(squares[-1] / squares[0]), rel=0.04)

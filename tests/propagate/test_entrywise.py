@@ -117,3 +117,18 @@ def test_bags_of_tokens_by_sampling(mode: str) -> None:
     sizes = [predicted.rows[-1]["forward_rms"], *(row["gradient_rms"] for row in predicted.parameters)]
     # 200 draws of 20 rows: 0.8 % of the squares, and 3 % for the one table that was taken.
     assert np.square(sizes) == pytest.approx(np.mean(squares, 0), rel=0.06)
+
+
+def test_a_cosine_is_no_gaussian_and_said_so() -> None:
+    class Angles(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = (nn.Linear(WIDTH, 16, bias=False) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k = (F.normalize(layer(x), dim=-1) for layer in (self.one, self.other))
+            return (1 - (q @ k.mT).acos() / np.pi) ** 9
+
+    batch = torch.randn(SAMPLES, TOKENS, WIDTH, generator=torch.Generator().manual_seed(0))
+    found = iw.predict(Angles(), batch)
+    assert found.rows[-1]["fidelity"] == "approximate" and any("cosine" in note for note in found.notes)

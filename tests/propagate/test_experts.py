@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.choices import normals
-from initwell.propagate.signal import Atom, Signal
-from initwell.propagate.slots import Slots, resolved, summed_by_expert
+from initwell.propagate.engine import RuleError
+from initwell.propagate.moments.signal import Atom, Signal
+from initwell.propagate.moments.slots import Slots, resolved, summed_by_expert
+from initwell.propagate.routing.choices import normals
 
 DRAWS, TOKENS, WIDTH, EXPERTS, CHOSEN, HIDDEN = 150, 64, 64, 8, 2, 96
 Router = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -213,3 +214,14 @@ def test_scores_with_a_part_in_common() -> None:
         iw.init_(model, "lecun", seed=seed)
         squares.append(float(model(x).detach().square().mean()))
     assert predicted["forward_rms"] == pytest.approx(np.mean(squares) ** 0.5, rel=0.03)
+
+
+def test_what_fails_in_a_choice_names_its_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("no such row")
+
+    monkeypatch.setattr("initwell.propagate.routing.choices._Router.signal", fails)
+    with pytest.raises(
+        RuleError, match=r"The rule of aten\.topk.* failed at the model itself \(forward\).*no such row"
+    ):
+        iw.predict(Shared(), torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(0)))

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.few import FEW, excess_of, tailed
-from initwell.propagate.laws import binned
-from initwell.propagate.signal import Image, Law, independent
+from initwell.propagate.laws.few import FEW, excess_of, tailed
+from initwell.propagate.laws.rectified import binned
+from initwell.propagate.moments.signal import Image, Law, independent
 from initwell.theory.activations import activation
 
 SEEDS = 16

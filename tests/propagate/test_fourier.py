@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
+from initwell.propagate.moments.signal import Signal, independent
 from initwell.propagate.rules.fourier import transformed
 from initwell.propagate.rules.parts import concatenated
-from initwell.propagate.signal import Signal, independent
 
 DRAWS = 40000
 

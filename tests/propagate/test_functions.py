@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.functions import as_image, composed, evaluated
+from initwell.propagate.laws.functions import as_image, composed, evaluated
+from initwell.propagate.moments.signal import Signal, independent
 from initwell.propagate.rules.branch import inverted, scaled, shifted
 from initwell.propagate.rules.pointwise import applied
-from initwell.propagate.signal import Signal, independent
 from initwell.propagate.table import UnknownSignalError
 from initwell.theory.activations import activation
 

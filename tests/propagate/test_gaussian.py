@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from initwell.propagate.gaussian import hermite, pair_moments, series_moments
+from initwell.propagate.laws.gaussian import hermite, pair_moments, series_moments
 
 
 @pytest.mark.parametrize(("mean", "variance"), [(0.0, 1.0), (0.3, 1.7), (-2.2, 0.4), (5.0, 900.0), (0.1, 1e-4)])

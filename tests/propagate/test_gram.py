@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.atoms import permuted, viewed
-from initwell.propagate.gram import adding, fluctuation, following, mixed
+from initwell.propagate.moments.atoms import permuted, viewed
+from initwell.propagate.moments.gram import adding, fluctuation, following, mixed
+from initwell.propagate.moments.signal import Source, independent
 from initwell.propagate.rules.contraction import contract
-from initwell.propagate.signal import Source, independent
 
 SEEDS = 32
 

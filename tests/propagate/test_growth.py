@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.blocks import repeated
-from initwell.propagate.growth import Growth
+from initwell.propagate.result.blocks import repeated
+from initwell.propagate.result.growth import Growth
 from initwell.theory.maps import depth_scales, fixed_points
 from initwell.trace.recorder import record
 

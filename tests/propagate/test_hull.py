@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.mask import Mask
+from initwell.propagate.given.mask import Mask
+from initwell.propagate.moments.signal import independent, replace
 from initwell.propagate.rules.hull import hull, opened
-from initwell.propagate.signal import independent, replace
 
 SEEDS, WIDTH, LENGTH = 16, 32, 12
 

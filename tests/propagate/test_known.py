@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import initwell as iw
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
-from initwell.propagate.known import Known, known_values
-from initwell.propagate.measured import measured
-from initwell.propagate.signal import Signal, independent
-from initwell.propagate.start import parameter_signals
+from initwell.propagate.given.known import Known, known_values
+from initwell.propagate.given.measured import measured
+from initwell.propagate.given.start import parameter_signals
+from initwell.propagate.moments.signal import Signal, independent
 from initwell.propagate.table import Call
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.recorder import record
@@ -105,7 +105,7 @@ def test_only_what_a_rule_asks_for_is_measured(monkeypatch: pytest.MonkeyPatch) 
         seen.append(tuple(tensor.shape))
         return measured(tensor, sample=sample)
 
-    monkeypatch.setattr("initwell.propagate.known.measured", spied)
+    monkeypatch.setattr("initwell.propagate.given.known.measured", spied)
     model, trace, values = prepared()
     start = parameter_signals(model, trace, None, [])
     walk(trace, default_table(), start, values)

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.errors import ArgumentError
-from initwell.propagate.alike import plain, refined
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import Walk, walk
-from initwell.propagate.known import known_values
-from initwell.propagate.measured import pair_averages
+from initwell.propagate.given.known import known_values
+from initwell.propagate.given.measured import pair_averages
+from initwell.propagate.given.start import starting_gradients
+from initwell.propagate.moments.alike import plain, refined
+from initwell.propagate.moments.signal import Signal, independent
 from initwell.propagate.rules.lookup import looked_up, lookup, picked, put_back, put_down
-from initwell.propagate.signal import Signal, independent
-from initwell.propagate.start import starting_gradients
 from initwell.trace.recorder import record
 
 DRAWS = 400

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.concentration import Weights
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
-from initwell.propagate.known import known_values
-from initwell.propagate.measured import pair_averages
+from initwell.propagate.given.known import known_values
+from initwell.propagate.given.measured import pair_averages
+from initwell.propagate.given.start import starting_gradients
+from initwell.propagate.laws.concentration import Weights
+from initwell.propagate.moments.signal import Atom, Signal
 from initwell.propagate.rules.loss import log_softmax_backward, log_softmaxed, log_sum
-from initwell.propagate.signal import Atom, Signal
-from initwell.propagate.start import starting_gradients
 from initwell.trace.recorder import record
 
 N, C, L = 16, 12, 6

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.mask import Mask, both, filled, of_rank
-from initwell.propagate.segments import patterns
-from initwell.propagate.signal import independent
+from initwell.propagate.given.mask import Mask, both, filled, of_rank
+from initwell.propagate.moments.segments import patterns
+from initwell.propagate.moments.signal import independent
 
 SEEDS = 12
 LENGTH = 16

@@ -7,11 +7,14 @@ stated in each test; a forgotten factor (a group's size, √n, a scale) is off b
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import initwell as iw
+from initwell.propagate.moments.signal import independent, replace
+from initwell.propagate.rules.norm import normalized
 
 SEEDS = 8
 
@@ -145,3 +148,63 @@ def test_what_is_divided_by_its_sum_loses_the_average_of_its_gradient() -> None:
     batch = torch.randn(16, 12, 32, generator=torch.Generator().manual_seed(0))
     found = errors(Shared(), batch)
     assert found["gradient"] < 0.12, found
+
+
+class Preactivated(nn.Module):
+    """Blocks y = relu(bn(x)), x' = y + conv(y): what each norm reads is rectified, beside a fresh branch."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.BatchNorm1d(128) for _ in range(depth)])
+        self.branches = nn.ModuleList([nn.Linear(128, 128, bias=False) for _ in range(depth)])
+        self.first, self.last = nn.Linear(32, 128, bias=False), nn.Linear(128, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for norm, branch in zip(self.norms, self.branches, strict=True):
+            y = norm(x).relu()
+            x = y + branch(y)
+        found: Tensor = self.last(x)
+        return found
+
+
+def test_what_a_norm_makes_of_a_rectified_stream_is_skewed_as_that_is() -> None:
+    # Taken as Gaussian, with masks that know nothing of each other, the last mask's output is 6 % too small and the
+    # gradients at the first two are 8 and 14 % too large.
+    model, batch = Preactivated(4), torch.randn(256, 32, generator=torch.Generator().manual_seed(0))
+    rows = iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows
+    squares = np.zeros((2, len(rows)))
+    for seed in range(24):
+        iw.init_(model, "kaiming", seed=seed)
+        found = iw.measure(model, batch, seed=seed).rows
+        squares += [[row[name] ** 2 / 24 for row in found] for name in ("forward_rms", "gradient_rms")]
+    measured = np.sqrt(squares)
+    masks = [i for i, row in enumerate(rows) if row["op"] == "aten.relu"]
+    # 24 draws of 128 channels: a size of the last has a standard error of 0.1 %, a gradient one of 1.1 %.
+    assert rows[masks[-1]]["forward_rms"] == pytest.approx(measured[0, masks[-1]], rel=0.02)
+    for mask in masks[:2]:
+        assert rows[mask]["gradient_rms"] == pytest.approx(measured[1, mask], rel=0.04)
+
+
+@pytest.mark.parametrize("common", [0.35, 0.6])
+def test_what_samples_share_at_few_places_is_divided_by_a_size_that_goes_with_it(common: float) -> None:
+    # With channels all of one size, what all samples share at each of 2×2 positions would be 0.28 and 0.53 of x̂², in
+    # place of 0.24 and 0.44.
+    shape = (16, 400, 2, 2)
+    x = independent(shape, 1.0, sample=0)
+    x = replace(x, moments=(1 - common) * x.moments, gaussian=True)
+    x.moments[:, 0, 0, 0] += common
+    found = normalized(x, [0, 2, 3], 0.0)
+    rng, sums = np.random.default_rng(0), np.zeros(3)
+    for _ in range(40):
+        entries = math.sqrt(common) * rng.normal(size=shape[1:]) + math.sqrt(1 - common) * rng.normal(size=shape)
+        hat = (entries - entries.mean((0, 2, 3), keepdims=True)) / entries.std((0, 2, 3), keepdims=True)
+        at, whole = (hat.sum(0) ** 2).sum(), (hat.sum((2, 3)) ** 2).sum()
+        squares = (hat**2).sum()
+        sums += [squares / hat.size, (at - squares) / (15 * hat.size), (whole - squares) / (3 * hat.size)]
+    # 16 000 channels: a standard error below 0.002.
+    true = sums / 40
+    assert found.q == pytest.approx(true[0], abs=1e-6)
+    assert found.moments[1, 0, 0, 0] == pytest.approx(true[1], abs=0.006)
+    space = found.moments[0, 0, 0, 1], found.moments[0, 0, 1, 0], found.moments[0, 0, 1, 1]
+    assert float(np.mean(space)) == pytest.approx(true[2], abs=0.006)

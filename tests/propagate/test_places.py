@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import initwell as iw
-from initwell.propagate.incidence import carried, spatial_axis
-from initwell.propagate.places import (
+from initwell.propagate.moments.incidence import carried, spatial_axis
+from initwell.propagate.moments.places import (
     LONGEST,
     bent,
     by_axis,
@@ -20,8 +20,8 @@ from initwell.propagate.places import (
     sizes,
     times,
 )
+from initwell.propagate.moments.signal import Atom, Signal
 from initwell.propagate.rules.pointwise import pulled_back
-from initwell.propagate.signal import Atom, Signal
 from initwell.theory.activations import activation
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]

@@ -374,3 +374,20 @@ def test_a_gradient_through_a_mask_of_what_is_no_gaussian_is_marked_as_the_value
     model = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.5), nn.ReLU(), nn.Linear(64, 64))
     rows = iw.predict(model, images(16, 64)).rows
     assert [row["fidelity"] for row in rows if row["path"] in ("1", "2")] == ["approximate", "approximate"]
+
+
+def test_a_parameter_without_entries_is_nothing() -> None:
+    """As the registers of a vision transformer that has none; whatever is asked of the others is known."""
+
+    class Registers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.registers, self.layer = nn.Parameter(torch.empty(1, 0, 8)), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layer(torch.cat([self.registers.expand(x.shape[0], -1, -1), x], 1))
+            return out
+
+    found = iw.predict(Registers(), torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(0)))
+    assert found.rows[-1]["forward_rms"] > 0
+    assert {row["fidelity"] for row in found.rows} <= {"exact", "approximate"}

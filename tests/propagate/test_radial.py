@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.concentration import Weights
+from initwell.propagate.laws.concentration import Weights
 
 SEEDS = 16
 WIDTH = 64

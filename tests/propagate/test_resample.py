@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.alike import plain
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
-from initwell.propagate.known import known_values
-from initwell.propagate.measured import pair_averages
+from initwell.propagate.given.known import known_values
+from initwell.propagate.given.measured import pair_averages
+from initwell.propagate.moments.alike import plain
+from initwell.propagate.moments.signal import Atom, Signal, independent
 from initwell.propagate.rules.parts import concatenated, one_atom
 from initwell.propagate.rules.resample import rolled
-from initwell.propagate.signal import Atom, Signal, independent
 from initwell.trace.recorder import record
 
 Map = Callable[[Tensor], Tensor]

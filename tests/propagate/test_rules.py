@@ -15,16 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.gaussian import pair_moments
-from initwell.propagate.incidence import spatial_axis
-from initwell.propagate.measured import measured, pair_averages
+from initwell.propagate.given.measured import measured, pair_averages
+from initwell.propagate.laws.gaussian import pair_moments
+from initwell.propagate.moments.incidence import spatial_axis
+from initwell.propagate.moments.signal import Signal, independent
 from initwell.propagate.predict import predict
 from initwell.propagate.rules.branch import added, product
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.norm import normalized, normalized_backward
 from initwell.propagate.rules.pointwise import applied, pulled_back
 from initwell.propagate.rules.taps import tapped
-from initwell.propagate.signal import Signal, independent
 from initwell.theory import moments as theory
 from initwell.theory.activations import activation
 

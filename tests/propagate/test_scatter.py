@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.incidence import spatial_axis
-from initwell.propagate.places import even
+from initwell.propagate.moments.incidence import spatial_axis
+from initwell.propagate.moments.places import even
+from initwell.propagate.moments.signal import independent, replace
 from initwell.propagate.rules.reading import taken
 from initwell.propagate.rules.scatter import inverse_sizes, scattered
-from initwell.propagate.signal import independent, replace
 
 SEEDS = 24
 KEYS = ("forward_rms", "gradient_rms")

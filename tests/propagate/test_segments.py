@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.alike import merged, refined, settled
-from initwell.propagate.atoms import cut, matched, viewed
-from initwell.propagate.centring import centred
+from initwell.propagate.moments.alike import merged, refined, settled
+from initwell.propagate.moments.atoms import cut, matched, viewed
+from initwell.propagate.moments.centring import centred
+from initwell.propagate.moments.segments import patterns
+from initwell.propagate.moments.signal import Atom, Signal, independent
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.norm import normalized
 from initwell.propagate.rules.parts import concatenated, padded, selected, sliced
 from initwell.propagate.rules.pointwise import applied
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.segments import patterns
-from initwell.propagate.signal import Atom, Signal, independent
 from initwell.theory.activations import activation
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from initwell.propagate.concentration import Weights, between
+from initwell.propagate.laws.concentration import Weights, between
+from initwell.propagate.moments.signal import independent
 from initwell.propagate.rules.softmax import gradient_size, softmax_backward, softmaxed
-from initwell.propagate.signal import independent
 
 ROWS = 80000
 

@@ -9,8 +9,8 @@ from torch import nn
 from initwell.errors import ArgumentError, ModelError
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import RuleError
+from initwell.propagate.moments.signal import Signal, constant
 from initwell.propagate.predict import predict
-from initwell.propagate.signal import Signal, constant
 from initwell.propagate.table import Call, RuleTable
 
 

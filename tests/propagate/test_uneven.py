@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.atoms import viewed
-from initwell.propagate.mixtures import Monomial, TwoKinds
+from initwell.propagate.laws.mixtures import Monomial, TwoKinds
+from initwell.propagate.moments.atoms import viewed
+from initwell.propagate.moments.signal import independent
 from initwell.propagate.rules.parts import padded, sliced
-from initwell.propagate.signal import independent
 
 ROWS = 200_000
 SEEDS = 24

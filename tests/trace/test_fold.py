@@ -237,3 +237,15 @@ def test_a_buffer_that_is_read_is_not_written_to() -> None:
     found = trace.folded
     (out,) = trace.outputs.values()
     assert torch.equal(found.tensors[out], (before + 1) * 2) and torch.equal(model.index, before)
+
+
+def test_a_number_put_at_all_places_in_whatever_order_is_known() -> None:
+    def all_of_them(m: Calls, x: Tensor) -> tuple[Tensor, Tensor]:
+        best = m.linear(x).topk(6, -1)[1]
+        some = m.linear(x).topk(5, -1)[1]
+        shut = torch.ones(2, 6, dtype=torch.bool, device=x.device)
+        return shut.scatter(-1, best.int().long(), False), shut.scatter(-1, some, False)
+
+    whole, part = outputs(all_of_them)
+    assert whole is not None and whole.dtype == torch.bool and not whole.any()
+    assert part is None

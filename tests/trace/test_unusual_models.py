@@ -150,3 +150,21 @@ def test_an_op_whose_other_outputs_get_no_gradient(device: Any) -> None:
     )
     norm = next(op for op in trace.forward_ops if op.packet == "aten.native_group_norm")
     assert [value in trace.gradients for value in norm.outputs] == [True, False, False]
+
+
+def test_modules_made_in_the_forward_are_told_apart_by_where_they_run() -> None:
+    """Each is freed before the next is made, which then lies where it lay: as one module, it was called 5 times."""
+
+    class Makes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = nn.Softmax(dim=-1)(self.layer(x))
+            return out
+
+    trace = record(nn.Sequential(*(Makes() for _ in range(5))), torch.zeros(2, 4))
+    assert [(op.path, op.call) for op in trace.forward_ops if op.functional == "aten._softmax"] == [
+        (f"{i}.<Softmax>", 0) for i in range(5)
+    ]

@@ -12,7 +12,7 @@ from initwell.errors import ArgumentError
 if TYPE_CHECKING:
     from torch import nn
 
-    from initwell.propagate.prediction import Prediction
+    from initwell.propagate.result.prediction import Prediction
 
 # What a narrow terminal shows before the rest.
 FIRST = ("path", "forward_rms", "gradient_rms", "fidelity", "overlap", "op", "shape")

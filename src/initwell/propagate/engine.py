@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from initwell.errors import ModelError
-from initwell.propagate.atoms import viewed
 from initwell.propagate.blank.walk import Blank
-from initwell.propagate.choices import Choices
-from initwell.propagate.joint import Joint
-from initwell.propagate.known import Known, Signals
-from initwell.propagate.radial import Radial
-from initwell.propagate.segments import Array
-from initwell.propagate.shared import shared_operands
-from initwell.propagate.signal import Signal
+from initwell.propagate.given.known import Known, Signals
+from initwell.propagate.moments.atoms import viewed
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal
+from initwell.propagate.routing.choices import Choices
+from initwell.propagate.shared.joint import Joint
+from initwell.propagate.shared.partners import shared_operands
+from initwell.propagate.shared.radial import Radial
 from initwell.propagate.table import Call, RuleTable, UnknownSignalError
 from initwell.propagate.writes import overwritten
 from initwell.records import Record
@@ -68,7 +68,10 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     blank = Blank(trace, known, values)
     radial = Radial(trace, known, values, blank.others)
     for op in values.once("random", lambda: [o for o in trace.ops if _makes_something_random(trace, o, values)]):
-        rule = choices.rule(op) or table.rules.get(op.packet) or table.rules.get(op.functional)
+        try:
+            rule = choices.rule(op) or table.rules.get(op.packet) or table.rules.get(op.functional)
+        except Exception as error:
+            raise _failure(op, error) from error
         if rule is None:
             ignored = op.packet in table.ignored or op.functional in table.ignored
             if not ignored:
@@ -88,13 +91,15 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
             found = (None,) * len(op.outputs)
             unknown[op.packet] += 1
         except Exception as error:
-            where = op.path or "the model itself"
-            raise RuleError(
-                f"The rule of {op.name} failed at {where} ({op.phase}): {type(error).__name__}: {error}"
-            ) from error
+            raise _failure(op, error) from error
         _keep(trace, op, found, known)
     blank.settle(known)
     return Walk(known, dict(sorted(unsupported.items())), dict(sorted(unknown.items())))
+
+
+def _failure(op: Op, error: Exception) -> RuleError:
+    where = op.path or "the model itself"
+    return RuleError(f"The rule of {op.name} failed at {where} ({op.phase}): {type(error).__name__}: {error}")
 
 
 def _makes_something_random(trace: Trace, op: Op, values: Known) -> bool:

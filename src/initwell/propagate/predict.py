@@ -6,16 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from initwell.propagate.checks import check_arguments, without_complex, without_nan
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
-from initwell.propagate.given import given_signals, stood_in
-from initwell.propagate.indices import check_indices
-from initwell.propagate.known import Known, known_values
-from initwell.propagate.prediction import Prediction, prediction
-from initwell.propagate.route import traced
-from initwell.propagate.signal import Signal
-from initwell.propagate.start import (
+from initwell.propagate.given.checks import check_arguments, without_complex, without_nan
+from initwell.propagate.given.described import given_signals, stood_in
+from initwell.propagate.given.indices import check_indices
+from initwell.propagate.given.known import Known, known_values
+from initwell.propagate.given.start import (
     Planned,
     as_mapping,
     buffer_signals,
@@ -23,6 +20,9 @@ from initwell.propagate.start import (
     parameter_signals,
     starting_gradients,
 )
+from initwell.propagate.moments.signal import Signal
+from initwell.propagate.result.prediction import Prediction, prediction
+from initwell.propagate.route import traced
 from initwell.propagate.table import Rule
 from initwell.trace.batch import check_module
 from initwell.trace.recorder import ONE_AT_A_TIME, Loss

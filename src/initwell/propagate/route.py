@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from initwell.errors import ModelError
-from initwell.propagate.checks import check_types
+from initwell.propagate.given.checks import check_types
 from initwell.trace.batch import tensors
 from initwell.trace.failure import NeedsValuesError, where
 from initwell.trace.recorder import Loss, record

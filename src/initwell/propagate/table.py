@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from initwell.errors import ArgumentError
-from initwell.propagate.known import Known
-from initwell.propagate.signal import Signal
+from initwell.propagate.given.known import Known
+from initwell.propagate.moments.signal import Signal
 from initwell.records import Record
 from initwell.trace.trace import Op, Trace, ValueRef
 

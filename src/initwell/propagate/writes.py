@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from initwell.propagate.atoms import permuted, viewed
+from initwell.propagate.moments.atoms import permuted, viewed
+from initwell.propagate.moments.signal import Signal, constant
 from initwell.propagate.rules.parts import concatenated, sliced
-from initwell.propagate.signal import Signal, constant
 from initwell.trace.ops import VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef
 
@@ -23,7 +23,7 @@ _EMPTY = frozenset({"aten.empty", "aten.empty_like", "aten.new_empty", "aten.new
 def put(whole: Signal, part: Signal, starts: Sequence[int]) -> Signal:
     """Put a part of the same rank into a whole, at these places.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> put(constant((4, 2), 0.0), independent((2, 2), 1.0), (1, 0)).diagonal[:, 0].tolist()
     [0.0, 1.0, 0.0]
     """

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from initwell.propagate.growth import Growth
-from initwell.propagate.prediction import Prediction
+from initwell.propagate.result.growth import Growth
+from initwell.propagate.result.prediction import Prediction
 from initwell.records import Row
 from initwell.report.conditions import conditions
 from initwell.report.depth import depth_words

@@ -65,6 +65,8 @@ class Folder:
         self._tensors: dict[int, Tensor] = {}
         self._first: dict[int, int] = {}
         self._drawn: set[int] = set()
+        # Whole numbers that are all places of an axis, in some order → the axis.
+        self._orders: dict[int, int] = {}
         self._unwritten: dict[int, tuple[Any, Mapping[str, Any]]] = {}
         self._same: dict[object, int] = {}
         self._made: dict[object, tuple[int, ...]] = {}
@@ -100,6 +102,8 @@ class Folder:
         """
         kind = self._kind(func)
         self._place(op, replaced)
+        if not replaced and self._filled(op):
+            return
         new = (*op.outputs, *(new for _, new in replaced))
         if kind is None or not new:
             return
@@ -122,6 +126,25 @@ class Folder:
             self._compute(func, op, replaced)
             if all(value in self._tensors for value in op.outputs):
                 self._made[key] = op.outputs
+
+    def _filled(self, op: Op) -> bool:
+        """Learn of orders; and of a number that is put at all places of an axis, in whatever order: that is known."""
+        a, name = op.arguments, functional(op.name)
+        index = a.get("index")
+        if name == "aten.topk" and len(op.inputs) == 1:
+            shape = self.values[op.inputs[0]].shape
+            if shape and a["k"] == shape[a["dim"]]:
+                self._orders[op.outputs[1]] = a["dim"] % len(shape)
+        elif name in ("aten._to_copy", "aten.detach") and op.inputs[0] in self._orders:
+            self._orders[op.outputs[0]] = self._orders[op.inputs[0]]
+        elif name == "aten.scatter" and isinstance(index, ValueRef) and isinstance(a.get("value"), (bool, int, float)):
+            shape = self.values[op.outputs[0]].shape
+            whole = self.values[index.id].shape == shape and self._orders.get(index.id) == a["dim"] % max(len(shape), 1)
+            if whole and self._reserved(op.outputs):
+                dtype = getattr(torch, self.values[op.outputs[0]].dtype)
+                self._keep(op.outputs[0], torch.full(shape, a["value"], dtype=dtype, device="cpu"))
+                return True
+        return False
 
     def replaced(self, old: int, new: int) -> None:
         """Learn of a view that is read again after its memory was written, and so is a new value."""

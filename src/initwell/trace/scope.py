@@ -35,7 +35,7 @@ class Scope:
         self.types = {name: type_name(m) for name, m in model.named_modules()}
         self._root = Place("", type_name(model), 0)
         self._stack: list[Place] = []
-        self._calls: dict[int, int] = {}
+        self._calls: dict[str, int] = {}
         self._thread = threading.get_ident()
 
     @property
@@ -72,12 +72,13 @@ class Scope:
     def _enter(self, module: nn.Module, args: Any) -> None:
         if threading.get_ident() != self._thread:
             return
-        call = self._calls.get(id(module), 0)
-        self._calls[id(module)] = call + 1
         path = self.paths.get(id(module))
         if path is None:
-            # Made during the forward, so it has no name: the nearest named module answers for it.
+            # Made during the forward, so it has no name: the nearest named module answers for it. Nor is it told from
+            # others by where it lies in memory, where the next one may lie.
             path = f"{self.here.path}.<{type(module).__name__}>".lstrip(".")
+        call = self._calls.get(path, 0)
+        self._calls[path] = call + 1
         self._stack.append(Place(path, type_name(module), call))
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:

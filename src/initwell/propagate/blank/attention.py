@@ -16,11 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from initwell.propagate.blank.rows import Rows
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, replace
-
-# Known scores at or below this are shut, as in ``mask``.
-SHUT = -50.0
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, replace
 
 
 def masked(rows: Rows, is_open: Tensor) -> Rows | None:

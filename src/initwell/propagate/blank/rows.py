@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, replace
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.records import Record
 
 # Rows of which none is more than this much larger or smaller than the others are as all others.

@@ -10,9 +10,10 @@ import torch
 
 from initwell.propagate.blank import attention as mixing
 from initwell.propagate.blank.rows import Rows, inverse, scaled
-from initwell.propagate.known import Known
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, replace
+from initwell.propagate.given.known import Known
+from initwell.propagate.given.mask import SHUT
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _NODES = 64
@@ -124,7 +125,7 @@ def _sum(way: Way, op: Op, found: Signal) -> Rows | None:
     for rows, name in ((one, "other"), (two, "self")):
         at = op.arguments[name].id
         if rows is not None and rows.pairs and at in way.values and way.values[at].is_floating_point():
-            return mixing.masked(rows, way.values[at] > mixing.SHUT)
+            return mixing.masked(rows, way.values[at] > SHUT)
     first = one if one is not None else two
     if first is None or (one is not None and two is not None and one.tokens is not two.tokens) or a <= 0 or b <= 0:
         return None

@@ -18,8 +18,8 @@ import numpy as np
 
 from initwell.propagate.blank.rows import Rows, Tokens, counted, row_axes, scaled, times
 from initwell.propagate.blank.rules import RULES
-from initwell.propagate.known import Known
-from initwell.propagate.signal import Signal
+from initwell.propagate.given.known import Known
+from initwell.propagate.moments.signal import Signal
 from initwell.trace.trace import Op, Trace, ValueRef
 
 Found = Sequence[Signal | None]

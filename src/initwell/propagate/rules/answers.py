@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from initwell.propagate.centring import centred
-from initwell.propagate.echoes import Echo
-from initwell.propagate.functions import Function, as_image, composed, function_moments, line
-from initwell.propagate.laws import distribution
+from initwell.propagate.laws.echoes import Echo
+from initwell.propagate.laws.functions import Function, as_image, composed, function_moments, line
+from initwell.propagate.laws.rectified import distribution
+from initwell.propagate.moments.centring import centred
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, replace
 from initwell.propagate.rules.contraction import base
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Image, Pointwise, Signal, constant, independent, replace
 from initwell.propagate.table import Call
 from initwell.trace.trace import Op
 

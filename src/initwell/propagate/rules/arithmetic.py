@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.atoms import together
-from initwell.propagate.functions import as_image
-from initwell.propagate.mask import both
+from initwell.propagate.given.mask import both
+from initwell.propagate.laws.functions import as_image
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.beside import ALONE, beside, law_beside
 from initwell.propagate.rules.branch import (
     added,
@@ -24,7 +25,6 @@ from initwell.propagate.rules.byhand import centred_by_hand, gradient_by_hand, n
 from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
-from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule
 from initwell.trace.trace import ValueRef
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.incidence import Axis, adaptive, geometry, spread
+from initwell.propagate.moments.incidence import Axis, adaptive, geometry, spread
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, constant
 from initwell.propagate.rules.reading import profiled, read_places
 from initwell.propagate.rules.resample import resampled
 from initwell.propagate.rules.taps import tapped
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, constant
 from initwell.propagate.table import Call, Rule
 
 # Entries of a matrix; beyond, an axis has other windows than those of images.

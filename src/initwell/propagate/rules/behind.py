@@ -6,11 +6,11 @@ Assumption: positive values of no known law are those of a Gaussian that is cut 
 import math
 from functools import lru_cache
 
-from initwell.propagate.alike import plain
-from initwell.propagate.functions import line
-from initwell.propagate.gaussian import covariance
+from initwell.propagate.laws.functions import line
+from initwell.propagate.laws.gaussian import covariance
+from initwell.propagate.moments.alike import plain
+from initwell.propagate.moments.signal import Pointwise, Signal, replace
 from initwell.propagate.rules.parts import one_atom
-from initwell.propagate.signal import Pointwise, Signal, replace
 from initwell.theory.activations import activation
 
 # A rectified zero-mean Gaussian has E[x]²/E[x²] = 1/π.
@@ -32,7 +32,7 @@ def behind(x: Signal, first: int) -> tuple[Pointwise, Signal]:
     its mean is as large as those of rectified values are, it is taken as one cut off at zero, of its mean and size.
 
     >>> from initwell.propagate.rules.pointwise import applied
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> from initwell.theory.activations import activation
     >>> x = applied(activation("relu"), independent((4, 3), 2.0))
     >>> round(behind(replace(x, image=None), 2)[1].q, 6)

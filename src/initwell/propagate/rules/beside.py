@@ -14,13 +14,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from initwell.propagate.centring import centred
-from initwell.propagate.functions import as_image, is_line
-from initwell.propagate.incidence import Axis, geometry
-from initwell.propagate.laws import binned, distribution
+from initwell.propagate.laws.functions import as_image, is_line
+from initwell.propagate.laws.rectified import binned, distribution
+from initwell.propagate.moments.centring import centred
+from initwell.propagate.moments.incidence import Axis, geometry
+from initwell.propagate.moments.segments import Array, along
+from initwell.propagate.moments.signal import Image, Law, Signal, replace
 from initwell.propagate.rules.contraction import base
-from initwell.propagate.segments import Array, along
-from initwell.propagate.signal import Image, Law, Signal, replace
 from initwell.propagate.table import Call
 from initwell.trace.ops import ACTIVATIONS
 from initwell.trace.trace import Op, ValueRef

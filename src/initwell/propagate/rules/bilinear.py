@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.atoms import together
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.signal import Signal
 from initwell.propagate.table import Call, Rule
 
 

@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from initwell.propagate import gram
-from initwell.propagate.atoms import together
-from initwell.propagate.averages import is_average_of_squares, spanned
-from initwell.propagate.by_pairs import by_pattern, over_pairs, product_of_means
-from initwell.propagate.functions import (
+from initwell.propagate.laws.averages import is_average_of_squares, spanned
+from initwell.propagate.laws.functions import (
     Function,
     as_image,
     combined,
@@ -27,14 +24,17 @@ from initwell.propagate.functions import (
     shared_images,
     unscaled,
 )
-from initwell.propagate.gaussian import variances
-from initwell.propagate.laws import moved, sum_law
-from initwell.propagate.places import by_axis, even, times
+from initwell.propagate.laws.gaussian import variances
+from initwell.propagate.laws.rectified import moved, sum_law
+from initwell.propagate.laws.swing import by_row, of_product, of_sum
+from initwell.propagate.moments import gram
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.by_pairs import by_pattern, over_pairs, product_of_means
+from initwell.propagate.moments.places import by_axis, even, times
+from initwell.propagate.moments.segments import Array, along
+from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.rules.reading import read_places
-from initwell.propagate.segments import Array, along
-from initwell.propagate.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
-from initwell.propagate.swing import by_row, of_product, of_sum
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -70,7 +70,7 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
         beta: factor of b.
         gaussian: whether the sum is; None for where both are.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> added(independent((4,), 1.0), independent((4,), 2.0, 1.0), 1.0, 3.0).moments.tolist()
     [19.0, 9.0]
     """

@@ -19,13 +19,13 @@ import math
 
 import numpy as np
 
-from initwell.propagate.atoms import together
-from initwell.propagate.centring import centred, over_all
-from initwell.propagate.functions import Function, as_image, function_moments
+from initwell.propagate.laws.functions import Function, as_image, function_moments
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.centring import centred, over_all
+from initwell.propagate.moments.signal import Average, Image, Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.norm import normalized
-from initwell.propagate.signal import Average, Image, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call
 from initwell.trace.trace import Op, ValueRef
 

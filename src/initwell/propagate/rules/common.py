@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initwell.propagate.centring import centred
-from initwell.propagate.reuse import Reuse
+from initwell.propagate.moments.centring import centred
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.branch import fixed
 from initwell.propagate.rules.contraction import base
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, replace
+from initwell.propagate.shared.reuse import Reuse
 from initwell.propagate.table import Call
 from initwell.trace.trace import Op, ValueRef
 

@@ -21,14 +21,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.atoms import matched, permuted, together
-from initwell.propagate.gram import adding, fluctuation, forgotten, image, in_common, varied, varying
-from initwell.propagate.labels import labels
+from initwell.propagate.moments.atoms import matched, permuted, together
+from initwell.propagate.moments.gram import adding, fluctuation, forgotten, image, in_common, varied, varying
+from initwell.propagate.moments.labels import labels
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, Source, merged_fidelity, replace
+from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.masks import biased
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, Source, merged_fidelity, replace
-from initwell.propagate.slots import resolved
 from initwell.propagate.table import Call, Rule
 from initwell.trace.trace import Trace
 
@@ -45,7 +45,7 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
     Returns:
         Dimensions: the shared ones, the rest of a, the rest of b.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> contract(independent((4, 8), 1.0), independent((8, 5), 0.5), [(1, 0)]).q
     4.0
     """

@@ -7,15 +7,16 @@ much it has in common and of its own. Assumption: that of ``places``.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
-from initwell.propagate.mask import side_by_side
-from initwell.propagate.places import mixed, weighed
+from initwell.propagate.given.mask import side_by_side
+from initwell.propagate.moments.places import mixed, weighed
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.parts import bounds, concatenated, joined_tensors, padded, sliced
 from initwell.propagate.rules.reading import read_places
 from initwell.propagate.rules.resample import mapped
-from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule
 
 
@@ -29,8 +30,8 @@ def cropped(signal: Signal, dim: int, start: int, stop: int, step: int = 1) -> S
         stop: above the last.
         step: 1 or more.
 
-    >>> from initwell.propagate.places import of_sizes
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.places import of_sizes
+    >>> from initwell.propagate.moments.signal import independent
     >>> uneven = replace(independent((4, 3), 1.0), profile=(of_sizes(np.array([0.5, 2.0, 0.5])),))
     >>> cropped(uneven, 1, 1, 2).q
     2.0
@@ -116,4 +117,24 @@ def _slice(call: Call) -> Sequence[Signal]:
     return [cropped(x, dim, *bounds(call, x.shape[dim]))]
 
 
-RULES: Mapping[str, Rule] = {"aten.slice": _slice, "aten.constant_pad_nd": _constant_pad, "aten.cat": _cat}
+def _narrow(call: Call) -> Sequence[Signal]:
+    x, start = call.signal("self"), int(call["start"])
+    return [cropped(x, call["dim"] % len(x.dims), start, start + int(call["length"]))]
+
+
+def _split(call: Call) -> Sequence[Signal | None]:
+    x = call.signal("self")
+    dim = (call["dim"] or 0) % len(x.dims)
+    ends = np.cumsum([0, *(call.shape(i)[dim] for i in range(len(call.op.outputs)))])
+    return [cropped(x, dim, int(a), int(b)) if a < b else None for a, b in pairwise(ends)]
+
+
+_SPLITS = ("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk")
+
+RULES: Mapping[str, Rule] = {
+    "aten.slice": _slice,
+    "aten.constant_pad_nd": _constant_pad,
+    "aten.cat": _cat,
+    "aten.narrow": _narrow,
+    **{f"aten.{name}": _split for name in _SPLITS},
+}

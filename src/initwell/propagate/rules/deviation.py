@@ -10,14 +10,14 @@ from math import prod
 
 import numpy as np
 
-from initwell.propagate.averages import gamma_moments
-from initwell.propagate.centring import centred
-from initwell.propagate.chains import maker
-from initwell.propagate.functions import Function, as_image
+from initwell.propagate.laws.averages import gamma_moments
+from initwell.propagate.laws.functions import Function, as_image
+from initwell.propagate.moments.centring import centred
+from initwell.propagate.moments.signal import Average, Signal, replace
+from initwell.propagate.routing.chains import maker
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.pointwise import applied
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.signal import Average, Signal, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import Op
 
@@ -37,7 +37,7 @@ def variance(x: Signal, dims: Sequence[int], *, keep: bool, correction: float = 
     Raises:
         UnknownSignalError: nothing is left of their number.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> round(variance(independent((8, 5), 1.0), [1], keep=True, correction=1.0).mean, 6)
     1.0
     """

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.atoms import expanded, together
+from initwell.propagate.moments.atoms import expanded, together
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.vector_norm import euclidean
-from initwell.propagate.signal import Signal
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 _ALIKE = "directions between rows, by the average distance of two"

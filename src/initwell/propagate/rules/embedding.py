@@ -6,17 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initwell.propagate.agreement import places
-from initwell.propagate.atoms import expanded, together, viewed
-from initwell.propagate.gram import of_table
-from initwell.propagate.measured import measured
+from initwell.propagate.given.agreement import places
+from initwell.propagate.given.measured import measured
+from initwell.propagate.moments.atoms import expanded, together, viewed
+from initwell.propagate.moments.gram import of_table
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.branch import multiplied, scaled
 from initwell.propagate.rules.lookup import Lookup, looked_up, lookup, put_back
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
-_PADDED = "rows of a padding token, which are 0, taken as a part of the size of all"
+_PADDED = "rows of a padding token, which are 0: followed by their sizes alone, as any other behind ops that do not"
 
 
 def _indices(call: Call) -> tuple[Tensor, int | None]:

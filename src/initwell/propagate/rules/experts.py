@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.alike import plain
-from initwell.propagate.atoms import expanded, matched, permuted, viewed
-from initwell.propagate.chains import choice, is_order, maker
-from initwell.propagate.labels import labels
+from initwell.propagate.moments.alike import plain
+from initwell.propagate.moments.atoms import expanded, matched, permuted, viewed
+from initwell.propagate.moments.labels import labels
+from initwell.propagate.moments.signal import Signal, merged_fidelity
+from initwell.propagate.moments.slots import Slots, by_row, marked, slot_axis, summed_by_expert
+from initwell.propagate.routing.chains import choice, is_order, maker
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.ordered import cumulated
 from initwell.propagate.rules.parts import one_atom
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.signal import Signal, merged_fidelity
-from initwell.propagate.slots import Slots, by_row, marked, slot_axis, summed_by_expert
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.atoms import expanded, permuted
-from initwell.propagate.functions import Function
-from initwell.propagate.incidence import Axis, axis_of
+from initwell.propagate.laws.functions import Function
+from initwell.propagate.moments.atoms import expanded, permuted
+from initwell.propagate.moments.incidence import Axis, axis_of
+from initwell.propagate.moments.signal import Image, Signal, constant, replace
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.pool import largest, to_largest
-from initwell.propagate.signal import Image, Signal, constant, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from initwell.propagate.incidence import Axis, geometry
-from initwell.propagate.segments import Array
+from initwell.propagate.moments.incidence import Axis, geometry
+from initwell.propagate.moments.segments import Array
 from initwell.propagate.table import Call
 
 _MOST = 4_000_000

@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.alike import merged, plain, refined
+from initwell.propagate.moments.alike import merged, plain, refined
+from initwell.propagate.moments.segments import along
+from initwell.propagate.moments.signal import Atom, Signal, replace
 from initwell.propagate.rules.parts import one_atom
-from initwell.propagate.segments import along
-from initwell.propagate.signal import Atom, Signal, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.ops import COPIES
 from initwell.trace.trace import Op, Trace
@@ -47,7 +47,7 @@ _CONJUGATE = (0, 5, 2, 3, 4, 5)
 def transformed(x: Signal, dim: int) -> Signal:
     """Transform along one dimension, without a factor.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> found = transformed(independent((4, 3), 2.0, 1.0), 0)
     >>> found.atoms[0].parts, found.diagonal[:, 0].tolist()
     ((1, 3), [20.0, 4.0])

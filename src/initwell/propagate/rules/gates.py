@@ -15,13 +15,13 @@ from functools import cache
 
 import numpy as np
 
-from initwell.propagate.atoms import together
-from initwell.propagate.functions import Function, function_moments
+from initwell.propagate.laws.functions import Function, function_moments
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.branch import fixed, multiplied
 from initwell.propagate.rules.parts import concatenated, sliced
 from initwell.propagate.rules.pointwise import applied, pulled_back
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call, Rule
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation

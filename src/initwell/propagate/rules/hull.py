@@ -12,10 +12,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from initwell.propagate.centring import centred
-from initwell.propagate.mask import Mask
+from initwell.propagate.given.mask import Mask
+from initwell.propagate.moments.centring import centred
+from initwell.propagate.moments.signal import Signal, constant, replace
 from initwell.propagate.rules.parts import concatenated, padded, sliced
-from initwell.propagate.signal import Signal, constant, replace
 
 Span = tuple[int, int]
 T = TypeVar("T", bound=np.generic)

@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from initwell.propagate.gaussian import covariance
-from initwell.propagate.laws import distribution
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Gate, Signal
+from initwell.propagate.laws.gaussian import covariance
+from initwell.propagate.laws.rectified import distribution
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Gate, Signal
 
 
 def with_itself(g: Signal, hat: Array, tag: int, gates: Sequence[Gate]) -> Array:

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initwell.propagate.agreement import Array, Integers, patterns, places
-from initwell.propagate.alike import plain
-from initwell.propagate.atoms import expanded, joined, matched
+from initwell.propagate.given.agreement import Array, Integers, patterns, places
+from initwell.propagate.moments.alike import plain
+from initwell.propagate.moments.atoms import expanded, joined, matched
+from initwell.propagate.moments.signal import Atom, Dims, Signal
 from initwell.propagate.rules.experts import rows_looked_up, rows_put_back
 from initwell.propagate.rules.tables import as_often_as_shown
-from initwell.propagate.signal import Atom, Dims, Signal
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -103,7 +103,7 @@ def looked_up(table: Signal, found: Lookup) -> Signal:
         table: what is looked up.
         found: which of its rows.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> table = independent((5, 2), 1.0)
     >>> looked_up(table, lookup(table.dims, {0: torch.tensor([3, 3, 1])})).moments.round(3).tolist()
     [[1.0, 0.0], [0.333, 0.0]]

@@ -25,18 +25,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from initwell.propagate.alike import plain
-from initwell.propagate.atoms import together, viewed
-from initwell.propagate.concentration import Weights
-from initwell.propagate.functions import Function, function_moments
-from initwell.propagate.gram import forgotten, rescaled
+from initwell.propagate.laws.concentration import Weights
+from initwell.propagate.laws.functions import Function, function_moments
+from initwell.propagate.moments.alike import plain
+from initwell.propagate.moments.atoms import together, viewed
+from initwell.propagate.moments.gram import forgotten, rescaled
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, independent, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.parts import one_atom
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.softmax import softmaxed
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, independent, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 _TARGETS = "targets of a loss as drawn at random, independent of the model's output"

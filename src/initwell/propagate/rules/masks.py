@@ -10,11 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from initwell.propagate.atoms import together
-from initwell.propagate.mask import SHUT, Mask, both, filled, of_rank
-from initwell.propagate.measured import measured
+from initwell.propagate.given.mask import SHUT, Mask, both, filled, of_rank
+from initwell.propagate.given.measured import measured
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.branch import added
-from initwell.propagate.signal import Signal, replace
 from initwell.propagate.table import Call
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import ValueRef

@@ -29,22 +29,24 @@ from functools import lru_cache
 
 import numpy as np
 
-from initwell.propagate.atoms import together, viewed
-from initwell.propagate.by_pairs import over_pairs
-from initwell.propagate.centring import centred as centred_moments
-from initwell.propagate.centring import over_all
-from initwell.propagate.few import normed
-from initwell.propagate.functions import composed, line
-from initwell.propagate.measured import measured
+from initwell.propagate.given.measured import measured
+from initwell.propagate.laws.components import in_parts
+from initwell.propagate.laws.few import normed
+from initwell.propagate.laws.functions import composed, line
+from initwell.propagate.laws.rectified import without
+from initwell.propagate.laws.swing import inverse_square
+from initwell.propagate.moments.atoms import together, viewed
+from initwell.propagate.moments.by_pairs import over_pairs
+from initwell.propagate.moments.centring import centred as centred_moments
+from initwell.propagate.moments.centring import over_all
+from initwell.propagate.moments.segments import Array, along
+from initwell.propagate.moments.signal import Gate, Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.let_through import with_itself
 from initwell.propagate.rules.reading import levelled
 from initwell.propagate.rules.scatter import inverse_sizes, relative_variance
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.segments import Array, along
-from initwell.propagate.signal import Gate, Signal, merged_fidelity, replace
-from initwell.propagate.swing import inverse_square
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op
@@ -60,25 +62,29 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
         centred: False for RMS norm, which takes no mean off.
         tag: under which later sums remember this value.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> normalized(independent((4, 3), 2.0), [0], 0.0).moments.round(3).tolist()
     [[1.0, 0.0], [-0.333, 0.0]]
     """
     moments, variance = _centred(x, tuple(dims), centred=centred)
+    moments = in_parts(x, moments, x.axes(dims)) if centred else moments
     scale = 1 / np.sqrt(variance + eps)
     found = x.changed(moments * over_pairs(x.atoms, scale), 0.0 if centred else x.means * scale)
     profile = levelled(x, dims, x.changed(moments, 0.0).q) if centred else x.profile
     swing = x.swing if 0 in dims else 0.0
     found = replace(found, gaussian=x.gaussian, roots=((tag, 1.0),), profile=profile, swing=swing)
-    return _as_distributed(found, x)
+    return _as_distributed(found, x, float(np.mean(scale)) if centred else None)
 
 
-def _as_distributed(hat: Signal, x: Signal, *, by_channel: bool = False) -> Signal:
+def _as_distributed(hat: Signal, x: Signal, scale: float | None, *, by_channel: bool = False) -> Signal:
     """Say how x̂ is distributed, where it is known of x: divided by its channel's own size, it has lighter tails."""
     if x.law is None or x.segmented or hat.segmented:
         return hat
-    spread = relative_variance(x) if by_channel else 0.0
-    law = normed(x.law, spread, hat.mean, hat.q - hat.mean**2)
+    spread, variance = relative_variance(x) if by_channel else 0.0, hat.q - hat.mean**2
+    law = None
+    if scale is not None and x.law.near is None and spread == 0:
+        law = without(x.law, scale, hat.mean, variance)
+    law = law or normed(x.law, spread, hat.mean, variance)
     return replace(hat, law=law, gaussian=law is None)
 
 
@@ -205,7 +211,8 @@ def _batch_norm(call: Call) -> Sequence[Signal | None]:
     x, eps = call.signal("input"), float(call["eps"])
     dims, layout = _channels(call)
     if call["training"] or call["running_var"] is None:
-        hat = _as_distributed(normalized(x, dims, eps, tag=call.op.outputs[0]), x, by_channel=True)
+        scale = 1 / math.sqrt(float(_centred(x, tuple(dims))[1].mean()) + eps)
+        hat = _as_distributed(normalized(x, dims, eps, tag=call.op.outputs[0]), x, scale, by_channel=True)
         hat = scaled(_remembered(hat, x), _smaller(x, dims, eps))
     else:
         hat = replace(_running(call, x, layout, eps), roots=((call.op.outputs[0], 1.0),))
@@ -272,7 +279,7 @@ def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
     inner = _unscaled(call, g, layout)
     if call["train"]:
         dx = normalized_backward(inner, x, dims, eps, tag=tag, gates=gates, channels=True)
-        if x.image is not None and inner.q > 0 and dx.dims == inner.dims:
+        if (x.image is not None or x.law is not None) and inner.q > 0 and dx.dims == inner.dims:
             # What it is a function of is remembered, so that a mask that comes next may be that of a later one.
             share = dx.q / inner.q
             kept = [replace(g, moments=g.moments * share, power=g.power * share) for g in inner.gates]

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initwell.propagate.alike import UNLIKE, settled
-from initwell.propagate.atoms import permuted, together
-from initwell.propagate.measured import measured
+from initwell.propagate.given.measured import measured
+from initwell.propagate.moments.alike import UNLIKE, settled
+from initwell.propagate.moments.atoms import permuted, together
+from initwell.propagate.moments.segments import MOST, Array
+from initwell.propagate.moments.signal import Atom, Signal
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.parts import flipped, moved, one_atom
-from initwell.propagate.segments import MOST, Array
-from initwell.propagate.signal import Atom, Signal
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 # Pairs of places, times the patterns of the other axes.
@@ -43,7 +43,7 @@ def mapped(signal: Signal, dim: int, matrix: Array) -> Signal:
     Raises:
         UnknownSignalError: there are too many pairs of places.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> mapped(independent((3,), 1.0), 0, np.tril(np.ones((3, 3)))).diagonal.tolist()
     [1.0, 2.0, 3.0]
     """

@@ -8,16 +8,15 @@ zeros before and after it.
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 
-from initwell.propagate.alike import UNLIKE, merged, settled
-from initwell.propagate.atoms import joined, matched, viewed
-from initwell.propagate.by_pairs import by_pattern
-from initwell.propagate.segments import Array, patterns
-from initwell.propagate.signal import Atom, Image, Signal, constant, merged_fidelity, replace
-from initwell.propagate.slots import slot_axis
+from initwell.propagate.moments.alike import UNLIKE, merged, settled
+from initwell.propagate.moments.atoms import joined, matched, viewed
+from initwell.propagate.moments.by_pairs import by_pattern
+from initwell.propagate.moments.segments import Array, patterns
+from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
+from initwell.propagate.moments.slots import slot_axis
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -36,7 +35,7 @@ def _segment(atom: Atom, index: int) -> int:
 def selected(signal: Signal, dim: int, index: int) -> Signal:
     """Keep one index of a dimension, which goes; a negative index counts from the end.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> selected(concatenated([constant((1, 3), 2.0), constant((4, 3), 0.0)], 0), 0, 0).q
     4.0
     """
@@ -63,7 +62,7 @@ def sliced(signal: Signal, dim: int, start: int, stop: int, step: int = 1) -> Si
         stop: above the last.
         step: 1 or more.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> whole = concatenated([constant((1, 3), 2.0), independent((4, 3), 1.0)], 0)
     >>> sliced(whole, 0, 1, 3).q
     1.0
@@ -113,7 +112,7 @@ def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) ->
         dim: the dimension.
         same: a number for each part; equal ones are one value joined with itself.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> found = concatenated([independent((2, 3), 1.0), independent((1, 3), 4.0)], 0)
     >>> found.q, found.atoms[0].parts
     (2.0, (2, 1))
@@ -182,7 +181,7 @@ def padded(signal: Signal, dim: int, before: int, after: int, value: float = 0.0
         after: how many behind.
         value: of them.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> padded(independent((2, 3), 1.0), 0, 1, 1).q
     0.5
     """
@@ -204,6 +203,11 @@ def _filled(g: Signal, dim: int, start: int, length: int) -> Signal:
     return padded(g, dim, start, length - start - part)
 
 
+def _beside(whole: Signal, g: Signal, dim: int) -> Signal:
+    """Say that positions differ as those of the part do that is not 0, where another dimension was filled."""
+    return replace(whole, profile=g.profile) if dim < len(whole.dims) - len(g.profile) else whole
+
+
 def _select(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     return [selected(x, call["dim"] % len(x.dims), int(call["index"]))]
@@ -212,18 +216,6 @@ def _select(call: Call) -> Sequence[Signal]:
 def bounds(call: Call, length: int) -> tuple[int, int, int]:
     """Return (start, stop, step) of a slice of a dimension of this length."""
     return slice(call["start"], call["end"], call["step"] or 1).indices(length)
-
-
-def _narrow(call: Call) -> Sequence[Signal]:
-    x, start = call.signal("self"), int(call["start"])
-    return [sliced(x, call["dim"] % len(x.dims), start, start + int(call["length"]))]
-
-
-def _split(call: Call) -> Sequence[Signal | None]:
-    x = call.signal("self")
-    dim = (call["dim"] or 0) % len(x.dims)
-    ends = np.cumsum([0, *(call.shape(i)[dim] for i in range(len(call.op.outputs)))])
-    return [sliced(x, dim, int(a), int(b)) if a < b else None for a, b in pairwise(ends)]
 
 
 def _unbind(call: Call) -> Sequence[Signal]:
@@ -254,7 +246,7 @@ def _slice_backward(call: Call) -> Sequence[Signal]:
     dim = call["dim"] % len(shape)
     start, stop, step = bounds(call, shape[dim])
     if step == 1:
-        return [_filled(g, dim, start, shape[dim])]
+        return [_beside(_filled(g, dim, start, shape[dim]), g, dim)]
     # Every step-th index of a stretch: its entries are zero or not by place, which is taken as chance.
     n, kept = stop - start, g.shape[dim]
     wide = padded(g, dim, 0, n - kept)
@@ -267,7 +259,7 @@ def _select_backward(call: Call) -> Sequence[Signal]:
     g, shape = call.signal("grad_output"), call.shape()
     dim = call["dim"] % len(shape)
     opened = g.regrouped((*g.dims[:dim], (), *g.dims[dim:]), g.moments)
-    return [_filled(opened, dim, int(call["index"]) % shape[dim], shape[dim])]
+    return [_beside(_filled(opened, dim, int(call["index"]) % shape[dim], shape[dim]), g, dim)]
 
 
 def moved(signal: Signal) -> Signal:
@@ -303,12 +295,6 @@ def flipped(signal: Signal, dim: int) -> Signal:
 
 RULES: Mapping[str, Rule] = {
     "aten.select": _select,
-    "aten.narrow": _narrow,
-    "aten.split": _split,
-    "aten.split_with_sizes": _split,
-    "aten.unsafe_split": _split,
-    "aten.unsafe_split_with_sizes": _split,
-    "aten.unsafe_chunk": _split,
     "aten.unbind": _unbind,
     "aten.stack": _stack,
     "aten.slice_backward": _slice_backward,

@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from initwell.propagate import gram
-from initwell.propagate.atoms import together
-from initwell.propagate.echoes import about, through_slope
-from initwell.propagate.functions import (
+from initwell.propagate.laws.echoes import about, through_slope
+from initwell.propagate.laws.functions import (
     Function,
     as_image,
     by_law,
@@ -25,11 +23,13 @@ from initwell.propagate.functions import (
     multiple,
     unscaled,
 )
-from initwell.propagate.gaussian import covariance, pair_moments
-from initwell.propagate.laws import distribution, grid_of, through
-from initwell.propagate.peaks import masked, peak_law, within_window
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Gate, Image, Pointwise, Signal, merged_fidelity, replace
+from initwell.propagate.laws.gaussian import covariance, pair_moments
+from initwell.propagate.laws.peaks import masked, peak_law, within_window
+from initwell.propagate.laws.rectified import distribution, grid_of, through
+from initwell.propagate.moments import gram
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Gate, Image, Pointwise, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
@@ -82,7 +82,7 @@ def _elu(arguments: Mapping[str, Any]) -> Activation:
 def applied(phi: Pointwise, u: Signal) -> Signal:
     """Apply φ to a Gaussian signal, a function of one, or one of known law; the result remembers it.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> applied(activation("relu"), independent((4, 3), 1.0)).moments.round(4).tolist()
     [[0.5, 0.1592], [0.1592, 0.1592]]
     """

@@ -19,18 +19,18 @@ from itertools import product
 
 import numpy as np
 
-from initwell.propagate.atoms import matched, together
-from initwell.propagate.gaussian import covariance
-from initwell.propagate.incidence import Axis, adaptive, axis_of, geometry, spread
-from initwell.propagate.peaks import Near, covariance_of_largest, of_pairs, peak_law
-from initwell.propagate.places import LONGEST, by_axis, of_sizes, off_average, settled, sizes
+from initwell.propagate.laws.gaussian import covariance
+from initwell.propagate.laws.peaks import Near, covariance_of_largest, of_pairs, peak_law
+from initwell.propagate.moments.atoms import matched, together
+from initwell.propagate.moments.incidence import Axis, adaptive, axis_of, geometry, spread
+from initwell.propagate.moments.places import LONGEST, by_axis, of_sizes, off_average, settled, sizes
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Atom, Signal, replace
 from initwell.propagate.rules.behind import alone, behind
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.parts import padded
 from initwell.propagate.rules.pooled import Unpadded, gate_of, unpadded, without_padding
 from initwell.propagate.rules.reading import read_places
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, replace
 from initwell.propagate.table import Call, Rule
 
 _WHY = "max pooling: entries of a window as independent but for what all positions share"

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from initwell.propagate.alike import plain
-from initwell.propagate.functions import evaluated
-from initwell.propagate.incidence import Axis, axis_of
+from initwell.propagate.laws.functions import evaluated
+from initwell.propagate.moments.alike import plain
+from initwell.propagate.moments.incidence import Axis, axis_of
+from initwell.propagate.moments.signal import Image, Signal
 from initwell.propagate.rules.parts import one_atom, selected
-from initwell.propagate.signal import Image, Signal
 from initwell.propagate.table import Call
 from initwell.trace.trace import ValueRef
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from initwell.propagate.alike import merged, plain
-from initwell.propagate.gaussian import covariance, hermite, series_moments
-from initwell.propagate.incidence import Axis, carried
-from initwell.propagate.places import (
+from initwell.propagate.laws.gaussian import covariance, hermite, series_moments
+from initwell.propagate.moments.alike import merged, plain
+from initwell.propagate.moments.incidence import Axis, carried
+from initwell.propagate.moments.places import (
     bent,
     by_axis,
     by_kinds,
@@ -23,9 +23,9 @@ from initwell.propagate.places import (
     settled,
     sizes,
 )
+from initwell.propagate.moments.segments import Array, along
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.scatter import Taken
-from initwell.propagate.segments import Array, along
-from initwell.propagate.signal import Signal, replace
 
 
 def profiled(found: Signal, known: Sequence[Array], axes: Sequence[Axis], role: str) -> Signal:

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from initwell.propagate.alike import plain, refined
-from initwell.propagate.places import even, mixed
+from initwell.propagate.moments.alike import plain, refined
+from initwell.propagate.moments.places import even, mixed
+from initwell.propagate.moments.segments import Array, along
+from initwell.propagate.moments.signal import Atom, Signal, replace
 from initwell.propagate.rules.parts import moved, one_atom
 from initwell.propagate.rules.reading import read_places, sized
-from initwell.propagate.segments import Array, along
-from initwell.propagate.signal import Atom, Signal, replace
 from initwell.propagate.table import Call, Rule
 
 _NEAR = "resampled positions: neighbours, which are more alike than distant ones, taken as alike"
@@ -40,7 +40,7 @@ def mapped(signal: Signal, dim: int, weights: Array, places: Array | None = None
     Returns:
         The signal with length P there, and how these positions differ.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> found, places = mapped(independent((4, 2), 1.0), 1, np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]))
     >>> found.moments[0].round(4).tolist(), places[0].diagonal().round(2).tolist()
     ([0.8333, 0.3333], [1.2, 0.6, 1.2])
@@ -150,7 +150,7 @@ def rolled(signal: Signal, dim: int, shift: int) -> Signal:
         shift: by how many places towards higher indices.
 
     >>> from initwell.propagate.rules.parts import padded
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> rolled(padded(independent((2,), 1.0), 0, 0, 3), 0, 1).atoms[0].parts
     (1, 2, 2)
     """

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from initwell.propagate.atoms import together
-from initwell.propagate.averages import decayed
-from initwell.propagate.functions import Function, as_image, combined, evaluated, line, of_known_law, shared_images
+from initwell.propagate.laws.averages import decayed
+from initwell.propagate.laws.functions import Function, as_image, combined, evaluated, line, of_known_law, shared_images
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.pointwise import applied, gated
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Trace, ValueRef
@@ -40,8 +40,6 @@ _PLAIN: Mapping[str, Function] = {
     "sgn": Function(np.sign, (0.0,)),
     "tan": Function(np.tan),
     "atan": Function(np.arctan),
-    "acos": Function(lambda u: np.arccos(np.clip(u, -1.0, 1.0)), (-1.0, 1.0)),
-    "asin": Function(lambda u: np.arcsin(np.clip(u, -1.0, 1.0)), (-1.0, 1.0)),
     "sinh": Function(np.sinh),
     "cosh": Function(np.cosh),
     "square": Function(np.square),
@@ -50,6 +48,11 @@ _PLAIN: Mapping[str, Function] = {
     "ceil": Function(np.ceil, tuple(map(float, range(-4, 5)))),
     "round": Function(np.round, tuple(i + 0.5 for i in range(-4, 4))),
 }
+_BOUNDED: Mapping[str, Function] = {
+    "acos": Function(lambda u: np.arccos(np.clip(u, -1.0, 1.0)), (-1.0, 1.0)),
+    "asin": Function(lambda u: np.arcsin(np.clip(u, -1.0, 1.0)), (-1.0, 1.0)),
+}
+_COSINE = "an angle of a cosine that is within 1, taken as Gaussian: its powers live of the tails"
 _NOWHERE_NEGATIVE = frozenset({"aten.exp", "aten.softplus", "aten.sigmoid", "aten.relu", "aten.abs"})
 # 1/√u and log u of what may be 0 or negative have no moments.
 _POSITIVE = frozenset({"rsqrt", "reciprocal", "log", "log2"})
@@ -74,6 +77,13 @@ def _circular(phi: Function) -> Rule:
         if call.has("self"):
             return [applied(phi, call.signal("self"))]
         return [independent(call.shape(), 0.5).approximate(_ANGLES)]
+
+    return rule
+
+
+def _angle(phi: Function) -> Rule:
+    def rule(call: Call) -> Sequence[Signal]:
+        return [applied(phi, call.signal("self")).approximate(_COSINE)]
 
     return rule
 
@@ -289,6 +299,7 @@ _COMPARISONS: Mapping[str, Callable[[Array, float], Array]] = {
 }
 RULES: Mapping[str, Rule] = {
     **{f"aten.{name}": _unary(name, phi) for name, phi in _PLAIN.items()},
+    **{f"aten.{name}": _angle(phi) for name, phi in _BOUNDED.items()},
     "aten.exp": _exp,
     "aten.cos": _circular(Function(np.cos)),
     "aten.sin": _circular(Function(np.sin)),

@@ -31,8 +31,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal, replace
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, replace
 
 _UNIFORM = 0.8
 # Beyond a relative variance of 1 an inverse gamma variable has no mean; s² of few samples, with its ε, has.
@@ -150,7 +150,7 @@ def inverse_sizes(x: Signal, floor: float, few: float = 0.0) -> Sizes:
         floor: ε over E[s²].
         few: relative variance of s² that comes from few samples.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> nine = replace(independent((4, 3), 1.0), scatter=(2.0, 0.0, 1 / 9, 9.0, 1.0))
     >>> [round(v, 3) for v in inverse_sizes(nine, 0.0)]
     [1.286, 1.0, 1.0]

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from initwell.propagate.atoms import expanded, permuted, viewed
-from initwell.propagate.centring import over_all
-from initwell.propagate.functions import as_image, line
+from initwell.propagate.laws.functions import as_image, line
+from initwell.propagate.laws.swing import seen
+from initwell.propagate.moments.atoms import expanded, permuted, viewed
+from initwell.propagate.moments.centring import over_all
+from initwell.propagate.moments.segments import along
+from initwell.propagate.moments.signal import Average, Image, Signal, constant, replace
+from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import scaled
-from initwell.propagate.segments import along
-from initwell.propagate.signal import Average, Image, Signal, constant, replace
-from initwell.propagate.slots import resolved
-from initwell.propagate.swing import seen
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -67,7 +67,7 @@ def summed(signal: Signal, dims: Sequence[int], *, keep: bool, mean: bool) -> Si
         keep: whether they stay, of length 1.
         mean: whether to divide by n.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> summed(independent((4, 3), 1.0), [0], keep=False, mean=True).moments.tolist()
     [0.25, 0.0]
     """

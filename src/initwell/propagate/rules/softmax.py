@@ -15,17 +15,17 @@ from itertools import accumulate
 
 import numpy as np
 
-from initwell.propagate.alike import plain, refined
-from initwell.propagate.atoms import joined, together
-from initwell.propagate.centring import centred
-from initwell.propagate.concentration import Weights, between
-from initwell.propagate.gram import rescaled, shared_out, strength
-from initwell.propagate.mask import Mask
-from initwell.propagate.rows import SMALL, Moment, Open, all_open, known_variance, stepped
+from initwell.propagate.given.mask import Mask
+from initwell.propagate.laws.concentration import Weights, between
+from initwell.propagate.laws.rows import SMALL, Moment, Open, all_open, known_variance, stepped
+from initwell.propagate.moments.alike import plain, refined
+from initwell.propagate.moments.atoms import joined, together
+from initwell.propagate.moments.centring import centred
+from initwell.propagate.moments.gram import rescaled, shared_out, strength
+from initwell.propagate.moments.segments import common
+from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.hull import back, hull, opened, surrounded, within
 from initwell.propagate.rules.uneven import Uneven, coupling_of_two_kinds, uneven
-from initwell.propagate.segments import common
-from initwell.propagate.signal import Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule
 
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"

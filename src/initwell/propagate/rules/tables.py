@@ -11,9 +11,9 @@ import math
 import numpy as np
 from torch import Tensor
 
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import scaled
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Signal
 from initwell.propagate.table import Call
 from initwell.trace.ops import COPIES
 from initwell.trace.trace import Op, ValueRef

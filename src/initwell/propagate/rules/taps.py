@@ -21,12 +21,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from initwell.propagate.alike import plain
-from initwell.propagate.atoms import joined, matched, permuted, together, viewed
-from initwell.propagate.few import of_few
-from initwell.propagate.gram import image
-from initwell.propagate.incidence import Axis, geometry
-from initwell.propagate.labels import labels
+from initwell.propagate.laws.few import of_few
+from initwell.propagate.moments.alike import plain
+from initwell.propagate.moments.atoms import joined, matched, permuted, together, viewed
+from initwell.propagate.moments.gram import image
+from initwell.propagate.moments.incidence import Axis, geometry
+from initwell.propagate.moments.labels import labels
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Atom, Signal, Source, merged_fidelity
 from initwell.propagate.rules.answers import answered
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
@@ -35,8 +37,6 @@ from initwell.propagate.rules.reading import profiled, read_places, sized, taken
 from initwell.propagate.rules.resample import resampled
 from initwell.propagate.rules.scatter import scattered
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.segments import Array
-from initwell.propagate.signal import Atom, Signal, Source, merged_fidelity
 from initwell.propagate.table import Call, Rule
 
 

@@ -5,10 +5,10 @@ from math import prod
 
 import numpy as np
 
-from initwell.propagate.functions import Function
+from initwell.propagate.laws.functions import Function
+from initwell.propagate.moments.signal import Average, Signal, replace
 from initwell.propagate.rules.pointwise import applied
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.signal import Average, Signal, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 
@@ -20,7 +20,7 @@ def euclidean(x: Signal, dims: Sequence[int], *, keep: bool) -> Signal:
         dims: the dimensions.
         keep: whether they stay, of length 1.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> round(euclidean(independent((8, 400), 1.0), [1], keep=True).rms, 3)
     20.0
     """

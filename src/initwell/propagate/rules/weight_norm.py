@@ -11,11 +11,11 @@ Assumption: the magnitude g is independent of v's direction, and so is dw.
 import math
 from collections.abc import Mapping, Sequence
 
-from initwell.propagate.atoms import together
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import multiplied, scaled
 from initwell.propagate.rules.norm import normalized, normalized_backward
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.signal import Signal
 from initwell.propagate.table import Call, Rule
 
 

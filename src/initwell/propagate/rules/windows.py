@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.atoms import expanded, permuted, viewed
-from initwell.propagate.incidence import Axis, spatial_axis, spread
+from initwell.propagate.moments.atoms import expanded, permuted, viewed
+from initwell.propagate.moments.incidence import Axis, spatial_axis, spread
+from initwell.propagate.moments.signal import Atom, Signal
 from initwell.propagate.rules.resample import opened
-from initwell.propagate.signal import Atom, Signal
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.propagate.writes import box_of
 
@@ -38,7 +38,7 @@ def windows(signal: Signal, dim: int, axis: Axis) -> Signal:
         dim: the dimension.
         axis: which entries each window has.
 
-    >>> from initwell.propagate.signal import independent
+    >>> from initwell.propagate.moments.signal import independent
     >>> windows(independent((4,), 1.0), 0, spatial_axis(4, 3, 2, 1, 0, 1)).moments.round(3).tolist()
     [[1.0, 0.0], [0.0, 0.333]]
     """
@@ -67,7 +67,7 @@ def overlaid(signal: Signal, dim: int, axis: Axis) -> Signal:
         dim: the dimension of the taps; that of the positions follows it.
         axis: which entries each window has.
 
-    >>> from initwell.propagate.signal import constant
+    >>> from initwell.propagate.moments.signal import constant
     >>> overlaid(constant((2, 3), 1.0), 0, spatial_axis(4, 3, 2, 1, 0, 1)).q  # 1, 2, 2, 1
     2.5
     """

@@ -1,0 +1,174 @@
+"""Known values: tensors of a walk that depend on nothing random, as real numbers, and as Signals where rules want them.
+
+A causal mask, the positions, what the integers of the batch are turned into: ``trace.fold`` computes them once for a
+Trace, whatever the weights. A rule asks ``Call.value`` for the numbers, or ``Call.signal``, which measures them then.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from initwell.propagate.given.agreement import Array, agreement
+from initwell.propagate.given.measured import measured
+from initwell.propagate.moments.signal import Signal, constant
+from initwell.trace.trace import Folded, Op, Trace
+
+T = TypeVar("T")
+
+# An entry below this is a mask's "minus infinity": what is added to scores to take them out, and no size of a signal.
+_MASKED = -1e4
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """The known values of a Trace.
+
+    Attributes:
+        folded: the numbers.
+        batched: values made from the batch, whose dimension 0 counts samples.
+        frozen: parameters that are neither drawn nor trained, such as a table of sinusoids, with their numbers.
+    """
+
+    folded: Folded
+    batched: frozenset[int] = frozenset()
+    frozen: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
+    _signals: dict[int, Signal | None] = field(default_factory=dict, repr=False)
+    _ranges: dict[int, tuple[float, float]] = field(default_factory=dict, repr=False)
+    _agreements: dict[int, Array] = field(default_factory=dict, repr=False)
+    _once: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def nothing(cls) -> "Known":
+        """Return that nothing is known."""
+        return cls(Folded({}, {}, frozenset(), ()))
+
+    def __contains__(self, value: int) -> bool:
+        """Whether the numbers of a value are known."""
+        return value in self.folded.tensors
+
+    def __getitem__(self, value: int) -> Tensor:
+        """Return the numbers of a value, on the CPU; not to be written to."""
+        return self.folded.tensors[value]
+
+    def once(self, name: str, work: Callable[[], T]) -> T:
+        """Return what ``work`` found when it was first asked for: it depends on the Trace alone."""
+        if name not in self._once:
+            self._once[name] = work()
+        found: T = self._once[name]
+        return found
+
+    def made(self, op: Op) -> bool:
+        """Whether everything that an op makes is known."""
+        new = (*op.outputs, *(value for _, value in op.mutates))
+        return bool(new) and all(value in self for value in new)
+
+    def drawn(self, value: int) -> bool:
+        """Whether a value is random, but not by weights or activations: a shuffle, a dropout mask."""
+        return value in self.folded.drawn
+
+    def sample(self, value: int) -> int | None:
+        """Return the dimension of a known value that counts samples, if any."""
+        return 0 if value in self.batched else None
+
+    def agreement(self, value: int) -> Array:
+        """Return how often entries of a known integer value are equal: see ``agreement.agreement``."""
+        first = self.folded.first[value]
+        if first not in self._agreements:
+            self._agreements[first] = agreement(self[value])
+        return self._agreements[first]
+
+    def signal(self, value: int) -> Signal | None:
+        """Measure a known value; None for one without numbers, or with a mask's minus infinity among them."""
+        if value not in self:
+            return None
+        first = self.folded.first[value]
+        if first not in self._signals:
+            low, high = self.range(value)
+            plain = low > _MASKED and high < math.inf
+            self._signals[first] = _measured(self[value], self.sample(value), low, high) if plain else None
+        return self._signals[first]
+
+    def range(self, value: int) -> tuple[float, float]:
+        """Return the least and the largest entry of a known value; NaN where it has no order or no entries."""
+        first = self.folded.first[value]
+        if first not in self._ranges:
+            self._ranges[first] = _range(self[value])
+        return self._ranges[first]
+
+
+def _range(tensor: Tensor) -> tuple[float, float]:
+    if tensor.numel() == 0 or tensor.is_complex() or tensor.is_quantized or tensor.layout is not torch.strided:
+        return math.nan, math.nan
+    return float(tensor.min()), float(tensor.max())
+
+
+def _measured(tensor: Tensor, sample: int | None, low: float, high: float) -> Signal:
+    return constant(tensor.shape, low) if low == high else measured(tensor, sample=sample)
+
+
+class Signals(MutableMapping[int, Signal]):
+    """Value id → signal, of what a walk found; a known value is measured when it is asked for.
+
+    To iterate goes over what was found or asked for.
+    """
+
+    def __init__(self, start: Mapping[int, Signal], known: Known) -> None:
+        """Begin with the signals of ``start``."""
+        self._found, self._known = dict(start), known
+
+    def __getitem__(self, value: int) -> Signal:
+        """Return the signal of a value."""
+        if value not in self._found:
+            signal = self._known.signal(value)
+            if signal is None:
+                raise KeyError(value)
+            self._found[value] = signal
+        return self._found[value]
+
+    def __setitem__(self, value: int, signal: Signal) -> None:
+        """Give a value its signal."""
+        self._found[value] = signal
+
+    def __delitem__(self, value: int) -> None:
+        """Forget what was found of a value."""
+        del self._found[value]
+
+    def forget(self, value: int) -> None:
+        """Forget what was found of a value, if anything was."""
+        self._found.pop(value, None)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the values that were found or asked for."""
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        """Return how many were found or asked for."""
+        return len(self._found)
+
+
+def known_values(trace: Trace, frozen: Mapping[int, Tensor] | None = None) -> Known:
+    """Return what a trace knows of its numbers.
+
+    Args:
+        trace: from ``record``.
+        frozen: parameters that are neither drawn nor trained, by value id.
+
+    Returns:
+        The Known, for as many walks over the trace as one likes.
+    """
+    return Known(trace.folded, _batched(trace), frozen or {})
+
+
+def _batched(trace: Trace) -> frozenset[int]:
+    """Find the known values that have the batch's length and were made from it, or in its shape."""
+    shapes = [trace.values[value].shape for value in trace.inputs.values()]
+    length = next((shape[0] for shape in shapes if shape), 0)
+    made = set(trace.inputs.values())
+    for op in trace.ops:
+        if any(value in made for value in op.inputs):
+            made.update(op.outputs, (new for _, new in op.mutates))
+    return frozenset(v for v in made & trace.folded.tensors.keys() if trace.values[v].shape[:1] == (length,))

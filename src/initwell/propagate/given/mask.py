@@ -1,0 +1,240 @@
+"""Masks: which entries of a row of scores are shut, so that their weights are 0.
+
+A causal mask, padding, the windows of Swin: they depend on nothing random, so their numbers are known, and with them
+how many entries n_i each row leaves open and how often two rows are open at the same place. At equal scores the
+weights are the known matrix (open/n_i), whose moments are measured like those of any tensor. With a known bias, such as
+ALiBi's, they are the softmax w of it, and a row counts as its 1/Σ w² entries.
+
+Rows that leave unlike numbers open become segments, within which these differ by a factor of two at most: of a causal
+mask 1, 1, 2, 4, …, 2^k. Where samples or heads have masks of their own, rows are averaged over.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from initwell.propagate.given.measured import measured
+from initwell.propagate.moments.segments import Array, patterns
+from initwell.propagate.moments.signal import Atom, Dims, Signal
+
+# Known scores at or below this are shut: e^(−50) is 0 beside anything that a model computes. Swin writes −100.
+SHUT = -50.0
+# Groups of rows by how many entries they leave open: of all rows, of those of a segment.
+_SIZES, _OF_SEGMENT = 8, 3
+_BORDERS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Which entries are open.
+
+    Attributes:
+        open: of as many dimensions as the scores, of length 1 where all indices have the same mask.
+        samples: whether its first dimension counts samples.
+        level: what stands where they are shut, on average.
+        bias: what is added to the open ones, where that is known, of as many dimensions.
+        added: whether the level was added to the scores there, and not put in their place.
+    """
+
+    open: NDArray[np.bool_]
+    samples: bool = False
+    level: float = -math.inf
+    bias: Array | None = None
+    added: bool = False
+
+    @cached_property
+    def weights(self) -> Array:
+        """The weights at equal scores; 0 in rows with nothing open."""
+        if self.bias is None:
+            return np.asarray(self.open / np.maximum(self.open.sum(-1, keepdims=True), 1))
+        scores = np.where(self.open, self.bias, -np.inf)
+        high = scores.max(-1, keepdims=True)
+        found = np.exp(scores - np.where(np.isfinite(high), high, 0.0))
+        return np.asarray(found / np.maximum(found.sum(-1, keepdims=True), 1e-300))
+
+    @cached_property
+    def counts(self) -> Array:
+        """How many entries each row, along the last dimension, leaves open: of unequal weights, 1/Σ w²."""
+        if self.bias is None:
+            return np.asarray(self.open.sum(-1), float)
+        squares = (self.weights**2).sum(-1)
+        return np.where(squares > 0, 1 / np.maximum(squares, 1e-9), 0.0)
+
+    @cached_property
+    def uneven(self) -> tuple[float, float]:
+        """What unequal weights leave of how Σ p² grows with the scores' variance, and of Σ d², d_j = p_j(x_j − Σ p x).
+
+        With S_k = Σ w^k they are v·(S₂ − 4 S₃ + 3 S₂²) and S₂ − 2 S₃ + S₂², both S₂(1 − S₂) for n equal weights.
+        """
+        if self.bias is None:
+            return 1.0, 1.0
+        two, three = ((self.weights**k).sum(-1) for k in (2, 3))
+        even = float((two * (1 - two)).sum())
+        found = (two - 4 * three + 3 * two**2).sum(), (two - 2 * three + two**2).sum()
+        return (float(found[0]) / even, float(found[1]) / even) if even > 0 else (1.0, 1.0)
+
+    @cached_property
+    def biases(self) -> Signal | None:
+        """The bias, measured."""
+        if self.bias is None:
+            return None
+        return measured(torch.from_numpy(np.ascontiguousarray(self.bias)), sample=0 if self.samples else None)
+
+    @cached_property
+    def sizes(self) -> tuple[tuple[float, float], ...]:
+        """(open entries, share of the rows) of rows with any; if there are many sizes, of groups of them."""
+        return _grouped(self.counts, _SIZES)
+
+    @cached_property
+    def shut(self) -> float:
+        """The share of entries that are shut."""
+        return float(1.0 - self.open.mean())
+
+    @cached_property
+    def parts(self) -> tuple[int, ...]:
+        """Segments of the rows whose open entries differ at most by a factor of two, where all samples and heads agree.
+
+        Of a causal mask 1, 1, 2, 4, …: the first row has one entry, the last all. Empty where rows are alike, or where
+        their sizes do not rise or fall along the axis.
+        """
+        if any(n > 1 for n in self.weights.shape[:-2]) or self.open.ndim < 2 or self.weights.shape[-2] < 2:
+            return ()
+        level = np.ceil(np.log2(np.maximum(self.counts.ravel(), 1))).astype(int)
+        borders = np.nonzero(np.diff(level))[0] + 1
+        if not 0 < borders.size <= _BORDERS:
+            return ()
+        return tuple(int(n) for n in np.diff([0, *borders, level.size]))
+
+    def sizes_of(self, start: int, stop: int) -> tuple[tuple[float, float], ...]:
+        """(open entries, share of these rows) of some rows of a mask that all samples and heads have."""
+        return _grouped(self.counts.ravel()[start:stop], _OF_SEGMENT)
+
+    @cached_property
+    def even(self) -> Signal:
+        """The weights at equal scores; their rows by segments, where there are any."""
+        even = self.weights
+        if not self.parts:
+            return measured(torch.from_numpy(even), sample=0 if self.samples else None)
+        count = int(even.shape[-1])
+        rows: Array = even.reshape(-1, count)
+        found = patterns(self.parts)
+        segment = np.repeat(np.arange(len(self.parts)), self.parts)
+        member = np.eye(len(self.parts))[segment]
+        products = rows @ rows.T / count
+        alone = np.diag(products) @ member
+        pairs = member.T @ products @ member - np.diag(alone)
+        agree = np.concatenate([alone, pairs.ravel()]) / np.maximum(found.counts, 1)
+        # A segment of one row has no pair that differs within it.
+        agree = np.where(found.counts > 0, agree, agree[found.first])
+        # Each row adds up to 1, so that the product of two adds up to 1 over all pairs of entries.
+        differ = (1 / count - agree) / (count - 1)
+        outer: Dims = ((),) * (even.ndim - 2)
+        dims: Dims = (*outer, (Atom(len(segment), False, self.parts),), (Atom(count),))
+        return Signal(dims, np.stack([agree, differ], 1), np.asarray(1 / count))
+
+    def rms(self, open_rms: float, mean: float) -> float:
+        """Return the rms of all scores, of this rms and mean where they are open; what is shut counts as it stands."""
+        if self.shut == 0:
+            return open_rms
+        spread = math.sqrt(max(open_rms**2 - mean**2, 0.0))
+        level = math.hypot(self.level + mean, spread) if self.added else self.level
+        return math.hypot(math.sqrt(1 - self.shut) * open_rms, math.sqrt(self.shut) * level)
+
+    def scaled(self, factor: float) -> "Mask | None":
+        """Return the mask of scores times a number; None where what is shut would no longer be."""
+        level = self.level * factor
+        bias = None if self.bias is None else self.bias * factor
+        return Mask(self.open, self.samples, level, bias, self.added) if level <= SHUT else None
+
+    def seen_as(self, shape: tuple[int, ...], new: tuple[int, ...]) -> "Mask":
+        """Return the mask of the same scores under another shape."""
+        whole = np.ascontiguousarray(np.broadcast_to(self.open, shape).reshape(new))
+        bias = None if self.bias is None else np.ascontiguousarray(np.broadcast_to(self.bias, shape).reshape(new))
+        return Mask(whole, self.samples and shape[0] == new[0], self.level, bias, self.added)
+
+
+def _grouped(counts: Array, most: int) -> tuple[tuple[float, float], ...]:
+    """Return (open entries, share of the rows) in a few groups, each with the average of 1/n."""
+    found, times = np.unique(counts[counts > 0].round(2), return_counts=True)
+    groups = np.array_split(np.arange(found.size), min(most, max(found.size, 1)))
+    rows = [(found[g], times[g]) for g in groups if g.size]
+    return tuple((float(t.sum() / (t / n).sum()), float(t.sum() / times.sum())) for n, t in rows)
+
+
+def both(a: Mask | None, b: Mask | None) -> Mask | None:
+    """Return what two masks leave open together; where both shut an entry, what the second adds comes on top.
+
+    >>> once = Mask(np.array([[True, False]]), level=-100.0, added=True)
+    >>> both(once, Mask(np.array([[True], [True]]))).open.tolist(), both(once, once).level
+    ([[True, False], [True, False]], -200.0)
+    """
+    if a is None or b is None or (a is b and not b.added):
+        return a if b is None else b
+    rank = max(a.open.ndim, b.open.ndim)
+    one, two = (m.open.reshape((1,) * (rank - m.open.ndim) + m.open.shape) for m in (a, b))
+    biases = [m.bias.reshape((1,) * (rank - m.bias.ndim) + m.bias.shape) for m in (a, b) if m.bias is not None]
+    bias = np.asarray(sum(biases)) if biases else None
+    return Mask(one & two, a.samples or b.samples, _level(a, b, one, two), bias, a.added and b.added)
+
+
+def side_by_side(masks: Sequence[Mask | None], lengths: Sequence[int], rank: int) -> Mask | None:
+    """Return the mask of scores that are joined along their last dimension, such as those of an attention sink.
+
+    Args:
+        masks: of each part; None where all of it is open.
+        lengths: of the parts' last dimensions.
+        rank: how many dimensions they have.
+
+    >>> causal = Mask(np.tril(np.ones((2, 2), dtype=bool)))
+    >>> side_by_side([causal, None], [2, 1], 2).open.astype(int).tolist()
+    [[1, 0, 1], [1, 1, 1]]
+    """
+    given = [m for m in masks if m is not None]
+    if not given:
+        return None
+    shape = np.broadcast_shapes(*((1,) * (rank - m.open.ndim) + m.open.shape[:-1] for m in given), (1,) * (rank - 1))
+    open_, bias = list[NDArray[np.bool_]](), list[Array]()
+    for mask, n in zip(masks, lengths, strict=True):
+        open_.append(np.broadcast_to(True if mask is None else mask.open, (*shape, n)))
+        nothing = mask is None or mask.bias is None
+        bias.append(np.broadcast_to(0.0 if nothing or mask is None else np.asarray(mask.bias), (*shape, n)))
+    first = given[0]
+    biased = np.concatenate(bias, -1) if any(m.bias is not None for m in given) else None
+    whole = np.concatenate(open_, -1)
+    return Mask(whole, first.samples and shape[0] > 1, first.level, biased, first.added)
+
+
+def _level(a: Mask, b: Mask, one: NDArray[np.bool_], two: NDArray[np.bool_]) -> float:
+    """Return the size, with a minus, of what stands where either of two masks shuts."""
+    levels = (b.level, a.level, b.level + a.level if b.added else b.level)
+    shares = [float(x.mean()) for x in (one & ~two, ~one & two, ~one & ~two)]
+    found = [share * level**2 for share, level in zip(shares, levels, strict=True) if share > 0]
+    return -math.sqrt(sum(found) / sum(shares)) if found else -math.inf
+
+
+def of_rank(shut: Tensor, rank: int, level: float, *, samples: bool = False, added: bool = False) -> Mask:
+    """Make a mask of the entries that are shut, with dimensions of length 1 in front.
+
+    Where a dimension only repeats what its first index has, it gets length 1.
+    """
+    found: NDArray[np.bool_] = ~shut.detach().cpu().bool().numpy()
+    found = found.reshape((1,) * (rank - found.ndim) + found.shape)
+    for axis in range(rank - 1):
+        first = found.take([0], axis)
+        if found.shape[axis] > 1 and bool((found == first).all()):
+            found = first
+    return Mask(found, samples and found.shape[0] > 1, level, None, added)
+
+
+def filled(tensor: Tensor, shut: Tensor) -> Array:
+    """Return known scores with the average of the open ones in place of what is shut."""
+    values: Array = tensor.detach().cpu().double().numpy()
+    closed = shut.detach().cpu().bool().numpy()
+    level = float(values[~closed].mean()) if not closed.all() else 0.0
+    return np.where(closed, level, values)

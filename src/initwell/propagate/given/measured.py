@@ -1,0 +1,148 @@
+"""Real tensors as Signals: their second moments by which indices agree, from sums and never from pairs."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from initwell.propagate.moments.places import of_sizes, sizes
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Atom, Signal, replace
+
+_FRESH = 4.0
+
+
+def pair_averages(tensor: Tensor) -> Array:
+    """Average x_i x_j over all pairs that agree and differ along each axis, in closed form.
+
+    Summing the squares of the sums along some axes counts all pairs along these; of n indices n agree with themselves
+    and n(n−1) differ, so along each axis differ = (all − agree)/(n(n−1)).
+
+    Args:
+        tensor: any shape; axes of length 1 stay and have differ = agree.
+
+    Returns:
+        Shape (2,) * axes.
+
+    >>> pair_averages(torch.tensor([1.0, 2.0, 3.0])).round(4).tolist()
+    [4.6667, 3.6667]
+    """
+    data = tensor.detach().to(torch.float64)
+    rank = data.ndim
+    sums = np.empty((2,) * rank)
+
+    def reduce(part: Tensor, axis: int, place: tuple[int, ...]) -> None:
+        if axis == rank:
+            sums[place] = float((part * part).sum())
+            return
+        reduce(part, axis + 1, (*place, 0))
+        reduce(part.sum(axis, keepdim=True), axis + 1, (*place, 1))
+
+    reduce(data, 0, ())
+    for axis, n in enumerate(data.shape):
+        agree, every = sums.take(0, axis), sums.take(1, axis)
+        differ = (every - agree) / (n * (n - 1)) if n > 1 else agree / n
+        sums = np.stack([agree / n, differ], axis)
+    return sums
+
+
+def measured(tensor: Tensor, *, sample: int | None = None) -> Signal:
+    """Measure a real tensor.
+
+    Args:
+        tensor: floating or integer, with values.
+        sample: the dimension that counts samples, if any.
+
+    Returns:
+        Its Signal: the mean and ``pair_averages``, one atom for each dimension longer than 1.
+
+    >>> measured(torch.tensor([[1.0, 2.0, 3.0]])).moments.round(4).tolist()
+    [4.6667, 3.6667]
+    """
+    moments = pair_averages(tensor)
+    dims = tuple((Atom(n, i == sample),) if n > 1 else () for i, n in enumerate(tensor.shape))
+    moments = moments.reshape(tuple(2 for _ in range(moments.ndim)))
+    moments = moments[tuple(slice(None) if dim else 0 for dim in dims)]
+    return Signal(dims, np.asarray(moments), np.asarray(float(tensor.detach().double().mean())))
+
+
+def with_unlike_noted(signal: Signal, tensor: Tensor, what: str) -> Signal:
+    """Mark a measured signal as approximate where the sizes along dimension 0 spread by more than half their average.
+
+    φ of entries of many sizes is no φ of one Gaussian, and what is normalized row by row has other gradients.
+
+    Args:
+        signal: of the tensor.
+        tensor: real; fewer than two dimensions have nothing to average over.
+        what: the rows are, such as "samples".
+    """
+    if tensor.ndim < 2 or tensor.shape[0] < 2 or signal.q == 0:
+        return signal
+    sizes = tensor.detach().double().flatten(1).square().mean(1)
+    chance = 18 / math.prod(tensor.shape[1:])
+    if float(sizes.var() / sizes.mean() ** 2) <= 0.25 + chance:
+        return signal
+    return signal.approximate(f"{what} of unlike size, taken as alike")
+
+
+def measured_weight(tensor: Tensor) -> Signal:
+    """Measure a weight; moments between different entries that chance explains are taken as 0.
+
+    Independent zero-mean entries of variance σ² give an average over P pairs a standard error of about σ²√(2/P). What
+    lies within four of them says nothing about the next draw; rows that sum to zero, or a mean, lie far outside. Equal
+    entries, such as a temperature or a gate of one number each, were not drawn at all, however few they are.
+
+    >>> measured_weight(torch.ones(4)).mean
+    1.0
+    """
+    signal = measured(tensor)
+    if float(tensor.detach().min()) == float(tensor.detach().max()):
+        return signal
+    moments = signal.moments.copy()
+    sizes = [a.size for a in signal.atoms]
+    total = math.prod(sizes)
+    spread = abs(signal.mean) > _FRESH * math.sqrt(signal.q / max(total, 1))
+    if spread or signal.q == 0:
+        return signal
+    for place in np.ndindex(moments.shape):
+        pairs = total * math.prod(n - 1 for n, p in zip(sizes, place, strict=True) if p)
+        if any(place) and abs(moments[place]) < _FRESH * signal.q * math.sqrt(2 / max(pairs, 1)):
+            moments[place] = 0.0
+    squares = tensor.detach().double().square()
+    scatter = float(squares.square().mean() / squares.mean() ** 2) - 1.0
+    return replace(signal.changed(moments, 0.0), scatter=(scatter,))
+
+
+# So many rows of an image, evenly chosen, show how its places go together.
+_ROWS = 16384
+
+
+def with_places(signal: Signal, tensor: Tensor) -> Signal:
+    """Note how positions along dimensions 2, 3, … of a batch of images differ; see ``places``.
+
+    Args:
+        signal: measured of the tensor.
+        tensor: real, of three dimensions or more: (sample, channel, positions…).
+    """
+    if tensor.ndim < 3 or signal.q <= 0 or signal.segmented:
+        return signal
+    space = signal.axes(range(2, tensor.ndim))
+    level = min(max(signal.averaged(space) / signal.q, 0.0), 1 - 1e-6)
+    profile = []
+    for axis in range(2, tensor.ndim):
+        rows = tensor.detach().movedim(axis, -1).reshape(-1, tensor.shape[axis])
+        rows = rows[:: max(len(rows) // _ROWS, 1)].double()
+        size = (rows.square().mean(0) / signal.q).cpu().numpy()
+        tables = of_sizes(size)
+        if tables.ndim == 3 and len(size) > 1:
+            together = (rows.T @ rows / len(rows) / signal.q).cpu().numpy()
+            own = (together / float(size.mean()) - level * tables[0]) / (1 - level)
+            root = np.sqrt(np.maximum(sizes(tables), 1e-300))
+            own = own / np.outer(root, root)
+            # What chance makes of this many rows is no likeness.
+            own[np.abs(own) < _FRESH / math.sqrt(len(rows))] = 0.0
+            np.fill_diagonal(own, 1.0)
+            tables = of_sizes(size, np.clip(own, -1.0, 1.0))
+        profile.append(tables)
+    return replace(signal, profile=tuple(profile))

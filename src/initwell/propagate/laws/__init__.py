@@ -1,0 +1,1 @@
+"""Expectations: of functions of Gaussians, of what is no Gaussian, of softmax weights and of maxima."""

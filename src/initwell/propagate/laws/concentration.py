@@ -1,0 +1,377 @@
+"""Moments of softmax weights p_t = e^(s_t)/Σ e^s of random scores, of one row or of two that correlate, by quadrature.
+
+From 1/S^k = ∫ x^(k−1) e^(−xS) dx / (k−1)!, for T independent scores of one distribution,
+
+    E[p_1^a p_2^b …] = ∫ x^(k−1)/(k−1)! · E[e^(as) e^(−x e^s)] · E[e^(bs) e^(−x e^s)] … · E[e^(−x e^s)]^(T−n) dx
+
+for n different weights and k = a + b + …. For two rows whose scores correlate by ρ it is the same in x and x', with
+E[e^(as) e^(−x e^s) e^(a's') e^(−x' e^s')] = Σ ρ^k c_k c'_k, the c_k normalized Hermite coefficients (Mehler). All
+integrands are analytic and fall off twice exponentially, so that sums over equal steps converge at once.
+
+Scores are Gaussian with two corrections of finite width. Each row of scores q·k has a variance of its own, since |q|²
+is a χ² of as many degrees of freedom as the keys have channels: the moments are averaged over a Gamma distribution
+with Gauss's nodes. And where the keys come from rows of one length, as a layer norm's, a row of scores is a coordinate
+of points on a sphere of so many dimensions, whose density (1 − z²/C)^((C−3)/2) has shorter tails.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, reduce
+
+import numpy as np
+
+from initwell.propagate.moments.segments import Array
+from initwell.records import Record
+
+_REACH = 9.5
+_STEP = 0.35
+_NODES = 6
+_NOTHING = 1e-60
+_HIGHEST = 6
+_TERMS = 64
+# Above this variance of scores, one takes nearly all.
+_LARGE = 1024.0
+# Rows of so many weights at most.
+_LONGEST = 1e8
+# Of an integral over two rows so many points along each are enough for nine digits.
+_POINTS = 70
+# Up to this variance of scores, moments of two rows are polynomials of these degrees in their correlation.
+_SMOOTH = 3.0
+_DEGREES = (8, 16, 32)
+
+Powers = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Weights(Record):
+    """The weights of rows of scores.
+
+    Attributes:
+        count: T, how many weights a row has, 1 or more; of unequal ones, as many as have their Σ p².
+        spread: relative variance of the rows' variances of scores.
+        width: dimensions of the sphere that the keys' inputs lie on; infinite for Gaussian ones.
+    """
+
+    count: float
+    spread: float = 0.0
+    width: float = math.inf
+
+    def moments(self, variance: float, powers: Sequence[Powers]) -> Array:
+        """Compute E[p_1^a p_2^b …] for several lists of powers.
+
+        Args:
+            variance: of a score, on average over rows.
+            powers: for each moment a, b, …: one for each of as many different weights, at most ``count``; each at
+                most 6.
+
+        Returns:
+            One moment for each list.
+
+        >>> (Weights(8).moments(0.0, [(2,), (1, 1)]) * 64).round(6).tolist()
+        [1.0, 1.0]
+        """
+        if self.count <= 1 or variance <= 0:
+            return np.array([max(self.count, 1.0) ** -sum(p) for p in powers])
+        found = [tuple(sorted(p)) for p in powers]
+        limit = np.array([1 / self.count if len(p) == 1 else 0.0 for p in found])
+        return _beyond(variance, lambda v: np.array([_averaged(v, self, p) for p in found]), limit)
+
+    def coupled(self, variance: float, powers: Powers) -> float:
+        """Say how strongly a moment p_1^a p_2^b … goes with the correlation of the scores 1 and 2.
+
+        By Stein's lemma its derivative is v·E[∂²(p_1^a p_2^b …)/∂s_1∂s_2], and with n = a + b + …
+
+            ∂²M/∂s_1∂s_2 = M·(ab − n(a·p_2 + b·p_1) + n(n + 1)·p_1 p_2)
+
+        Args:
+            variance: of a score, v.
+            powers: a, b, …, two or more.
+
+        >>> round(Weights(8).coupled(1e-9, (1, 1)) * 1e9 * 64 / (1 - 4 / 8 + 6 / 64), 3)
+        1.0
+        """
+        a, b, *rest = powers
+        n = sum(powers)
+        terms = [(a, b, *rest), (a, b + 1, *rest), (a + 1, b, *rest), (a + 1, b + 1, *rest)]
+        found = self.moments(variance, terms)
+        return float(variance * found @ np.array([a * b, -n * a, -n * b, n * (n + 1)]))
+
+    def coupled_itself(self, variance: float, powers: Powers) -> float:
+        """Say how strongly a moment goes with the variance of the score 1: v·E[∂²(p_1^a p_2^b …)/∂s_1²].
+
+        Args:
+            variance: of a score, v.
+            powers: a, b, …
+        """
+        a, *rest = powers
+        n = sum(powers)
+        found = self.moments(variance, [(a, *rest), (a + 1, *rest), (a + 2, *rest)])
+        return float(variance * found @ np.array([a * a, -(2 * a + 1) * n, n * (n + 1)]))
+
+    def along(self, variance: float) -> float:
+        """Compute Σ_t E[p_t² (s_t − Σ_u p_u s_u)²]: what gradients of weights send along the row of scores itself.
+
+        With g_t = p_t (d_t − Σ p_u d_u), Σ s_t g_t = Σ p_t (s_t − Σ p_u s_u) d_t.
+
+        Args:
+            variance: of a score.
+
+        >>> round(Weights(8).along(1e-6) * 8 / 1e-6 / (1 - 1 / 8), 3)
+        1.0
+        """
+        return float(self.sent(variance)[0])
+
+    def sent(self, variance: float) -> Array:
+        """Compute what gradients of weights, of variance 1, send to a row of scores, along it and in all.
+
+        Args:
+            variance: of a score, v.
+
+        Returns:
+            E[(Σ s_t g_t)²] as of ``along``, Σ_t E[s_t² g_t²]/v, which is what the keys get along themselves,
+            Σ_t E[g_t²], and Σ_t E[s_t g_t p_t d_t]/√v, how the second goes with what the values get. At a small
+            variance the second and third are equal, the first is v times that, and the last √v times 2 − 3/T.
+
+        >>> (Weights(8).sent(1e-6) * 8 / (1 - 1 / 8) / np.array([1e-6, 1, 1, 1e-3])).round(3).tolist()
+        [1.0, 1.0, 1.0, 1.625]
+        """
+        if self.count <= 1 or variance <= 0:
+            return np.zeros(4)
+        return _beyond(variance, lambda v: _sent(v, self), np.zeros(4))
+
+
+def between(variance: float, count: float, correlation: float, powers: Sequence[tuple[Powers, Powers]]) -> Array:
+    """Compute E[p_1^a p_2^b … p'_1^a' p'_2^b' …] of two rows of Gaussian scores.
+
+    Args:
+        variance: of a score.
+        count: T.
+        correlation: of s_t with s'_t.
+        powers: for each moment a, b, … and a', b', …, as many of both; each 1 or 2.
+
+    Returns:
+        One moment for each pair of lists.
+
+    >>> (between(1.0, 4, 1.0, [((1,), (1,))]) / Weights(4).moments(1.0, [(2,)])).round(6).tolist()
+    [1.0]
+    """
+    if count <= 1 or variance <= 0:
+        return np.array([max(count, 1.0) ** -(sum(a) + sum(b)) for a, b in powers])
+    kinds = tuple((tuple(a), tuple(b)) for a, b in powers)
+
+    def at(v: float) -> Array:
+        series = _by_correlation(v, count, kinds)
+        if series is None:
+            return _between(v, count, correlation, kinds)
+        return np.asarray(np.cos(np.arange(len(series)) * math.acos(min(max(correlation, -1.0), 1.0))) @ series)
+
+    return _beyond(variance, at)
+
+
+def _beyond(variance: float, moments: Callable[[float], Array], limit: Array | None = None) -> Array:
+    """Return moments of a variance; of a large one from what they tend to.
+
+    There the largest score takes nearly all. The others' share is that of a second score which comes within reach of
+    e^1, whose chance goes as 1/σ: moments are a parabola in 1/σ, through three points.
+
+    Args:
+        variance: of a score.
+        moments: of a variance that is not large.
+        limit: that of an infinite one, if it is known.
+    """
+    if variance <= _LARGE:
+        return moments(variance)
+    known = [(math.sqrt(_LARGE / v), moments(v)) for v in (_LARGE, _LARGE / 4)]
+    known.append((0.0, limit) if limit is not None else (math.sqrt(2), moments(_LARGE / 2)))
+    at, found = math.sqrt(_LARGE / variance), np.zeros_like(known[0][1])
+    for x, here in known:
+        found = found + here * math.prod((at - y) / (x - y) for y, _ in known if y != x)
+    return np.asarray(found)
+
+
+@lru_cache(maxsize=256)
+def _by_correlation(variance: float, count: float, powers: tuple[tuple[Powers, Powers], ...]) -> Array | None:
+    """Return Chebyshev's coefficients of each moment in ρ: shape (terms, moments); None where it takes too many.
+
+    Moments are power series in ρ, whose coefficients are about those of e^(vρ).
+    """
+    for degree in _DEGREES if variance <= _SMOOTH else ():
+        place = np.pi * np.arange(degree + 1) / degree
+        ends = np.where(np.arange(degree + 1) % degree == 0, 0.5, 1.0)
+        known = np.array([_between(variance, count, float(c), powers) for c in np.cos(place)])
+        found = (2 / degree * ends[:, None] * np.cos(np.outer(np.arange(degree + 1), place)) * ends) @ known
+        # The rounding of a power of so many factors.
+        if (np.abs(found[-2:]) <= 1e-15 * (count + 10) * np.abs(found[0])).all():
+            return np.asarray(found)
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _between(variance: float, count: float, correlation: float, powers: tuple[tuple[Powers, Powers], ...]) -> Array:
+    series, step = _factors(variance, count)
+    scaled = [coefficients * correlation ** np.arange(coefficients.shape[1]) for coefficients in series]
+    kinds = {(0, 0), *((a, b) for one, two in powers for a, b in zip(one, two, strict=True))}
+    crossed = {(a, b): scaled[a] @ series[b].T for a, b in kinds}
+    # Positive but for what the series leaves out, and a mask's average count is no whole power.
+    rest = np.maximum(crossed[0, 0], 1e-30)
+    longest = max(len(one) for one, _ in powers)
+    left = {longest: rest ** (count - longest)}
+    for n in range(longest - 1, 0, -1):
+        left[n] = left[n + 1] * rest
+    found = []
+    for one, two in powers:
+        *first, last = zip(one, two, strict=True)
+        inside = reduce(np.multiply, [crossed[pair] for pair in first], left[len(one)])
+        over = math.factorial(sum(one) - 1) * math.factorial(sum(two) - 1)
+        found.append(float(np.vdot(inside, crossed[last])) * step**2 / over)
+    return np.array(found)
+
+
+@lru_cache(maxsize=64)
+def _factors(variance: float, count: float) -> tuple[Sequence[Array], float]:
+    """Return the Hermite coefficients of ``_series`` where x and the terms count, and the steps between x."""
+    whole = _series(variance)
+    inside = whole[1][:, 0] * whole[0][:, 0] ** (count - 1)
+    here = np.flatnonzero(inside > 1e-13 * inside.max())
+    # As wide as it is, as smooth it is.
+    thinned = max(1, here.size // _POINTS)
+    kept = [coefficients[here[::thinned]] for coefficients in whole]
+    # In products each comes twice.
+    sizes = np.max([np.abs(c / c[:, :1]).max(axis=0) for c in kept], axis=0)
+    terms = int(np.flatnonzero(sizes > 1e-9).max(initial=0)) + 1
+    return [np.ascontiguousarray(c[:, :terms]) for c in kept], thinned * _STEP
+
+
+@lru_cache(maxsize=4096)
+def _averaged(variance: float, rows: Weights, powers: Powers) -> float:
+    """Average over the rows' variances."""
+    if rows.spread < 1e-9:
+        return _moment(variance, rows.count, rows.width, powers)
+    nodes, weights = gamma_nodes(round(1 / rows.spread, 6))
+    return float(weights @ [_moment(variance * x, rows.count, rows.width, powers) for x in nodes.tolist()])
+
+
+def _moment(variance: float, count: float, width: float, powers: Powers) -> float:
+    single, inside = _transforms(variance, width), _others(variance, width, count - len(powers))
+    for power in powers[:-1]:
+        inside = inside * single[power]
+    return float(inside @ single[powers[-1]]) * _STEP / math.factorial(sum(powers) - 1)
+
+
+@lru_cache(maxsize=1024)
+def _others(variance: float, width: float, power: float) -> Array:
+    """Return what the other weights of a row come to, over equal steps of log x."""
+    return _power(_transforms(variance, width)[0], power)
+
+
+def _power(none: Array, power: float) -> Array:
+    """Return a power of E[e^(−x e^s)], negative where a row has fewer weights than a moment has.
+
+    What it is multiplied by falls off as a higher power of the same: where that is nothing, so is the whole.
+    """
+    return np.where(none > _NOTHING, np.maximum(none, _NOTHING) ** power, 0.0)
+
+
+@lru_cache(maxsize=1024)
+def _sent(variance: float, rows: Weights) -> Array:
+    if rows.spread >= 1e-9:
+        nodes, weights = gamma_nodes(round(1 / rows.spread, 6))
+        scale = np.array([np.ones_like(nodes), nodes, np.ones_like(nodes), np.sqrt(nodes)]).T
+        return np.asarray(weights @ (scale * [_sent(variance * x, replace(rows, spread=0.0)) for x in nodes.tolist()]))
+    n, none = rows.count, _transform(variance, rows.width, 0, 0)
+
+    def of(*several: tuple[int, int]) -> float:
+        """Return E[p_1^a s_1^b p_2^c s_2^d …]."""
+        inside = _power(none, n - len(several)) / math.factorial(sum(a for a, _ in several) - 1)
+        for a, b in several:
+            inside = inside * _transform(variance, rows.width, a, b)
+        return float(inside.sum()) * _STEP
+
+    crossed = of((3, 2)) + (n - 1) * of((2, 1), (1, 1))
+    whole = of((4, 2)) + (n - 1) * (2 * of((3, 1), (1, 1)) + of((2, 0), (2, 2)))
+    whole += (n - 1) * (n - 2) * of((2, 0), (1, 1), (1, 1))
+    keys, alone = (of((2, b)) - 2 * of((3, b)) + of((4, b)) + (n - 1) * of((2, b), (2, 0)) for b in (2, 0))
+    # Of less than 1.5 weights the formula has another sign, which no row has.
+    values = max(of((2, 1)) - of((3, 1)), 0.0) / math.sqrt(variance)
+    return n * np.array([of((2, 2)) - 2 * crossed + whole, keys / variance, alone, values])
+
+
+@lru_cache(maxsize=1024)
+def _transform(variance: float, width: float, a: int, b: int) -> Array:
+    """Return x^a E[s^b e^(as) e^(−x e^s)], over equal steps of log x."""
+    z = _points(variance)
+    grown = _grown(z, variance)
+    return _summed(np.exp(-grown) * grown**a, _density(z, width) * (math.sqrt(variance) * z) ** b)
+
+
+@lru_cache(maxsize=1024)
+def _transforms(variance: float, width: float) -> Sequence[Array]:
+    """Return x^p E[e^(ps) e^(−x e^s)] for each power p, over equal steps of log x."""
+    z = _points(variance)
+    density = _density(z, width)
+    grown = _grown(z, variance)
+    decay = np.exp(-grown)
+    single = [_summed(decay, density)]
+    for _ in range(_HIGHEST):
+        decay = decay * grown
+        single.append(_summed(decay, density))
+    return tuple(single)
+
+
+@lru_cache(maxsize=32)
+def _series(variance: float) -> Sequence[Array]:
+    """Return Hermite coefficients of x^p e^(ps) e^(−x e^s) for p = 0, 1, 2: shape (x, terms)."""
+    z = _points(variance)
+    basis = np.empty((z.size, _TERMS))
+    before, polynomial = np.zeros_like(z), _density(z, math.inf)
+    for k in range(_TERMS):
+        basis[:, k] = polynomial
+        before, polynomial = polynomial, (z * polynomial - math.sqrt(k) * before) / math.sqrt(k + 1)
+    grown = _grown(z, variance)
+    decay = np.exp(-grown)
+    return tuple(_summed(decay * grown**p, basis) for p in range(3))
+
+
+def _points(variance: float) -> Array:
+    step = min(0.4, _STEP / math.sqrt(variance))
+    return np.arange(-_REACH, _REACH + step, step)
+
+
+def _grown(z: Array, variance: float) -> Array:
+    """Return x·e^s over x and s; where it is beyond e^7, e^(−x e^s) is nothing, and so is any power times it.
+
+    Where the steps of s are those of log x it depends on the sum of their places alone: one axis for both.
+    """
+    std = math.sqrt(variance)
+    low, high = -_REACH * std - 14 - math.log(_LONGEST), _REACH * std + 6
+    count = math.ceil((high - low) / _STEP)
+    if (z[1] - z[0]) * std < _STEP * (1 - 1e-9):
+        grown = (low + _STEP * np.arange(count))[:, None] + std * z[None, :]
+    else:
+        grown = low + std * z[0] + _STEP * np.arange(count + z.size - 1)
+    return np.asarray(np.exp(np.minimum(grown, 7.0)))
+
+
+def _summed(values: Array, weights: Array) -> Array:
+    """Sum over s what ``_grown`` gave, or a function of it."""
+    if values.ndim == 2:
+        return np.asarray(values @ weights)
+    if weights.ndim == 1:
+        return np.correlate(values, weights, "valid")
+    return np.asarray(np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(values, len(weights))) @ weights)
+
+
+def _density(z: Array, width: float) -> Array:
+    n = max(width, 4.0)
+    found = np.exp(-z * z / 2) if n > 1e4 else np.maximum(1 - z * z / n, 0.0) ** ((n - 3) / 2)
+    return np.asarray(found / found.sum())
+
+
+@cache
+def gamma_nodes(shape: float) -> tuple[Array, Array]:
+    """Return Gauss's nodes and weights of a Gamma distribution of this shape and mean 1 (Golub and Welsch)."""
+    n, alpha = np.arange(_NODES), shape - 1
+    beside = np.sqrt(np.arange(1, _NODES) * (np.arange(1, _NODES) + alpha))
+    values, vectors = np.linalg.eigh(np.diag(2 * n + 1 + alpha) + np.diag(beside, 1) + np.diag(beside, -1))
+    return values / shape, np.asarray(vectors[0] ** 2)

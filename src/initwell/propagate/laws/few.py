@@ -1,0 +1,122 @@
+"""Sums of few terms: heavier tails than a Gaussian's, and squares that go together where they share terms.
+
+y = Σ w_k x_k of n terms, of which a depthwise convolution has nine, is no Gaussian. With 1 + t = E[w⁴]/E[w²]², κ the
+excess of one entry of x, and n̄ and n² averages over positions, since fewer taps lie inside at a border,
+
+    E[y⁴]/E[y²]² = ((1 + t)(3 + κ) − 3)/n̄ + 3·n²/n̄²
+
+Two positions of one channel and sample that read o entries of x in common, through other taps, correlate by Σ w_k w_l
+over these. It is 0 on average, but its square is not, and x_k² is in both: E[y²y′²]/E[y²]² is that of two that share
+nothing, 1 + t/n, times
+
+    1 + (2 + κ)·o/(n(n + t))
+
+Divided by the size s of its channel, whose square has the relative variance t/n, y has moments smaller by 1 + t/n, and
+those of two that share nothing are 1. The law is taken as that of one entry of x, with either sign, and a Gaussian
+rest, in the shares that give these tails; a function f(y) has of two entries the part β²·Cov(y², y′²) more, β the
+slope of f by y². Assumption: entries of x are independent, and x is about its mean.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from initwell.propagate.laws.rectified import binned, distribution
+from initwell.propagate.moments.incidence import Axis
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Image, Law, Signal, replace
+
+FEW = "a sum of few terms, no Gaussian, by its fourth moments"
+# Of an excess below this a law is taken as Gaussian.
+_LEAST = 0.05
+
+
+def of_few(y: Signal, x: Signal, weight: Signal, axes: Sequence[Axis]) -> Signal:
+    """Say how y = Σ w_k x_k is distributed, if so few terms make it that it is no Gaussian.
+
+    Args:
+        y: the sum; dimensions (sample, channel, space …).
+        x: what is summed.
+        weight: fresh, of mean 0; its ``scatter`` is t.
+        axes: of space.
+    """
+    made = x.image
+    if not weight.scatter or made is None or made.base is not None or y.segmented or x.segmented:
+        return y
+    if not (made.pre.gaussian or made.pre.law is not None) or made.pre.segmented or y.q <= y.mean**2:
+        return y
+    points, weights = distribution(made.pre)
+    values = made.phi.fn(points)
+    values = values - weights @ values
+    variance = float(weights @ values**2)
+    own = float(weights @ values**4) / variance**2 - 3 if variance > 0 else 0.0
+    inside = [axis.inside.sum(axis=1) for axis in axes]
+    count, square = (weight.shape[1] ** k * math.prod(float((n**k).mean()) for n in inside) for k in (1, 2))
+    tails = weight.scatter[0]
+    few = ((1 + tails) * (3 + own) - 3) / count
+    if few < _LEAST or own < _LEAST:
+        return y
+    both = np.concatenate([values, -values]) / math.sqrt(variance)
+    flat, mass = binned(both, np.concatenate([weights, weights]) / 2)
+    # A copy: no mask of x itself has to do with which of its entries make up the tails.
+    start = Law(flat, mass, 0.0, Image(made.phi, replace(x)), 1.0, 0.0, _near(y, weight.shape[1], own, tails, axes))
+    return replace(y, law=tailed(start, few + 3 * square / count**2 - 3, y.mean, y.q - y.mean**2), gaussian=False)
+
+
+def _near(y: Signal, inputs: int, own: float, tails: float, axes: Sequence[Axis]) -> Array:
+    """Return Cov(y², y′²)/E[y²]² by pattern, but for what it is of an entry with itself."""
+    found = np.zeros_like(y.moments)
+    if len(y.atoms) != sum(map(len, y.dims)) or any(len(dim) > 1 for dim in y.dims):
+        return found
+    table, taps = np.ones(()), float(inputs)
+    for axis in axes:
+        n, taps = axis.sizes[0], taps * axis.sizes[2]
+        agree, differ = axis.pairs[0, 0, 0] / n, axis.pairs[1, 0, 1] / max(n * (n - 1), 1)
+        table = np.multiply.outer(table, np.array([agree, differ] if n > 1 else [agree]))
+    shared = 1 + (2 + own) * inputs * table / (taps * (taps + tails))
+    lead = len(y.axes([0, 1]))
+    space = shared.reshape([2] * (y.moments.ndim - lead))
+    channel = (0,) * len(y.axes([1]))
+    for sample in [(0,), (1,)] if y.dims[0] else [()]:
+        found[(*sample, *channel)] = (1 + tails / taps) * (1.0 if sample == (1,) else space) - 1
+    found.flat[0] = 0.0
+    return found
+
+
+def normed(law: Law, spread: float, mean: float, variance: float) -> Law | None:
+    """Return the law of a value divided by the size of its channel.
+
+    Args:
+        law: of the value.
+        spread: relative variance of the squares of these sizes.
+        mean: of the result.
+        variance: of the result.
+    """
+    near = law.near
+    if near is not None and spread:
+        near = np.where(near != 0, (1 + near) / (1 + spread) - 1, 0.0)
+    return tailed(replace(law, near=near), (3 + excess_of(law)) / (1 + spread) - 3, mean, variance)
+
+
+def tailed(law: Law, excess: float, mean: float, variance: float) -> Law | None:
+    """Return a law of this mean, variance and excess, of the same values with another share of Gaussian in it.
+
+    None where they cannot have that, so that it is best taken as a Gaussian.
+    """
+    values = law.values - law.weights @ law.values
+    own = float(law.weights @ values**2)
+    kurtosis = float(law.weights @ values**4) / own**2 - 3 if own > 0 else 0.0
+    if kurtosis <= 0 or excess <= 0:
+        return None
+    share = min(math.sqrt(excess / kurtosis), 1.0)
+    factor = math.sqrt(share * variance / own)
+    rest = max((1 - share) * variance, 1e-6 * variance)
+    return Law(mean + factor * values, law.weights, rest, law.image, law.factor * factor, mean, law.near)
+
+
+def excess_of(law: Law) -> float:
+    """Return how much the fourth moment of a law, in units of its variance, exceeds a Gaussian's 3."""
+    values = law.values - law.weights @ law.values
+    own = float(law.weights @ values**2)
+    return (float(law.weights @ values**4) - 3 * own**2) / (own + law.variance) ** 2

@@ -1,0 +1,197 @@
+"""Second moments of what softmax makes of rows of scores, by pattern of the axes that count rows.
+
+Of one row they are those of ``concentration``. Between two rows they grow with the correlation of their scores, from
+the product of their means to those of one row: exactly, by ``concentration.between``, at their common variance. Rows
+of which a mask leaves n_i of T entries open are averaged over their sizes, and what two rows without correlation have
+in common is measured from the weights at equal scores, open/n_i.
+
+Where rows share their keys, their correlation is q_i·q_i', which fluctuates as ``gram`` says: it is averaged over.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initwell.propagate.laws.concentration import Weights
+from initwell.propagate.moments.by_pairs import over_pairs
+from initwell.propagate.moments.gram import differs
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.table import UnknownSignalError
+from initwell.records import Record
+
+# Below this variance of scores what grows with it is proportional to it.
+SMALL = 1e-3
+# Scores have no such variance, but for a mask of −10⁴ or less.
+_MASK = 1e6
+
+
+def stepped(x: float) -> float:
+    """Return the nearest of numbers 1 % apart, so that layers that hardly differ share their integrals.
+
+    >>> stepped(2.0), stepped(0.0)
+    (1.9937155332430823, 0.0)
+    """
+    return math.exp(round(math.log(x) * 100) / 100) if x > 0 else 0.0
+
+
+def known_variance(v: float) -> float:
+    """Return a variance of scores, one of ``stepped``.
+
+    Raises:
+        UnknownSignalError: it is that of a mask, which is no Gaussian.
+    """
+    if v > _MASK:
+        raise UnknownSignalError("a softmax of scores with a mask added to them")
+    return stepped(max(v, 0.0))
+
+
+Sizes = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Open:
+    """What a mask leaves open of rows of scores.
+
+    Attributes:
+        even: by pattern of the rows' axes, E[p p'] of the same place at equal scores, over all T places.
+        count: T.
+        rows: (open entries, share of the rows).
+        sizes: place in the rows' segments → (open entries, share of its rows).
+        uneven: what unequal weights at equal scores leave of the variance of scores, and of gradients' squares.
+    """
+
+    even: Array
+    count: int
+    rows: Sizes
+    sizes: Callable[[tuple[int, ...]], Sizes]
+    uneven: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def typical(self) -> float:
+        """Open entries of a row, on average."""
+        return sum(n * share for n, share in self.rows)
+
+    def entries(self, value: Callable[[float], float], sizes: Sizes) -> float:
+        """Average over all entries of rows of these sizes what those that are open have, by how many these are."""
+        return float(sum(share * n / self.count * value(n) for n, share in sizes))
+
+    def pairs(self, value: Callable[[float], float]) -> float:
+        """Average over all pairs of different entries of a row what those have of which both are open."""
+        total = self.count * (self.count - 1)
+        return float(sum(share * n * (n - 1) / total * value(n) for n, share in self.rows if n > 1))
+
+
+def all_open(count: int) -> Open:
+    """Return that nothing is shut."""
+    return Open(np.asarray(1 / count**2), count, ((count, 1.0),), lambda _: ((count, 1.0),))
+
+
+@dataclass(frozen=True)
+class Moment(Record):
+    """A second moment of what becomes of two rows at the same place, averaged over places.
+
+    Attributes:
+        alone: a row's weights, variance of its scores → the moment of the row with itself.
+        pair: count, variance, correlation → that of two rows of Gaussian scores.
+    """
+
+    alone: Callable[[Weights, float], float]
+    pair: Callable[[float, float, float], float]
+
+    def growth(self, count: float, v: float, correlation: float) -> float:
+        """Return how far it has come at a correlation, from 0 for independent rows to 1 for equal ones."""
+        if v < SMALL or count <= 1:
+            return correlation
+        apart, same = self.pair(count, v, 0.0), self.pair(count, v, 1.0)
+        return (self.pair(count, v, correlation) - apart) / (same - apart)
+
+    def rate(self, s: Signal, weights: Weights, left: Open, axis: int) -> float:
+        """Say how strongly it goes with the correlation of rows that differ along an axis, times how far that can go.
+
+        Args:
+            s: centred scores, at one place of a row.
+            weights: of a row whose entries are all open.
+            left: what is open.
+            axis: of the scores' moments.
+        """
+        steep = self.steep(s, left, axis)
+        if steep == 0:
+            return 0.0
+        even = s.changed(np.broadcast_to(left.even, s.moments.shape), 0.0)
+        overlap = even.averaged([axis]) / even.averaged(())
+        whole, apart = self._ends(known_variance(s.q * left.uneven[0]), weights, left, left.rows)
+        return overlap * (whole - apart) * steep
+
+    def steep(self, s: Signal, left: Open, axis: int) -> float:
+        """Say how strongly it grows with the correlation of rows that differ along an axis, times how far that can go.
+
+        Args:
+            s: centred scores, at one place of a row.
+            left: what is open.
+            axis: of the scores' moments.
+        """
+        v, count = known_variance(s.q * left.uneven[0]), left.typical
+        c = s.averaged([axis]) / s.q if s.q > 0 else 1.0
+        if v == 0 or count <= 1 or c > 1 - 1e-6:
+            return 0.0
+        step = 0.01 * (1 - c)
+        ends = [self.growth(count, v, c + x) for x in (-step, step)]
+        return (ends[1] - ends[0]) / (2 * step) * (1 - c)
+
+    def over(self, s: Signal, weights: Weights, left: Open) -> Array:
+        """Return it by pattern of the rows' axes.
+
+        Args:
+            s: centred scores, at one place of a row.
+            weights: of a row whose entries are all left.
+            left: what is left.
+        """
+        v = s.diagonal
+        whole, apart = np.empty(v.shape), np.empty(v.shape)
+        for place in np.ndindex(v.shape):
+            ends = self._ends(known_variance(float(v[place]) * left.uneven[0]), weights, left, left.sizes(place))
+            whole[place], apart[place] = ends
+        even = np.broadcast_to(left.even, s.moments.shape)
+        level = even[tuple(slice(n) for n in v.shape)]
+        overlap = even / over_pairs(s.atoms, np.sqrt(np.where(level > 0, level, 1.0)))
+        high, low = (over_pairs(s.atoms, np.sqrt(np.maximum(x, 0.0))) for x in (whole, apart))
+        return np.asarray(overlap * (low + self.shapes(s, left) * (high - low)))
+
+    def _ends(self, v: float, weights: Weights, left: Open, sizes: Sizes) -> tuple[float, float]:
+        """Return it of rows with themselves, and of rows without correlation."""
+        whole = left.entries(lambda n: self.alone(replace(weights, count=n), v), sizes)
+        return whole, left.entries(lambda n: self.pair(n, v, 0.0), sizes)
+
+    def shapes(self, s: Signal, left: Open) -> Array:
+        """Return by pattern how far it has come, from 0 for independent rows to 1 for equal ones.
+
+        Args:
+            s: centred scores, at one place of a row.
+            left: what is left.
+        """
+        size = over_pairs(s.atoms, np.sqrt(np.maximum(s.diagonal, 0.0)))
+        correlation = np.clip(np.where(size > 0, s.moments / np.where(size > 0, size, 1.0), 1.0), -1.0, 1.0)
+        wide = np.where(_fluctuates(s), math.sqrt(3 * s.spread) * (1 - correlation**2), 0.0)
+        rows = np.stack(np.broadcast_arrays(size, correlation, wide), -1).round(4).reshape(-1, 3)
+        cases, places = np.unique(rows, axis=0, return_inverse=True)
+        found = [self._averaged(left.typical, known_variance(v * left.uneven[0]), c, x) for v, c, x in cases.tolist()]
+        return np.asarray(np.array(found)[places].reshape(s.moments.shape))
+
+    def _averaged(self, count: float, v: float, correlation: float, wide: float) -> float:
+        # Gauss's three nodes.
+        if wide == 0 or correlation == 1:
+            return self.growth(count, v, correlation)
+        either = [self.growth(count, v, float(np.clip(correlation + x, -1.0, 1.0))) for x in (-wide, wide)]
+        return 2 / 3 * self.growth(count, v, correlation) + sum(either) / 6
+
+
+def _fluctuates(s: Signal) -> NDArray[np.bool_]:
+    """Say by pattern whether two rows differ, and only along axes that follow something: rows that share their keys."""
+    found = fixed = np.zeros((1,) * len(s.atoms), dtype=bool)
+    for i, atom in enumerate(s.atoms):
+        found, fixed = (found | differs(s, i), fixed) if atom.follows else (found, fixed | differs(s, i))
+    return np.asarray(found & ~fixed)

@@ -1,0 +1,96 @@
+"""Swing: rows that differ in size, since each was multiplied by a number of its own; and what a norm makes of it.
+
+Gates of one number a token (FocalNet's, by level) leave rows of unlike sizes: with f Gaussian, the mean square of a row
+of f·y varies by E[f⁴]/E[f²]² − 1 = 2 of its own size, and of a sum of L such levels by 2/L. That is the *swing*. A norm
+takes it off, but its backward divides by it: s² is as that of ν = 2/swing free entries, and E[1/s²] = ν/(ν − 2)/E[s²].
+
+What comes back is large where the factors are small. Times such a factor that is undone, as s² ∝ Σ f²:
+
+    E[f²/s²] = E[f²]/E[s²]
+
+so a gradient has a negative swing, 1 − E[1/s²]·E[s²]. And of the ν numbers that make a row's size the norm does not see
+their length: what the gradient sends to them has lost one direction of ν.
+"""
+
+import numpy as np
+
+from initwell.propagate.laws.functions import Function, as_image, composed, function_moments
+from initwell.propagate.moments.signal import Signal, replace
+
+# Of rows of fewer free entries 1/s² has next to no expectation.
+_FEWEST = 3.0
+# Numbers of less than this are as good as one and the same, such as the norms of wide rows.
+_LEAST = 0.05
+
+
+def by_row(base: Signal, factor: Signal) -> float:
+    """Return E[f⁴]/E[f²]² − 1 of a factor that is one number for all features of a row; 0 of any other.
+
+    Features are the last dimension, or the second one of images.
+    """
+    rank = len(base.shape)
+    wide = [d for d in range(rank) if len(factor.shape) == rank and factor.shape[d] == 1 < base.shape[d]]
+    features = {rank - 1, 1} if rank == 4 else {rank - 1}
+    if len(wide) != 1 or not features & {*wide} or factor.q <= 0 or not any(a.sample for a in factor.atoms):
+        return 0.0
+    image = as_image(factor)
+    if image.base is not None or factor.gaussian:
+        found = 2.0 - 2.0 * factor.mean**4 / factor.q**2
+    else:
+        mean, moments = function_moments(composed(Function(np.square), image), image.pre)
+        found = float(np.asarray(moments).flat[0]) / max(float(mean.flat[0]) ** 2, 1e-300) - 1.0
+    return found if found > _LEAST else 0.0
+
+
+def of_sum(a: Signal, b: Signal, alpha: float, beta: float) -> float:
+    """Return the swing of alpha·a + beta·b: variances of independent sizes add up; of gradients, what is too large.
+
+    Args:
+        a: one summand.
+        b: the other, independent of it.
+        alpha: factor of a.
+        beta: factor of b.
+    """
+    sizes = np.array([alpha**2 * a.q, beta**2 * b.q])
+    power = 1 if min(a.swing, b.swing) < 0 else 2
+    return float(sizes**power @ [a.swing, b.swing]) / (float(sizes.sum()) ** power or 1.0)
+
+
+def of_product(found: Signal, one: float, two: float) -> Signal:
+    """Return a product with what comes of its factors' swings.
+
+    Args:
+        found: the product, factors taken as independent.
+        one: swing of one factor.
+        two: of the other.
+    """
+    low, high = min(one, two), max(one, two)
+    if low < 0 < high:
+        share = 1 / (1 - low)
+        return replace(found, moments=found.moments * share, means=found.means * share**0.5, swing=0.0)
+    return replace(found, swing=low if low < 0 else (1 + one) * (1 + two) - 1)
+
+
+def inverse_square(swing: float, free: float) -> float:
+    """Return by how much E[1/s²] is larger for rows of this swing.
+
+    Args:
+        swing: of the rows.
+        free: as how many independent entries those of a row count.
+
+    >>> inverse_square(0.5, 1e9)
+    2.0
+    """
+    if swing <= 0:
+        return 1.0
+    whole = max(1 / (1 / free + swing / 2), _FEWEST)
+    return round(max(whole / (whole - 2) * (free - 2) / free, 1.0), 6)
+
+
+def seen(swing: float) -> float:
+    """Return the share of a gradient at the numbers that make a row's size which a norm sees: 1 − 1/ν.
+
+    >>> seen(-1.0)
+    0.75
+    """
+    return 0.5 + 0.5 / (1 - min(swing, 0.0))

@@ -1,0 +1,338 @@
+"""Gram fluctuations: by how much the average product of two rows of a value differs from its expectation.
+
+At finite width the average product of rows i and j over C features, G_ij = x_i·x_j/C, is no fixed number: over draws of
+the layers before, and over pairs of rows, it varies by about q²/C. That is small, but two factors of a contraction may
+vary *together*: of keys k_j = W_k x_j and score gradients u·W_v x_j, both linear images of the same rows, the sum over
+T² pairs (i, j) of E[G_ij²] has T²·q²/C more than that of E[G_ij]², as much as the T pairs i = j alone if T is near C.
+
+The relative variance is that of independent Gaussian rows of a population covariance Σ between features,
+
+    var G_ij / (E[G_ii] − E[G_ij])² = Σ_cc' Σ_cc'² / (Σ_c Σ_cc)² = 1/C_eff
+
+and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plus the noise of a sum of D terms.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initwell.propagate.moments.segments import Array, dropped
+from initwell.propagate.moments.signal import Atom, Signal, Source, replace
+
+# Of more values than these, rows follow the rest too little to matter.
+_MOST = 4
+# Of a table so many rows, of so many samples, show how its rows go together.
+_ROWS, _SAMPLES = 256, 8
+
+
+def fluctuation(x: Signal, features: Sequence[int]) -> float:
+    """Compute the relative variance of the average product of two rows.
+
+    Args:
+        x: any signal.
+        features: its dimensions that count features; the others count rows.
+
+    Returns:
+        1/C_eff and what earlier layers left, at most 1.
+
+    >>> from initwell.propagate.moments.signal import independent
+    >>> fluctuation(independent((3, 8), 2.0), [1])
+    0.125
+    """
+    varied = _from_row_to_row(x, features)
+    squares = varied**2
+    # One axis is left for every column; take the last one off, and again.
+    for i in reversed(x.axes(features)):
+        atom = x.atoms[i].patterns
+        squares, varied = squares @ atom.every, varied @ atom.agree
+    size, left = float(varied), x.spread / _matrices(x, features)
+    return min(left + float(squares) / size / size, 1.0) if size > 0 else left
+
+
+def _matrices(x: Signal, features: Sequence[int]) -> int:
+    """Return of how many products the features are made, each with a spread of its own: the heads of attention.
+
+    Of a batched product both free axes follow something, and those of the batch nothing.
+    """
+    atoms = [x.atoms[i] for i in x.axes(features)]
+    return math.prod(a.size for a in atoms if not a.follows) if any(a.follows for a in atoms) else 1
+
+
+def of_table(x: Signal, table: NDArray[np.float64]) -> Signal:
+    """Return a measured signal that knows by how much more its rows' products vary than those of Gaussian rows.
+
+    Rows of a table of sinusoids are alike by how near they stand: their products are of few, and large, kinds.
+
+    Args:
+        x: the signal.
+        table: its numbers, the last dimension counting features and the last but one rows.
+
+    >>> from initwell.propagate.moments.signal import independent
+    >>> of_table(independent((4, 2), 0.5), np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])).spread.__round__(3)
+    0.0
+    """
+    count, width = table.shape[-2:]
+    every = max(count // _ROWS, 1)
+    rows = table.reshape(-1, count, width)[:_SAMPLES, ::every]
+    products = rows @ rows.transpose(0, 2, 1) / width
+    own = ~np.eye(products.shape[-1], dtype=bool)
+    apart = products[:, own]
+    varies = float(np.trace(products, axis1=1, axis2=2).mean()) / products.shape[-1] - float(apart.mean())
+    if varies <= 0 or products.shape[-1] < 3:
+        return x
+    return replace(x, spread=max(float(apart.var()) / varies**2 - fluctuation(x, [len(x.dims) - 1]), 0.0))
+
+
+def varying(x: Signal, features: Sequence[int]) -> float:
+    """Return the share of E[x²] that varies from row to row of a sample.
+
+    Args:
+        x: any signal.
+        features: its dimensions that count features; the others count rows.
+    """
+    varied = _from_row_to_row(x, features)
+    for i in reversed(x.axes(features)):
+        varied = varied @ x.atoms[i].patterns.agree
+    return max(float(varied), 0.0) / x.q if x.q > 0 else 0.0
+
+
+def _from_row_to_row(x: Signal, features: Sequence[int]) -> Array:
+    """Return the moments between features of a row, less those between rows: one axis for each atom of features."""
+    kept = x.axes(features)
+    others = [i for i in range(x.moments.ndim) if i not in kept]
+    # What rows of one sample have in common is no part of how they vary.
+    apart = [i for i in others if not x.atoms[i].sample] or others
+    if not others:
+        return x.moments
+    return np.asarray(_between_rows(x, others, ()) - _between_rows(x, others, apart))
+
+
+def _between_rows(x: Signal, others: Sequence[int], differ: Collection[int]) -> Array:
+    """Average over the pairs of other axes that differ along some of these, and agree along the rest."""
+    whole = slice(None)
+    where = [int(i in differ) if i in others and not atom.parts else whole for i, atom in enumerate(x.atoms)]
+    found, axis = x.moments[tuple(where)], sum(at is whole for at in where)
+    for i in reversed(range(len(where))):
+        axis -= where[i] is whole
+        if where[i] is whole and i in others:
+            pairs = x.atoms[i].patterns
+            found = dropped(found, pairs.differ if i in differ else pairs.agree, axis)
+    return np.asarray(found)
+
+
+def mixed(a: Signal, b: Signal, alpha: float, beta: float) -> float:
+    """Return the spread of alpha·a + beta·b of the same atoms, one of which may have been made from the other.
+
+    G of the sum is that of the parts and of products across, which are noise of the width's own size; what is left is
+
+        (v_a²·s_a + v_b²·s_b + 2·v_a·v_b·s_ab)/(v_a + v_b)²
+
+    with v what varies from row to row. Of two branches, the younger has inherited what s_ab says.
+    """
+    rows = [i for i, (x, y) in enumerate(zip(a.atoms, b.atoms, strict=True)) if x.follows or y.follows]
+    apart = [i for i in rows if not a.atoms[i].sample] or rows
+    sizes = [factor**2 * max(x.q - x.averaged(apart), 0.0) if apart else x.q for x, factor in ((a, alpha), (b, beta))]
+    total = sum(sizes)
+    if total <= 0 or a.spread == b.spread == 0:
+        return 0.0
+    one, two = (size / total for size in sizes)
+    width = math.prod(atom.size for i, atom in enumerate(a.atoms) if i not in rows)
+    both = max(min(a.spread + 1 / width, b.spread), min(b.spread + 1 / width, a.spread))
+    return one**2 * a.spread + two**2 * b.spread + 2 * one * two * both
+
+
+def summed(found: Signal, a: Signal, b: Signal, alpha: float, beta: float) -> Signal:
+    """Return the sum alpha·a + beta·b with the spread of one, its rows following what those of both followed.
+
+    Each counts by its share of how rows vary: a bias added to scores makes them go less with their keys.
+
+    Args:
+        found: the sum, of the same atoms.
+        a: one summand.
+        b: the other.
+        alpha: factor of a.
+        beta: factor of b.
+    """
+    for i, (one, two) in enumerate(zip(a.atoms, b.atoms, strict=True)):
+        if one.follows or two.follows:
+            if not two.follows and b.averaged([i]) == b.q:
+                continue  # as a bias, which all rows have in common
+            varies = [f**2 * max(x.q - x.averaged([i]), 0.0) for x, f in ((a, alpha), (b, beta))]
+            total = sum(varies) or 1.0
+            found = shared_out(found, b, i, varies[0] / total, varies[1] / total)
+    return replace(found, spread=mixed(a, b, alpha, beta))
+
+
+def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
+    """Return the product a·b, its rows following what those of both followed.
+
+    Of factors a and b the products of two rows are (a₀ − a₁)·b₁ + a₁·(b₀ − b₁) + … less than that of a row with itself,
+    by agreement 0 and difference 1; a rotation by the place of a row leaves of its keys' what nearby rows share.
+
+    Args:
+        found: the product, with the atoms of a.
+        a: one factor, independent of the other.
+        b: the other.
+    """
+    for i, (one, two) in enumerate(zip(a.atoms, b.atoms, strict=True)):
+        if one.follows or two.follows:
+            (p, q), (r, s) = ((x.averaged(()), x.averaged([i])) for x in (a, b))
+            total = p * r - q * s
+            shares = (max((p - q) * s, 0.0) / total, max(q * (r - s), 0.0) / total) if total > 0 else (0.0, 0.0)
+            found = shared_out(found, b, i, *shares)
+    return found
+
+
+def following(signal: Signal, dims: Sequence[int], source: Source) -> Signal:
+    """Say that along these dimensions the rows are linear images of a value's rows, and of no other's that matters."""
+    return _with_sources(signal, dict.fromkeys(signal.axes(dims), (source,)))
+
+
+def adding(signal: Signal, ends: Iterable[tuple[Sequence[int], Source]], spread: float | None = None) -> Signal:
+    """Say that rows are linear images of one more value's rows.
+
+    Args:
+        signal: any signal.
+        ends: dimensions that count rows, and what they follow.
+        spread: of the signal, if it is another.
+    """
+    sources = {axis: source for dims, source in ends for axis in signal.axes(dims)}
+    found = {i: (*(o for o in signal.atoms[i].follows if o.value != s.value), s) for i, s in sources.items()}
+    return _with_sources(signal, found, spread)
+
+
+def image(
+    found: Signal, rows: Sequence[int], x: Signal, features: Sequence[int], source: Source, taps: int = 1
+) -> Signal:
+    """Say of a fresh layer's outputs that their rows follow those of its inputs.
+
+    Args:
+        found: the outputs.
+        rows: their dimensions that count rows.
+        x: the inputs.
+        features: their dimensions that count features.
+        source: the inputs' id, and how much of one length their rows are.
+        taps: positions that an output reads, each a row's share of its features.
+    """
+    spread = fluctuation(x, features) / taps
+    source = replace(source, strength=math.sqrt(spread))
+    return _with_sources(found, dict.fromkeys(found.axes(rows), (source,)), spread)
+
+
+def rescaled(signal: Signal, axis: int, factor: float, apart: float = 1.0) -> Signal:
+    """Multiply how strongly rows along an axis of the moments follow others.
+
+    Args:
+        signal: any signal.
+        axis: of the moments.
+        factor: of the strength.
+        apart: of it between entries that differ along others of its axes, too.
+    """
+    old = signal.atoms[axis].follows
+    new = tuple([replace(s, strength=s.strength * factor, apart=s.apart * apart) for s in old])
+    return _with_sources(signal, {axis: new})
+
+
+def _with_sources(signal: Signal, sources: Mapping[int, tuple[Source, ...]], spread: float | None = None) -> Signal:
+    more = {} if spread is None else {"spread": spread}
+    changed = {i: new for i, new in sources.items() if new != signal.atoms[i].follows}
+    if not changed:
+        return replace(signal, **more) if more else signal
+    atoms = [replace(atom, follows=changed[i]) if i in changed else atom for i, atom in enumerate(signal.atoms)]
+    ends = [0, *accumulate(map(len, signal.dims))]
+    return replace(signal, dims=tuple([tuple(atoms[a:b]) for a, b in pairwise(ends)]), **more)
+
+
+def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:
+    """Let rows along an axis follow what both parts of a value followed, each by what it adds to how rows vary.
+
+    Args:
+        signal: the value, with the sources of one part.
+        other: the other part.
+        axis: of the moments of both.
+        share: what of the signal's strength stays.
+        rest: how much of the other's strength there is in it.
+    """
+    sources = {s.value: s for s in other.atoms[axis].follows} if rest > 0 else {}
+    sources = {value: replace(s, strength=s.strength * rest) for value, s in sources.items()}
+    for s in signal.atoms[axis].follows:
+        old = sources.get(s.value)
+        sources[s.value] = replace(s, strength=s.strength * share + (old.strength if old else 0.0))
+    strongest = sorted(sources.values(), key=lambda s: -s.strength)[:_MOST]
+    return _with_sources(signal, {axis: tuple(strongest)})
+
+
+def forgotten(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:
+    """Return atoms that follow nothing."""
+    return tuple([replace(atom, follows=()) if atom.follows else atom for atom in dim])
+
+
+def in_common(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
+    """Find along which of the contracted axes two signals follow one value: of several, that which they follow most.
+
+    Args:
+        a: a signal.
+        b: another.
+        pairs: axes of their moments, (of a, of b).
+
+    Returns:
+        Places in ``pairs``, and the value; no places where there is none.
+    """
+    best: tuple[list[int], int] = [], -1
+    most = 0.0
+    for value in dict.fromkeys(s.value for i, _ in pairs for s in a.atoms[i].follows):
+        both = [(place, _source(a, i, value), _source(b, j, value)) for place, (i, j) in enumerate(pairs)]
+        shared = [(place, one.strength * two.strength) for place, one, two in both if one and two]
+        if shared and shared[0][1] > most:
+            best, most = ([place for place, _ in shared], value), shared[0][1]
+    return best
+
+
+def _source(signal: Signal, axis: int, value: int) -> Source | None:
+    return next((s for s in signal.atoms[axis].follows if s.value == value), None)
+
+
+def strength(a: Signal, i: int, b: Signal, j: int) -> float:
+    """Return the most that two axes have in common: the product of the strengths of one value that they follow."""
+    rows, value = in_common(a, b, [(i, j)])
+    one, two = (_source(x, k, value) for x, k in ((a, i), (b, j)))
+    return one.strength * two.strength if rows and one and two else 0.0
+
+
+def varied(signal: Signal, axes: Sequence[int], value: int) -> Array:
+    """Return by pattern how far the average product of two rows goes with that of a value's rows.
+
+    Args:
+        signal: any signal.
+        axes: of its moments that count rows.
+        value: that they follow.
+
+    Returns:
+        E[x_i x_i] − E[x_i x_j] times what the rows' source says; 0 where they all agree.
+    """
+    same = signal.moments
+    for axis in axes:
+        pairs = signal.atoms[axis].patterns
+        same = (same.take(pairs.first, axis) + same.take(pairs.second, axis)) / 2
+    source = _source(signal, axes[0], value) or Source(value, 0.0)
+    apart = np.where(_differ(signal, axes), source.apart, 1.0)
+    return np.asarray((same - signal.moments) * source.strength * apart)
+
+
+def _differ(signal: Signal, axes: Sequence[int]) -> NDArray[np.bool_]:
+    """Say by pattern whether entries differ along other axes that follow something."""
+    found = np.zeros((1,) * len(signal.atoms), dtype=bool)
+    for i, atom in enumerate(signal.atoms):
+        if atom.follows and i not in axes:
+            found = found | differs(signal, i)
+    return found
+
+
+def differs(signal: Signal, axis: int) -> NDArray[np.bool_]:
+    """Say by pattern whether indices of an axis differ; other axes are of length 1."""
+    pairs = signal.atoms[axis].patterns
+    found = np.arange(pairs.counts.size) >= len(pairs.parts)
+    return found.reshape([-1 if i == axis else 1 for i in range(len(signal.atoms))])

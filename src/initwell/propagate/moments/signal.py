@@ -1,0 +1,400 @@
+"""Signal: a whole tensor as its mean and its second moments by which indices agree.
+
+At initialization the entries of a tensor are exchangeable along each of its axes: no sample, position or channel is
+special. Then E[x_i x_j] depends only on *which axes i and j differ in*, and a tensor of any size is one small array,
+``moments[0, 0, …]`` being the second moment q that Xavier and Kaiming carry:
+
+    moments[b] = E[x_i x_j] for indices that agree on the axes where b is 0 and differ on those where b is 1
+
+**Segments.** Where an axis is exchangeable only within consecutive parts (a class token and the patches), "agree or
+differ" becomes "agree in which segment, differ between which two", with their counts: see ``segments``.
+
+**Atoms.** A reshape must lose nothing, so the axes of that array are not the tensor's dimensions but *atoms*: each
+dimension is a row-major tuple of atoms whose sizes multiply to its length. (N, T, C) seen as (N·T, C) is the same three
+atoms, grouped otherwise. An atom of size a·b can be cut in two exactly: indices agree on it when they agree on both
+parts: ``moments[.., d, ..]`` becomes ``moments[.., d1, d2, ..] = moments[.., d1 or d2, ..]``. A length of 1 has none.
+"""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+import numpy as np
+
+from initwell.errors import ArgumentError
+from initwell.propagate.moments.copies import names, worked_out
+from initwell.propagate.moments.labels import spans
+from initwell.propagate.moments.segments import Array, Patterns, patterns
+from initwell.records import Record
+
+if TYPE_CHECKING:
+    from initwell.propagate.given.mask import Mask
+    from initwell.propagate.laws.echoes import Echo
+    from initwell.propagate.moments.slots import Slots
+
+Fidelity = Literal["exact", "approximate"]
+
+
+@dataclass(frozen=True)
+class Source(Record):
+    """A value whose rows some others are linear images of; see ``gram``.
+
+    Attributes:
+        value: its id.
+        strength: square root of the relative variance of the average product of two of its rows.
+        apart: how much of that is left between entries that differ along other axes that follow something, too.
+        level: 1 where all its rows are of one length, as a layer norm's; 0 where their lengths vary as Gaussians' do.
+    """
+
+    value: int
+    strength: float = 1.0
+    apart: float = 1.0
+    level: float = 0.0
+
+
+@dataclass(frozen=True)
+class Atom(Record):
+    """One atomic axis.
+
+    Attributes:
+        size: its length, at least 2.
+        sample: whether it counts samples, so that differing in it means another sample; no matter in comparing atoms.
+        parts: lengths of its segments, where they are unlike; empty when all indices are alike.
+        follows: the values whose rows those along it are linear images of.
+        slots: where it counts the experts that a token is sent to; it agrees where these are the same.
+    """
+
+    BASIS: ClassVar = frozenset({"size", "parts"})
+
+    size: int
+    sample: bool = field(default=False, compare=False)
+    parts: tuple[int, ...] = ()
+    follows: tuple[Source, ...] = field(default=(), compare=False)
+    slots: "Slots | None" = field(default=None, compare=False)
+
+    @worked_out
+    def patterns(self) -> Patterns:
+        """The patterns of pairs of its indices."""
+        return patterns(self.parts or (self.size,))
+
+
+Dims = tuple[tuple[Atom, ...], ...]
+
+
+class Pointwise(Protocol):
+    """A function of one number, such as an ``Activation``."""
+
+    @property
+    def fn(self) -> Callable[[Array], Array]:
+        """The function, of float64 arrays."""
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """Where it is not smooth."""
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """Says that a value is base·φ(u), u the signal ``pre``; with no base, φ(u) alone.
+
+    Attributes:
+        phi: the function.
+        pre: what it is a function of.
+        base: what it is multiplied by, independent of u: a gradient, or another branch.
+    """
+
+    phi: Pointwise
+    pre: "Signal"
+    base: "Signal | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Average:
+    """Says that a value is E[x], E[x²], or E[(x − x̄)²], averaged over some dimensions, x being ``of``."""
+
+    kind: Literal["mean", "square", "variance"]
+    of: "Signal"
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """How one entry is distributed that is no Gaussian: Σ weights·N(values, variance), a function of one plus another.
+
+    ``image`` times ``factor`` is the part of it that the values stand for; the Gaussian part has mean ``offset``. Of a
+    sum of few terms ``near`` is by how much squares go together beyond a Gaussian's, by pattern; see ``laws``.
+    """
+
+    values: Array
+    weights: Array
+    variance: float
+    image: Image
+    factor: float
+    offset: float
+    near: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """Says that a part of a gradient went through φ′(u), u being ``pre``: what it is, given u.
+
+    ``moments`` are those of that part; E[g²|u] = φ′(u)²·power(u), and E[g|u] goes as φ′(u)·passed(u): tables over
+    ``grid``.
+    """
+
+    slope: Callable[[Array], Array]
+    pre: "Signal"
+    moments: Array
+    grid: Array
+    power: Array
+    passed: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """One tensor at initialization; see the module's text.
+
+    Attributes:
+        dims: the atoms of each dimension, row-major.
+        moments: one axis for each atom, in the order of ``dims``, of length 2, or S + S² for S segments.
+        means: E[x] by segment: one axis for each atom, of length 1, or S; a number where all are the same.
+        fidelity: "exact" under mean-field's independence, or "approximate".
+        reasons: why it is only approximate.
+        gaussian: whether entries may be taken as jointly Gaussian: sums of many independent terms, and sums of those.
+        image: the Gaussian that it is a function of, where it is one.
+        law: how its entries are distributed, where they are the sum of a Gaussian and a function of one.
+        gates: the masks that its parts went through last, where it is a gradient that met some.
+        roots: (tag, a): it contains a times the normalized value of that tag, plus what is independent of it.
+        peak: above 1 where only the largest of so many entries of a window got a gradient: max pooling's backward.
+        average: what it is the average of, where it is one.
+        square_of: what it is the square of, where it is one.
+        centred_of: the mean that was taken off, where one was.
+        atoms: all atoms, in the order of ``moments``.
+        scatter: of a weight, the relative variance of its squared entries; of what few weights made: rules/scatter.
+        undone: of a gradient, the factor by which going back through the weights before it is made smaller or larger.
+        joint: whether operands that have something in common were put together here as what they are.
+        profile: for each of the last dimensions, how positions differ: see ``places``.
+        mask: of scores, which of them are open to the softmax; all, if none.
+        closed: of a gradient, the mask that has set it to 0 already.
+        spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
+        echoes: terms of a gradient that go with the value it arrives at.
+        swing: relative variance of rows' mean squares, where each was multiplied by a number of its own: ``swing``.
+    """
+
+    BASIS: ClassVar = frozenset({"dims", "moments", "means"})
+
+    dims: Dims
+    moments: Array
+    means: Array = field(default_factory=lambda: np.zeros(()))
+    fidelity: Fidelity = "exact"
+    reasons: tuple[str, ...] = ()
+    gaussian: bool = False
+    image: Image | None = None
+    law: Law | None = None
+    gates: tuple[Gate, ...] = ()
+    roots: tuple[tuple[int, float], ...] = ()
+    peak: int = 1
+    profile: tuple[Array, ...] = ()
+    average: Average | None = None
+    square_of: "Signal | None" = None
+    centred_of: Average | None = None
+    joint: bool = False
+    scatter: tuple[float, ...] = ()
+    undone: float = 1.0
+    spread: float = 0.0
+    swing: float = 0.0
+    mask: "Mask | None" = None
+    closed: "Mask | None" = None
+    echoes: "tuple[Echo, ...]" = ()
+    atoms: tuple[Atom, ...] = field(init=False, repr=False)
+    _has_parts: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse moments that do not belong to the atoms; write a mean that is one number out."""
+        atoms = tuple([atom for dim in self.dims for atom in dim])
+        vars(self).update(atoms=atoms, _has_parts=any(map(attrgetter("parts"), atoms)))
+        self._fit()
+
+    def _fit(self) -> None:
+        segments = (1,) * len(self.atoms)
+        lengths = (2,) * len(self.atoms)
+        if self._has_parts:
+            segments = tuple([len(atom.parts) or 1 for atom in self.atoms])
+            lengths = tuple([n + n * n for n in segments])
+        if self.moments.shape != lengths:
+            cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
+            raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)
+        if self.means.shape != segments:
+            alike = self.means.size == 1 and not self._has_parts
+            vars(self)["means"] = self.means.reshape(segments) if alike else np.broadcast_to(self.means, segments)
+
+    @worked_out
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return tuple([math.prod([a.size for a in dim]) for dim in self.dims])
+
+    @worked_out
+    def cuts(self) -> dict[Dims, "Signal"]:
+        """The same value with finer atoms, where it was needed so."""
+        return {}
+
+    @property
+    def segmented(self) -> bool:
+        """Whether some axis has segments."""
+        return self._has_parts
+
+    @worked_out
+    def mean(self) -> float:
+        """E[x], over all entries."""
+        found = self.means
+        for atom in self.atoms if self._has_parts else ():
+            if n := len(atom.parts):
+                found = atom.patterns.agree[:n] @ found.reshape(n, -1)
+        return float(found.item()) if found.size else 0.0
+
+    @worked_out
+    def q(self) -> float:
+        """The second moment E[x²], over all entries."""
+        return self.averaged(())
+
+    @worked_out
+    def diagonal(self) -> Array:
+        """E[x²] by segment: of the shape of ``means``."""
+        return np.asarray(self.moments[tuple(slice(n) for n in self.means.shape)])
+
+    def averaged(self, differ: Collection[int]) -> float:
+        """Return E[x x'] over all pairs that differ along these atoms and agree along the others."""
+        if not self._has_parts:
+            return float(self.moments[tuple([int(i in differ) for i in range(len(self.atoms))])])
+        whole = slice(None)
+        found = self.moments[tuple([whole if a.parts else int(i in differ) for i, a in enumerate(self.atoms)])]
+        for i, atom in enumerate(self.atoms):
+            if atom.parts:
+                pairs = atom.patterns
+                found = (pairs.differ if i in differ else pairs.agree) @ found.reshape(pairs.counts.size, -1)
+        return float(found.item())
+
+    @property
+    def rms(self) -> float:
+        """The root mean square, √E[x²]."""
+        q = max(self.q, 0.0)
+        return math.sqrt(q) if self.mask is None else self.mask.rms(math.sqrt(q), self.mean)
+
+    @property
+    def overlap(self) -> float | None:
+        """The moment between the same entry of different samples over q; None without a sample axis, or at q = 0."""
+        samples = [i for i, atom in enumerate(self.atoms) if atom.sample]
+        return self.averaged(samples) / self.q if samples and self.q > 0 else None
+
+    def axes(self, dims: Sequence[int]) -> tuple[int, ...]:
+        """Return which axes of ``moments`` belong to these dimensions."""
+        return tuple([i for d in dims for i in self._spans[d]])
+
+    @worked_out
+    def _spans(self) -> tuple[range, ...]:
+        return spans(tuple(map(len, self.dims)))
+
+    def changed(
+        self, moments: Array, means: Array | float, *, dims: Dims | None = None, gaussian: bool = False
+    ) -> "Signal":
+        """Return a signal of other numbers that keeps the fidelity and forgets where it came from."""
+        means = means if isinstance(means, np.ndarray) else np.asarray(means, float)
+        return _bare(self, dims=self.dims if dims is None else dims, moments=moments, means=means, gaussian=gaussian)
+
+    def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
+        """Return the same entries under other dimensions."""
+        means = self.means if means is None else means
+        kept = {name: getattr(self, name) for name in ("gaussian", "peak", "roots", "scatter")}
+        if self.law is not None:
+            kept["law"] = self.law if self.law.near is None else replace(self.law, near=np.zeros(()))
+        return _bare(self, dims=dims, moments=moments, means=means, **kept)
+
+    def approximate(self, reason: str) -> "Signal":
+        """Return it marked as approximate, and why."""
+        if reason in self.reasons:
+            return self
+        return replace(self, fidelity="approximate", reasons=(*self.reasons, reason))
+
+
+def _bare(origin: Signal, **given: Any) -> Signal:
+    """Return a signal of these fields and the fidelity of its origin: a constructor would set each field by itself."""
+    found = object.__new__(Signal)
+    state, old = vars(found), vars(origin)
+    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, swing=origin.swing, **given)
+    if given["dims"] is origin.dims:
+        state.update({name: old[name] for name in _OF_DIMS if name in old})
+        found._fit()
+    else:
+        found.__post_init__()
+    return found
+
+
+R = TypeVar("R")
+# What a Signal works out of its dims alone.
+_OF_DIMS = ("atoms", "_has_parts", "shape", "_spans")
+
+
+def replace(record: R, **changes: Any) -> R:
+    """Return a copy with other fields, as ``dataclasses.replace`` would, at a tenth of its time.
+
+    A walk makes thousands of them; what was worked out of the old fields is forgotten.
+
+    >>> replace(Atom(4, parts=(1, 3)), size=5, parts=(1, 4)).patterns.counts.tolist()
+    [1.0, 4.0, 0.0, 4.0, 4.0, 12.0]
+    """
+    kind: type = type(record)
+    found: R = object.__new__(kind)
+    known, derived, basis = names(kind)
+    if not changes.keys() <= known:
+        raise TypeError(f"{kind.__name__} has no field {min(changes.keys() - known)}")
+    state = vars(found)
+    state.update(vars(record))
+    state.update(changes)
+    if basis.isdisjoint(changes):
+        return found
+    for name in derived:
+        if "dims" in changes or name not in _OF_DIMS:
+            state.pop(name, None)
+    if isinstance(found, Signal):
+        found.__post_init__() if "dims" in changes else found._fit()
+    return found
+
+
+def independent(shape: Sequence[int], q: float, mean: float = 0.0, *, sample: int | None = None) -> Signal:
+    """Return a signal of independent entries.
+
+    Args:
+        shape: of the tensor.
+        q: E[x²].
+        mean: E[x].
+        sample: the dimension that counts samples, if any.
+
+    Returns:
+        A signal whose moments are q where all indices agree and mean² elsewhere.
+
+    >>> independent((4, 3), 2.0).moments.tolist()
+    [[2.0, 0.0], [0.0, 0.0]]
+    """
+    dims = tuple((Atom(n, i == sample),) if n > 1 else () for i, n in enumerate(shape))
+    moments = np.full((2,) * sum(map(len, dims)), mean * mean)
+    moments[(0,) * moments.ndim] = q
+    return Signal(dims, moments, np.asarray(mean, float))
+
+
+def constant(shape: Sequence[int], value: float) -> Signal:
+    """Return a signal that is the same known number everywhere.
+
+    >>> constant((2, 1), 3.0).moments.tolist()
+    [9.0, 9.0]
+    """
+    return independent(shape, value * value, value)
+
+
+def merged_fidelity(signal: Signal, *others: Signal) -> Signal:
+    """Return ``signal`` no more trusted than the others it was made with."""
+    for other in others:
+        for reason in other.reasons:
+            signal = signal.approximate(reason)
+    return signal

@@ -1,0 +1,1 @@
+"""Mixtures of experts: which tokens a router sends to which of them."""

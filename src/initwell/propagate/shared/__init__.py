@@ -1,0 +1,1 @@
+"""What has something in common: where the rules may not take two operands as independent."""

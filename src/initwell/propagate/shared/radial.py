@@ -1,0 +1,395 @@
+"""Radial parts: how much of a gradient lies along the value that it belongs to, and so reaches the scale of a norm.
+
+A norm written by hand, y = x·r with r a function of the row x, sends the sum R = Σ y·g over each row to r. Of g drawn
+at random that would have the variance n·E[y²]·E[g²]; but g is a gradient, and by Euler's theorem a function f that is
+homogeneous of degree k has x·∇f = k·f. Taken op by op, with R(v) = Σ v·∂L/∂v over a row:
+
+    y = W v, a view, a product with what is independent     R(v) = R(y)
+    y = v + w                                               R(v) = β R(y) + s,  R(w) = (1 − β) R(y) − s
+    y = φ(v)                                                R(v) = β R(y) + s
+    y = a norm of v                                         R(v) = ε/(m + ε) R(y), m the row's average square
+    y = v and others, side by side                          R(v) = β R(y) + s
+    y = softmax(v)                                          R(v) = Σ y (v − Σ y v) g
+
+with β the share that makes s independent of R(y): for a sum E[v y]/E[y²] and Var s = n E[g²](E[v²] − β² E[y²]), for
+a function E[v φ′ φ]/E[φ²] and Var s = n E[g²](E[(v φ′)²] − β² E[φ²]), for one of several parts its share of Σ y² g²,
+where the shares' s add up to 0: what rotary embeddings take apart and put together again keeps its R. So R is a sum of
+such independent sources, of which those of the two ways around a residual block cancel where a norm follows. At any
+other op it counts as random.
+Assumption: a row's gradient is otherwise independent of it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from initwell.propagate.given.known import Known
+from initwell.propagate.laws.functions import Function, as_image, composed, evaluated, line
+from initwell.propagate.laws.gaussian import nodes
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Image, Signal, replace
+from initwell.propagate.rules.branch import multiplied, scaled
+from initwell.propagate.shared.attended import SAME, Attended
+from initwell.propagate.shared.handwritten import Norm, is_taken_off, norms_by_hand, operand, size
+from initwell.trace.trace import Op, Trace
+
+Found = Sequence[Signal | None]
+Parts = Mapping[object, float]
+
+_REASON = "what a gradient has along its row, which a norm's scale gets: from sums and functions as independent"
+_LINEAR: Mapping[str, tuple[str, str]] = {"aten.mm": ("self", "mat2"), "aten.addmm": ("mat1", "mat2")}
+_PRODUCTS = frozenset({"aten.bmm", "aten.mm"})
+_NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
+_JOINED = frozenset({"aten.cat", "aten.stack"})
+_VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape"})
+_LONGEST = 9
+_STEP = 1e-3
+# Of what is less than this share of a row's gradient, the rounding of 32 bits is the larger part.
+_ROUNDING = 3e-6
+
+
+class Head(NamedTuple):
+    """A source as each of several rows that are one later on has it.
+
+    Attributes:
+        heads: of rows that are one.
+        source: of the later row; None for what each has of its own and adds up to 0.
+        op: where, of such.
+    """
+
+    heads: int
+    source: object
+    op: int = -1
+
+
+class Radial:
+    """Amends the gradients of norms' scales; what it asks for is what the walk has found so far."""
+
+    def __init__(
+        self, trace: Trace, known: Mapping[int, Signal], values: Known, others: Mapping[int, Signal] | None = None
+    ) -> None:
+        """Begin a walk.
+
+        Args:
+            trace: that is walked.
+            known: signals so far, by value id.
+            values: known numbers.
+            others: the same signals without blank rows, if there are any.
+        """
+        self._trace, self._known, self._values = trace, known, values
+        self._signals = known if others is None else others
+        self._attention = Attended(trace, self._signals)
+        self._norms: Mapping[int, Norm] = values.once("norms by hand", lambda: norms_by_hand(trace))
+        self._chains = frozenset[int]().union(*(norm.chain for norm in self._norms.values()))
+        self._ops = frozenset(norm.op.index for norm in self._norms.values())
+        self._parts: dict[int, Parts | None] = {}
+        self._variance: dict[object, float] = {}
+
+    def amended(self, op: Op, found: Found) -> Found:
+        """Return the signals of an op's results; where it makes the gradient of a norm's scale, by its radial part."""
+        norm = self._norms.get(op.index)
+        if norm is None or not found or found[0] is None or found[0].q <= 0:
+            return found
+        parts, scale = self._of(norm.op.outputs[0]), self._signals.get(norm.scale)
+        if parts is None or scale is None or scale.q <= 0:
+            return found
+        whole = self._variation(parts) / size(self._trace, norm.scale)
+        return (_over(scale, found[0], whole).approximate(_REASON), *found[1:])
+
+    def _of(self, value: int) -> Parts | None:
+        """Return R of a value as source → factor; None where something is not known."""
+        if value not in self._parts:
+            self._parts[value] = self._found(value)
+        return self._parts[value]
+
+    def _found(self, value: int) -> Parts | None:
+        ways = []
+        for op in self._trace.consumers(value):
+            if op.phase == "forward" and any(o in self._trace.gradients for o in op.outputs):
+                ways.append(self._through(op, value))
+        if not ways or None in ways or value in self._trace.outputs.values():
+            return self._random(value)
+        return _sum(way for way in ways if way is not None)
+
+    def _random(self, value: int) -> Parts | None:
+        signal, gradient = self._signals.get(value), self._gradient(value)
+        if signal is None or gradient is None:
+            return None
+        self._variance[value] = size(self._trace, value) * signal.q * gradient.q
+        return {value: 1.0}
+
+    def _gradient(self, value: int) -> Signal | None:
+        return self._signals.get(self._trace.gradients.get(value, -1))
+
+    def _through(self, op: Op, value: int) -> Parts | None:
+        """Return what R of a value gets from one op that reads it; None where that is random."""
+        if all(o in self._chains for o in op.outputs) or is_taken_off(self._trace, op):
+            return {}
+        if op.functional in _NORMS or (op.index in self._ops and value not in self._chains):
+            return self._norm(op, value)
+        if op.functional in SAME:
+            ways = [self._of(o) for o in op.outputs if o in self._trace.gradients]
+            return None if None in ways else self._regrouped(op, value, _sum(way for way in ways if way is not None))
+        if op.functional in _LINEAR and self._is_weight(operand(op, _LINEAR[op.functional][1])):
+            return self._less_bias(op) if operand(op, _LINEAR[op.functional][0]) == value else None
+        if op.functional in _PRODUCTS:
+            # Of queries times keys, and of weights times values, the rows are those of what comes first.
+            parts = self._of(op.outputs[0])
+            if operand(op, "self") == value or parts is None:
+                return parts
+            if self._attention.is_score(op.outputs[0]):
+                return self._attended(op, self._attention.keys(op))
+            return self._values_part(op, parts)
+        if op.functional == "aten._softmax":
+            return self._attended(op, self._attention.scores(op, value))
+        if op.functional in ("aten.mul", "aten.div"):
+            return self._product(op, value)
+        if op.functional in _JOINED:
+            return self._piece(op, value)
+        if op.functional in ("aten.add", "aten.sub") and operand(op, "other") is not None:
+            return self._summand(op, value)
+        return self._function(op, value)
+
+    def _regrouped(self, op: Op, value: int, parts: Parts) -> Parts:
+        """Return R of rows that a view makes longer, or shorter, on their way to or from a linear layer.
+
+        H heads side by side are one row: each has 1/H of its R, and something of its own, which adds up to 0.
+        """
+        if op.functional not in _VIEWS:
+            return parts
+        before, after = (self._last(i) for i in (value, op.outputs[0]))
+        if after > before and after % before == 0 and self._is_read(op.outputs[0]):
+            return self._of_heads(op, value, after // before, parts)
+        return _together(parts, before // after) if before > after and before % after == 0 else parts
+
+    def _of_heads(self, op: Op, value: int, heads: int, parts: Parts) -> Parts:
+        alone = self._alone(op, value)
+        if alone is None:
+            return parts
+        found: dict[object, float] = {Head(heads, source): c / math.sqrt(heads) for source, c in parts.items()}
+        self._variance.update({Head(heads, source): self._variance[source] for source in parts})
+        self._variance[Head(heads, None, op.index)] = alone * (1 - 1 / heads)
+        return {**found, Head(heads, None, op.index): 1.0}
+
+    def _last(self, value: int) -> int:
+        shape = self._trace.values[value].shape
+        return max(shape[-1], 1) if shape else 1
+
+    def _is_read(self, value: int) -> bool:
+        """Whether a linear layer reads rows of a value as they are."""
+        later = [op for op in self._trace.consumers(value) if op.phase == "forward"]
+        while len(later) == 1 and later[0].functional in {*_VIEWS, "aten.clone"}:
+            if self._trace.values[later[0].outputs[0]].shape[-1] != self._trace.values[value].shape[-1]:
+                return False
+            later = [op for op in self._trace.consumers(later[0].outputs[0]) if op.phase == "forward"]
+        return bool(later) and all(op.functional in _LINEAR for op in later)
+
+    def _norm(self, op: Op, value: int) -> Parts | None:
+        """Return R of the rows of a norm: of what the normalized ones get, as much as ε leaves of their length."""
+        if op.functional in _NORMS and operand(op, "input") != value:
+            return None
+        left = self._left(op, value)
+        parts = self._of(op.outputs[0]) if left > _ROUNDING else {}
+        return None if parts is None else {source: c * left for source, c in parts.items()}
+
+    def _left(self, op: Op, value: int) -> float:
+        """Return ε/(m + ε) of a norm, 1 + d log k/d log |x| of x·k; 0 where it is not known."""
+        rows = self._signals.get(value)
+        if op.functional in _NORMS:
+            eps, dims = op.arguments.get("eps"), len(op.arguments["normalized_shape"])
+            if rows is None or not isinstance(eps, float):
+                return 0.0
+            common = rows.averaged(rows.axes(range(-dims, 0))) if op.functional == "aten.native_layer_norm" else 0.0
+            return eps / max(rows.q - common + eps, 1e-300)
+        norm = next(norm for norm in self._norms.values() if norm.op.index == op.index)
+        scale = self._known.get(norm.scale)
+        image = as_image(scale) if scale is not None else None
+        if image is None or image.base is not None or image.pre.average is None or image.pre.mean <= 0:
+            return 0.0
+        k = np.abs(image.phi.fn(image.pre.mean * np.exp(np.array([-_STEP, _STEP]))))
+        if not (np.isfinite(k).all() and (k > 0).all()):
+            return 0.0
+        slope = float(np.diff(np.log(k))[0]) / (2 * _STEP) * (1 if op.functional == "aten.mul" else -1)
+        # The average is of squares.
+        return max(1 + 2 * slope, 0.0) if image.pre.average.kind != "mean" else 0.0
+
+    def _piece(self, op: Op, value: int) -> Parts | None:
+        """Return R of a value among those that an op puts side by side.
+
+        Side by side within rows they share R as the summands of a sum do; rows one after another each have their own.
+        """
+        out, parts = op.outputs[0], self._of(op.outputs[0])
+        if parts is None:
+            return None
+        alone = [self._alone(op, i) for i in op.inputs]
+        if None in alone:
+            return None
+        weights = np.array([part for part in alone if part is not None])
+        whole = float(weights.sum())
+        if whole <= 0:
+            return {}
+        rank = len(self._trace.values[out].shape)
+        within = int(op.arguments.get("dim", 0)) % rank == rank - 1
+        own = weights if within else weights / whole * self._variation(parts)
+        self._variance.update({(op.index, i): float(v) for i, v in enumerate(own)})
+        found: list[Parts] = []
+        for i in (i for i, part in enumerate(op.inputs) if part == value):
+            share = float(weights[i]) / whole
+            found.append({source: c * share for source, c in parts.items()})
+            found.append({(op.index, j): float(i == j) - share for j in range(len(weights))})
+        return _sum(found)
+
+    def _alone(self, op: Op, value: int) -> float | None:
+        """Return Σ x² g² of one of the values that an op puts side by side."""
+        signal, gradient = self._signals.get(value), self._gradient(op.outputs[0])
+        if len(self._trace.consumers(value)) == 1:
+            gradient = self._gradient(value) or gradient
+        return None if signal is None or gradient is None else size(self._trace, value) * signal.q * gradient.q
+
+    def _variation(self, parts: Parts) -> float:
+        return sum(c * c * self._variance[source] for source, c in parts.items())
+
+    def _is_weight(self, value: int | None) -> bool:
+        """Whether a value is a parameter, or made of one alone."""
+        for _ in range(_LONGEST):
+            if value is None or self._trace.values[value].kind == "parameter":
+                break
+            made = self._trace.producer(value)
+            value = made.inputs[0] if made is not None and len(made.inputs) == 1 else None
+        return value is not None
+
+    def _less_bias(self, op: Op) -> Parts | None:
+        out, bias = op.outputs[0], operand(op, "self") if op.functional == "aten.addmm" else None
+        whole, own = self._signals.get(out), self._signals.get(bias if bias is not None else -1)
+        if bias is None or (own is not None and own.q == 0):
+            return self._of(out)
+        if whole is None or own is None:
+            return None
+        return self._shared(op, out, whole.q - own.q, own.q, 1.0)
+
+    def _values_part(self, op: Op, parts: Parts) -> Parts | None:
+        """Return R of the values of attention, part of which goes with that of the keys."""
+        found, linked = (
+            self._attended(op, self._attention.values(op, self._variation(parts))),
+            self._attention.with_keys(op),
+        )
+        keys = None if linked is None else self._attended(linked[0], self._attention.keys(linked[0]))
+        if found is None or linked is None or keys is None or self._variation(keys) <= 0:
+            return found
+        ratio = math.sqrt(self._variation(found) / self._variation(keys))
+        shared = {source: c * linked[1] * ratio for source, c in keys.items()}
+        return _sum([shared, {source: c * math.sqrt(1 - linked[1] ** 2) for source, c in found.items()}])
+
+    def _attended(self, op: Op, variance: float | None) -> Parts | None:
+        """Return a source of its own, of this variance."""
+        if variance is None:
+            return None
+        self._variance[op.index, "attended"] = variance
+        return {(op.index, "attended"): 1.0}
+
+    def _product(self, op: Op, value: int) -> Parts | None:
+        parts, times = self._of(op.outputs[0]), [operand(op, n) == value for n in ("self", "other")]
+        sign = (1, 1 if op.functional == "aten.mul" else -1)
+        factor = sum(s for s, is_there in zip(sign, times, strict=True) if is_there)
+        return None if parts is None else {source: c * factor for source, c in parts.items()}
+
+    def _summand(self, op: Op, value: int) -> Parts | None:
+        one, two = operand(op, "self"), operand(op, "other")
+        mean = self._trace.producer(two) if two is not None else None
+        if mean is not None and mean.functional == "aten.mean" and mean.inputs[0] == one:
+            # Deviations from the row's own mean: R(x) = R(x − x̄), and the mean itself has no more to add.
+            return self._of(op.outputs[0]) if value == one else {}
+        whole, other = self._signals.get(op.outputs[0]), two if value == one else one
+        if other is not None and other in self._values and whole is not None and whole.mask is not None:
+            # What a mask shuts has no gradient.
+            return self._of(op.outputs[0])
+        a, b = (self._signals.get(i if i is not None else -1) for i in (one, two))
+        if a is None or b is None or one == two or op.arguments.get("alpha", 1) not in (1, None):
+            return None
+        return self._shared(op, op.outputs[0], a.q, b.q, 1.0 if value == one else -1.0)
+
+    def _shared(self, op: Op, out: int, first: float, second: float, sign: float) -> Parts | None:
+        """Return the part of R that one summand gets: the first with sign 1, the second with −1."""
+        parts, whole, gradient = self._of(out), self._signals.get(out), self._gradient(out)
+        if parts is None or whole is None or gradient is None or whole.q <= 0:
+            return None
+        beta = (whole.q + first - second) / 2 / whole.q
+        self._variance[(op.index,)] = size(self._trace, out) * gradient.q * max(first - beta * beta * whole.q, 0.0)
+        share = beta if sign > 0 else 1.0 - beta
+        return _sum([{source: c * share for source, c in parts.items()}, {(op.index,): sign}])
+
+    def _function(self, op: Op, value: int) -> Parts | None:
+        """Return the part of R that comes through a function of one number."""
+        out = op.outputs[0]
+        parts, gradient = self._of(out), self._gradient(out)
+        points = _points(self._known.get(value), self._known.get(out))
+        if parts is None or gradient is None or points is None:
+            return None
+        sent, y, weights = points
+        square, cross, own = (float(weights @ product) for product in (y * y, sent * y, sent * sent))
+        if square <= 0:
+            return None
+        beta = cross / square
+        self._variance[op.index, value] = size(self._trace, out) * gradient.q * max(own - beta * cross, 0.0)
+        return _sum([{source: c * beta for source, c in parts.items()}, {(op.index, value): 1.0}])
+
+
+def _over(scale: Signal, gradient: Signal, square: float) -> Signal:
+    """Return R/scale, R of this second moment: both of a norm's ways to write it, y = x·r and y = x/r, ask for that.
+
+    Args:
+        scale: r, a function of the rows' average square.
+        gradient: what R/scale would be, taken at random.
+        square: E[R²].
+    """
+    image = as_image(scale)
+    if image.base is not None or image.pre.dims != gradient.dims:
+        return scaled(gradient, math.sqrt(max(square, 0.0) / scale.q / gradient.q))
+    inverse = composed(Function(lambda x: 1 / x), image)
+    # Where rows are of several sizes, R/scale is larger in larger ones, and R itself is not.
+    whole = multiplied(gradient, scale)
+    whole = gradient.changed(whole.moments * (max(square, 0.0) / whole.q), 0.0)
+    return replace(multiplied(whole, evaluated(Image(inverse, image.pre))), image=Image(inverse, image.pre, whole))
+
+
+def _points(v: Signal | None, y: Signal | None) -> tuple[Array, Array, Array] | None:
+    """Return v·dy/dv, y and weights over the distribution of v, where y is a function of v; else None."""
+    if v is None or y is None or y.image is None:
+        return None
+    inner, outer = as_image(v), y.image
+    if inner.base is not None or outer.base is not None or outer.pre.dims != inner.pre.dims:
+        return None
+    if outer.pre is v:
+        inner = Image(line(1.0), v)
+    elif outer.pre is not inner.pre:
+        return None
+    pre = outer.pre
+    variance = max(pre.q - pre.mean**2, 0.0)
+    z, weights = nodes((*inner.phi.kinks, *outer.phi.kinks), pre.mean, variance)
+    u, step = pre.mean + math.sqrt(variance) * z, 1e-5 * (math.sqrt(variance) + abs(pre.mean))
+    rise, below = (f.fn(u + step) - f.fn(u - step) for f in (outer.phi, inner.phi))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sent = np.where(below != 0, inner.phi.fn(u) * rise / below, 0.0)
+    found = (sent, np.asarray(outer.phi.fn(u)), weights / weights.sum())
+    return found if all(np.isfinite(part).all() for part in found) else None
+
+
+def _together(parts: Parts, heads: int) -> Parts:
+    """Return R of rows of so many heads, of which each has these parts."""
+    ways: list[Parts] = []
+    for source, c in parts.items():
+        if not (isinstance(source, Head) and source.heads == heads):
+            ways.append({source: c})
+        elif source.source is not None:
+            ways.append({source.source: c * math.sqrt(heads)})
+    return _sum(ways)
+
+
+def _sum(ways: Iterable[Parts]) -> Parts:
+    found: dict[object, float] = {}
+    for way in ways:
+        for source, c in way.items():
+            found[source] = found.get(source, 0.0) + c
+    return found
