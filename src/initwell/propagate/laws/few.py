@@ -49,10 +49,10 @@ def of_few(y: Signal, x: Signal, weight: Signal, axes: Sequence[Axis]) -> Signal
     points, weights = distribution(made.pre)
     values = made.phi.fn(points)
     values = values - weights @ values
-    variance = float(weights @ values**2)
-    own = float(weights @ values**4) / variance**2 - 3 if variance > 0 else 0.0
-    inside = [axis.inside.sum(axis=1) for axis in axes]
-    count, square = (weight.shape[1] ** k * math.prod(float((n**k).mean()) for n in inside) for k in (1, 2))
+    squares = values * values
+    variance = float(weights @ squares)
+    own = float((weights * squares) @ squares) / variance**2 - 3 if variance > 0 else 0.0
+    count, square = (weight.shape[1] ** k * math.prod(axis.degrees[k - 1] for axis in axes) for k in (1, 2))
     tails = weight.scatter[0]
     few = ((1 + tails) * (3 + own) - 3) / count
     if few < _LEAST or own < _LEAST:

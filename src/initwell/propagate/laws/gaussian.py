@@ -14,6 +14,7 @@ from functools import cache, cached_property, lru_cache
 import numpy as np
 
 from initwell.propagate.moments.by_pairs import by_pattern, over_pairs
+from initwell.propagate.moments.copies import kept
 from initwell.propagate.moments.segments import Array, Indices
 from initwell.propagate.moments.signal import Signal
 from initwell.theory.piecewise import PiecewisePolynomial
@@ -39,6 +40,7 @@ def _variance(signal: Signal) -> float:
     return found if found > 1e-14 * max(q, 1e-300) else 0.0
 
 
+@kept
 def covariance(signal: Signal) -> tuple[float, Array]:
     """Return (variance, correlation for each pattern) of a signal about its mean."""
     if not signal.segmented:
@@ -222,10 +224,18 @@ def series_moments(one: Series, two: Series, correlations: Array) -> Array:
     """Return E[f(u) g(v)] = Σ a_k b_k c^k and the rest."""
     products = one.coefficients * two.coefficients
     c = correlations.ravel()
-    found = np.vander(c, _TERMS, increasing=True) @ products
+    found = _powers(c) @ products
     rest = math.sqrt(one.rest * two.rest)
     found = found + rest * _tail(c) if rest else found
     return np.asarray(found.reshape(correlations.shape))
+
+
+def _powers(c: Array) -> Array:
+    """Return 1, c, c² … of each."""
+    found = np.empty((c.size, _TERMS))
+    found[:, 0], found[:, 1:] = 1.0, c[:, None]
+    np.multiply.accumulate(found[:, 1:], axis=1, out=found[:, 1:])
+    return found
 
 
 def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Array, Array]:
@@ -251,7 +261,7 @@ def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Ar
     first, second = (side.ravel() for side in sides)
     terms, rest = np.array([s.coefficients for s in series]), np.sqrt(np.array([s.rest for s in series]))
     c = correlations.ravel()
-    found = np.einsum("ik,ik,ik->i", terms[first], terms[second], np.vander(c, _TERMS, increasing=True))
+    found = np.einsum("ik,ik,ik->i", terms[first], terms[second], _powers(c))
     if rest.any():
         found = found + rest[first] * rest[second] * _tail(c)
     moments = found.reshape(u.moments.shape)

@@ -11,10 +11,12 @@ Assumption: φ(u) enters u' with one factor a, and b is independent of u.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 
 from initwell.propagate.laws.gaussian import covariance, nodes
+from initwell.propagate.moments.copies import kept
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Gate, Image, Law, Signal, replace
 
@@ -32,16 +34,24 @@ def distribution(u: Signal) -> tuple[Array, Array]:
     >>> round(float(weights @ points), 6), round(float(weights @ points**2), 6)
     (1.0, 5.0)
     """
-    if u.law is None:
-        variance, _ = covariance(u)
-        z, w = nodes((), u.mean, max(variance, 1e-300))
-        return u.mean + math.sqrt(variance) * z, w / w.sum()
+    return _of_gaussian(u) if u.law is None else _of_law(u.law)
+
+
+@kept
+def _of_gaussian(u: Signal) -> tuple[Array, Array]:
+    variance, _ = covariance(u)
+    z, w = nodes((), u.mean, max(variance, 1e-300))
+    return u.mean + math.sqrt(variance) * z, w / np.add.reduce(w)
+
+
+@kept
+def _of_law(law: Law) -> tuple[Array, Array]:
     z, w = _coarse()
-    values = u.law.values[:, None] + math.sqrt(u.law.variance) * z[None, :]
-    weights = u.law.weights[:, None] * w[None, :]
-    return values.ravel(), weights.ravel()
+    values = law.values[:, None] + math.sqrt(law.variance) * z
+    return values.ravel(), (law.weights[:, None] * w).ravel()
 
 
+@cache
 def _coarse() -> tuple[Array, Array]:
     # Equal steps, with 0 between two points: a rectified stream has half its mass on one value, and its kink there.
     z = np.linspace(-5.5, 5.5, _STEPS)
@@ -153,7 +163,18 @@ def binned(values: Array, weights: Array) -> tuple[Array, Array]:
 def grid_of(u: Signal) -> Array:
     """Return the points at which what depends on an entry is tabulated."""
     spread = math.sqrt(max(u.q - u.mean**2, 0.0)) or 1.0
-    return np.asarray(u.mean + spread * np.linspace(-7.0, 7.0, _GRID))
+    return np.asarray(u.mean + spread * _steps())
+
+
+@cache
+def _steps() -> Array:
+    return np.linspace(-7.0, 7.0, _GRID)
+
+
+def at(points: Array, grid: Array, table: Array) -> Array | float:
+    """Return what a table over a grid says at some points: one number where it says that everywhere."""
+    first = float(table[0])
+    return first if table[-1] == first and bool((table == first).all()) else np.interp(points, grid, table)
 
 
 def through(gate: Gate, grid: Array, origin: Signal | None) -> tuple[Array, Array]:

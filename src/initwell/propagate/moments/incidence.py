@@ -41,6 +41,12 @@ class Axis:
         return self.sizes == (n, n, 1) and bool((self.at[:, 0] == np.arange(n)).all())
 
     @cached_property
+    def degrees(self) -> tuple[float, float]:
+        """How many taps of an output read an input, on average, and the average of the square."""
+        taps = self.inside.sum(axis=1)
+        return float(taps.mean()), float((taps**2).mean())
+
+    @cached_property
     def places(self) -> NDArray[np.int64]:
         """``at``, and 0 where that is padding."""
         return np.where(self.inside, self.at, 0)

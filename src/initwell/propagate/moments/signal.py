@@ -135,6 +135,11 @@ class Law:
     offset: float
     near: Array | None = None
 
+    @worked_out
+    def kept(self) -> dict[object, Any]:
+        """What functions of it alone found; see ``copies.kept``."""
+        return {}
+
 
 @dataclass(frozen=True, eq=False)
 class Gate:
@@ -238,6 +243,11 @@ class Signal:
     @worked_out
     def cuts(self) -> dict[Dims, "Signal"]:
         """The same value with finer atoms, where it was needed so."""
+        return {}
+
+    @worked_out
+    def kept(self) -> dict[object, Any]:
+        """What functions of dims, moments and means alone found; see ``copies.kept``."""
         return {}
 
     @property

@@ -75,7 +75,7 @@ def _together(call: Call, conv: Op, x: Signal, b: Signal) -> Array | None:
         return None
     weight = call.known[conv.arguments["weight"].id]
     axes = geometry(Call(conv, call.trace, call.known, call.values), x.shape[2:], b.shape[2:], weight.shape[2:])
-    count = weight.shape[1] * math.prod(float(axis.inside.sum(axis=1).mean()) for axis in axes)
+    count = weight.shape[1] * math.prod(axis.degrees[0] for axis in axes)
     tails, spread = weight.scatter[0], math.sqrt(max(f.pre.q - f.pre.mean**2, 0.0))
     size = float(centred(x, x.axes([0, *range(2, len(x.dims))])).flat[0])
     if weight.shape[1] > 1 or size <= 0 or any(axis.sizes[0] != axis.sizes[1] for axis in axes):

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from initwell.propagate.laws.gaussian import covariance
-from initwell.propagate.laws.rectified import distribution
+from initwell.propagate.laws.rectified import at, distribution
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Gate, Signal
 
@@ -44,8 +44,8 @@ def _given(gate: Gate, a: float) -> tuple[float, float] | None:
         # It is x̂ itself, whatever its law.
         variance, centre = a * a, np.full_like(points, u.mean)
     slope = gate.slope(points)
-    once = weights * slope * np.interp(points, gate.grid, gate.passed)
-    twice = weights * slope**2 * np.interp(points, gate.grid, gate.power)
+    once = weights * slope * at(points, gate.grid, gate.passed)
+    twice = weights * slope**2 * at(points, gate.grid, gate.power)
     if variance <= 0 or once.sum() == 0 or twice.sum() == 0:
         return None
     # Given u and its non-Gaussian part, x̂ has this mean, and the variance 1 − a²/variance.

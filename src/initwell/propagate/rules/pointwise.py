@@ -182,9 +182,9 @@ def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean:
         before, after = through_slope(echo, f, u)
         rest, heard = rest - before, (heard[0] + after, heard[1] + echo.moments[here] * echo.phi.fn(grid) ** 2)
     moments, power, passed = rest * slopes + heard[0], rest[here] + heard[1], np.full_like(grid, rest[here])
-    points, weights = distribution(u)
-    slope = f.fn(points)
     for gate in gates:
+        points, weights = distribution(u)
+        slope = f.fn(points)
         powers, passes = through(gate, grid, origin)
         carried, alone = np.interp(points, grid, passes), float(weights @ np.interp(points, grid, passes))
         twice = float(weights @ (slope * carried)) / (mean * alone) if mean * alone else 1.0

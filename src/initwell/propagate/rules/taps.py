@@ -223,7 +223,7 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
 def _answered(call: Call, dx: Signal, x: Signal, conv: _Conv) -> Signal:
     """Mind that what arrives depends on the weights that it is taken back through, if they are few."""
     weight = call.signal("weight")
-    count = weight.shape[1] * math.prod(float(axis.inside.sum(axis=1).mean()) for axis in conv.axes)
+    count = weight.shape[1] * math.prod(axis.degrees[0] for axis in conv.axes)
     if call["transposed"] or count > _FEW:
         return dx
     roles = conv.roles["y"] + "k" + conv.roles["x"]
