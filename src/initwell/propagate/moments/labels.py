@@ -1,12 +1,19 @@
 """Labels of axes in a contraction: which axes of two operands and of their product are the same."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import accumulate, chain
 from string import ascii_letters
 
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 Pairs = tuple[tuple[int, int], ...]
+# Tables of as many entries are made once and kept.
+_MOST = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -68,3 +75,50 @@ def spans(counts: tuple[int, ...]) -> tuple[range, ...]:
     (range(0, 2), range(2, 2), range(2, 3))
     """
     return tuple([range(end - n, end) for end, n in zip(accumulate(counts), counts, strict=True)])
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What pairs of moments are weighed by where two operands are contracted; the same object each time.
+
+    Attributes:
+        tables: one for each axis summed over, and for each spatial axis, as ``Labels.moments`` has them.
+    """
+
+    tables: tuple[Array, ...]
+
+
+def bilinear(names: str, a: Array, b: Array, weights: Weights) -> Array:
+    """Contract moments as labels say: small ones by one table of all pairs of their entries, which is kept.
+
+    >>> one = Weights((np.array([4.0, 12.0]),))
+    >>> bilinear("ab,bd,b->ad", np.ones((2, 2)), np.ones((2, 2)), one).tolist()
+    [[16.0, 16.0], [16.0, 16.0]]
+    """
+    table = _table(names, a.shape, b.shape, weights)
+    if table is None:
+        return np.asarray(np.einsum(names, a, b, *weights.tables))
+    every, shape = table
+    return np.asarray(every.dot(np.multiply.outer(a, b).reshape(-1)).reshape(shape))
+
+
+@lru_cache(maxsize=1024)
+def _table(
+    names: str, a: tuple[int, ...], b: tuple[int, ...], weights: Weights
+) -> tuple[Array, tuple[int, ...]] | None:
+    """Return the matrix from all products of an entry of a and one of b to the contraction's, and its shape."""
+    (one, two, *others), out = names[: names.index("-")].split(","), names[names.index(">") + 1 :]
+    sizes = dict(zip(one + two, a + b, strict=True))
+    for letters, table in zip(others, weights.tables, strict=True):
+        sizes.update(zip(letters, table.shape, strict=True))
+    shape, letters = tuple([sizes[c] for c in out]), "".join(dict.fromkeys(out + one + two))
+    if not others or math.prod((*shape, *a, *b)) > _MOST:
+        return None
+    found = np.zeros((*shape, *a, *b))
+    # A view of the entries whose indices agree where their letters do.
+    there = np.einsum(f"{out}{one}{two}->{letters}", found)
+    some = "".join(dict.fromkeys("".join(others)))
+    factor = np.einsum(f"{','.join(others)}->{some}", *weights.tables)
+    order = [some.index(c) for c in letters if c in some]
+    there[...] = factor.transpose(order).reshape([sizes[c] if c in some else 1 for c in letters])
+    return found.reshape(math.prod(shape), -1), shape

@@ -26,8 +26,8 @@ from initwell.propagate.moments.alike import plain
 from initwell.propagate.moments.atoms import joined, matched, permuted, together, viewed
 from initwell.propagate.moments.gram import image
 from initwell.propagate.moments.incidence import Axis, geometry
-from initwell.propagate.moments.labels import labels
-from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.labels import Weights, bilinear, labels
+from initwell.propagate.moments.segments import Array, Patterns
 from initwell.propagate.moments.signal import Atom, Signal, Source, merged_fidelity
 from initwell.propagate.rules.answers import answered
 from initwell.propagate.rules.branch import added, scaled
@@ -68,8 +68,7 @@ def tapped(
     names = labels(*ranks, tuple(over), tuple(batch), len(axes))
     along = [a.atoms[i].patterns for i in a.axes([d for d, _ in over])]
     order = tuple(["pxk".index(r) for r in roles])
-    tables = [_shares(axis, order) for axis in axes]
-    found = np.einsum(names.moments, moments_a, moments_b, *(p.counts for p in along), *tables)
+    found = bilinear(names.moments, moments_a, moments_b, _weights(tuple(along), tuple(axes), order))
     lengths = [axis.sizes[order[2]] for axis in axes]
     found = found[(..., *(slice(None) if n > 1 else 0 for n in lengths))]
     dims = tuple([a.dims[d] for d in names.kept_a]) + tuple([b.dims[d] for d in names.kept_b])
@@ -89,6 +88,12 @@ def _flat(signal: Signal, rank: int) -> Array:
 
 
 @lru_cache(maxsize=1024)
+def _weights(along: tuple[Patterns, ...], axes: tuple[Axis, ...], order: tuple[int, ...]) -> Weights:
+    """Return what pairs of moments are weighed by: a vector for each axis summed over, a table for each of space."""
+    return Weights((*[p.counts for p in along], *[_shares(axis, order) for axis in axes]))
+
+
+@lru_cache(maxsize=1024)
 def _shares(axis: Axis, order: tuple[int, ...]) -> Array:
     """Return N over the number of pairs of output indices, axes in this order, the output's last."""
     n = axis.sizes[order[2]]
@@ -97,6 +102,8 @@ def _shares(axis: Axis, order: tuple[int, ...]) -> Array:
 
 def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
     """Return a signal with at most one atom a spatial dimension, and its moments with exactly one axis for each."""
+    if not signal.segmented and all(len(dim) == 1 for dim in signal.dims[rank:]):
+        return signal, signal.moments
     for d in range(rank, len(signal.dims)):
         while len(signal.dims[d]) > 1:
             signal = joined(signal, signal.axes([d])[0])
