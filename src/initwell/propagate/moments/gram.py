@@ -14,13 +14,12 @@ and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plu
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from initwell.propagate.moments.segments import Array, dropped
-from initwell.propagate.moments.signal import Atom, Signal, Source, replace
+from initwell.propagate.moments.signal import Atom, Signal, Source, relabelled, replace
 
 # Of more values than these, rows follow the rest too little to matter.
 _MOST = 4
@@ -42,14 +41,31 @@ def fluctuation(x: Signal, features: Sequence[int]) -> float:
     >>> fluctuation(independent((3, 8), 2.0), [1])
     0.125
     """
+    axes, left = x.axes(features), x.spread / _matrices(x, features)
+    if len(axes) == 1 and not x.segmented:
+        (same, other), n = _of_one_axis(x, axes[0]), x.atoms[axes[0]].size
+        return min(left + (same * same + other * other * (n - 1)) / n / same / same, 1.0) if same > 0 else left
     varied = _from_row_to_row(x, features)
     squares = varied**2
     # One axis is left for every column; take the last one off, and again.
-    for i in reversed(x.axes(features)):
+    for i in reversed(axes):
         atom = x.atoms[i].patterns
         squares, varied = squares @ atom.every, varied @ atom.agree
-    size, left = float(varied), x.spread / _matrices(x, features)
+    size = float(varied)
     return min(left + float(squares) / size / size, 1.0) if size > 0 else left
+
+
+def _of_one_axis(x: Signal, axis: int) -> tuple[float, float]:
+    """Return the moments of a feature with itself, and of two features, of a row less those between rows."""
+    moments, others = x.moments, [i for i in range(x.moments.ndim) if i != axis]
+    apart = [i for i in others if not x.atoms[i].sample] or others
+    here, there = [0] * moments.ndim, [int(i in apart) for i in range(moments.ndim)]
+    found = []
+    for differ in (0, 1):
+        here[axis] = there[axis] = differ
+        one = float(moments[tuple(here)])
+        found.append(one - float(moments[tuple(there)]) if others else one)
+    return found[0], found[1]
 
 
 def _matrices(x: Signal, features: Sequence[int]) -> int:
@@ -156,14 +172,15 @@ def summed(found: Signal, a: Signal, b: Signal, alpha: float, beta: float) -> Si
         alpha: factor of a.
         beta: factor of b.
     """
+    sources = {}
     for i, (one, two) in enumerate(zip(a.atoms, b.atoms, strict=True)):
         if one.follows or two.follows:
             if not two.follows and b.averaged([i]) == b.q:
                 continue  # as a bias, which all rows have in common
             varies = [f**2 * max(x.q - x.averaged([i]), 0.0) for x, f in ((a, alpha), (b, beta))]
             total = sum(varies) or 1.0
-            found = shared_out(found, b, i, varies[0] / total, varies[1] / total)
-    return replace(found, spread=mixed(a, b, alpha, beta))
+            sources[i] = _shared(found.atoms[i], two, varies[0] / total, varies[1] / total)
+    return _with_sources(found, sources, mixed(a, b, alpha, beta))
 
 
 def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
@@ -177,13 +194,14 @@ def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
         a: one factor, independent of the other.
         b: the other.
     """
+    sources = {}
     for i, (one, two) in enumerate(zip(a.atoms, b.atoms, strict=True)):
         if one.follows or two.follows:
-            (p, q), (r, s) = ((x.averaged(()), x.averaged([i])) for x in (a, b))
+            (p, q), (r, s) = ((x.q, x.averaged([i])) for x in (a, b))
             total = p * r - q * s
             shares = (max((p - q) * s, 0.0) / total, max(q * (r - s), 0.0) / total) if total > 0 else (0.0, 0.0)
-            found = shared_out(found, b, i, *shares)
-    return found
+            sources[i] = _shared(found.atoms[i], two, *shares)
+    return _with_sources(found, sources)
 
 
 def following(signal: Signal, dims: Sequence[int], source: Source) -> Signal:
@@ -241,9 +259,10 @@ def _with_sources(signal: Signal, sources: Mapping[int, tuple[Source, ...]], spr
     changed = {i: new for i, new in sources.items() if new != signal.atoms[i].follows}
     if not changed:
         return replace(signal, **more) if more else signal
-    atoms = [replace(atom, follows=changed[i]) if i in changed else atom for i, atom in enumerate(signal.atoms)]
-    ends = [0, *accumulate(map(len, signal.dims))]
-    return replace(signal, dims=tuple([tuple(atoms[a:b]) for a, b in pairwise(ends)]), **more)
+    atoms = list(signal.atoms)
+    for i, new in changed.items():
+        atoms[i] = replace(atoms[i], follows=new)
+    return relabelled(signal, atoms, **more)
 
 
 def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:
@@ -256,13 +275,16 @@ def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: flo
         share: what of the signal's strength stays.
         rest: how much of the other's strength there is in it.
     """
-    sources = {s.value: s for s in other.atoms[axis].follows} if rest > 0 else {}
-    sources = {value: replace(s, strength=s.strength * rest) for value, s in sources.items()}
-    for s in signal.atoms[axis].follows:
+    return _with_sources(signal, {axis: _shared(signal.atoms[axis], other.atoms[axis], share, rest)})
+
+
+def _shared(own: Atom, other: Atom, share: float, rest: float) -> tuple[Source, ...]:
+    """Return what two parts of a value follow along an axis; the arguments are those of ``shared_out``."""
+    sources = {s.value: replace(s, strength=s.strength * rest) for s in other.follows} if rest > 0 else {}
+    for s in own.follows:
         old = sources.get(s.value)
         sources[s.value] = replace(s, strength=s.strength * share + (old.strength if old else 0.0))
-    strongest = sorted(sources.values(), key=lambda s: -s.strength)[:_MOST]
-    return _with_sources(signal, {axis: tuple(strongest)})
+    return tuple(sorted(sources.values(), key=lambda s: -s.strength)[:_MOST])
 
 
 def forgotten(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:

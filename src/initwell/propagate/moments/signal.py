@@ -307,11 +307,20 @@ class Signal:
         return spans(tuple(map(len, self.dims)))
 
     def changed(
-        self, moments: Array, means: Array | float, *, dims: Dims | None = None, gaussian: bool = False
+        self, moments: Array, means: Array | float, *, dims: Dims | None = None, gaussian: bool = False, **more: Any
     ) -> "Signal":
-        """Return a signal of other numbers that keeps the fidelity and forgets where it came from."""
+        """Return a signal of other numbers that keeps the fidelity and forgets where it came from.
+
+        Args:
+            moments: as the field.
+            means: as the field.
+            dims: as the field; its own, if none are given.
+            gaussian: as the field.
+            more: other fields.
+        """
         means = means if isinstance(means, np.ndarray) else np.asarray(means, float)
-        return _bare(self, dims=self.dims if dims is None else dims, moments=moments, means=means, gaussian=gaussian)
+        dims = self.dims if dims is None else dims
+        return _bare(self, dims=dims, moments=moments, means=means, gaussian=gaussian, **more)
 
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
@@ -332,7 +341,8 @@ def _bare(origin: Signal, **given: Any) -> Signal:
     """Return a signal of these fields and the fidelity of its origin: a constructor would set each field by itself."""
     found = object.__new__(Signal)
     state, old = vars(found), vars(origin)
-    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, swing=origin.swing, **given)
+    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, swing=origin.swing)
+    state.update(given)
     if given["dims"] is origin.dims:
         state.update({name: old[name] for name in _OF_DIMS if name in old})
         found._fit()
@@ -369,6 +379,23 @@ def replace(record: R, **changes: Any) -> R:
             state.pop(name, None)
     if isinstance(found, Signal):
         found.__post_init__() if "dims" in changes else found._fit()
+    return found
+
+
+def relabelled(signal: Signal, atoms: Sequence[Atom], **changes: Any) -> Signal:
+    """Return a copy whose atoms, of the same sizes and segments, are others; what was worked out stays as it is.
+
+    Args:
+        signal: any signal.
+        atoms: one for each of its own.
+        changes: other fields that say nothing of how large entries are.
+    """
+    found = object.__new__(Signal)
+    state = vars(found)
+    state.update(vars(signal))
+    state.pop("cuts", None)
+    dims = tuple([tuple(atoms[span.start : span.stop]) for span in signal._spans])
+    state.update(changes, dims=dims, atoms=tuple(atoms))
     return found
 
 

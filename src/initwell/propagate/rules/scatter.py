@@ -156,8 +156,12 @@ def inverse_sizes(x: Signal, floor: float, few: float = 0.0) -> Sizes:
     [1.286, 1.0, 1.0]
     """
     spread = min((1 + x.scatter[1]) * (1 + few) - 1, _MOST)
-    law = tuple(float(f"{v:.4g}") for v in (x.scatter[0], *x.scatter[2:]))
-    return _inverse(law, float(f"{spread:.4g}"), float(f"{max(floor, _LEAST):.4g}"))
+    return _inverse(_rounded(x.scatter), float(f"{spread:.4g}"), float(f"{max(floor, _LEAST):.4g}"))
+
+
+@lru_cache(maxsize=256)
+def _rounded(scatter: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple([float(f"{v:.4g}") for v in (scatter[0], *scatter[2:])])
 
 
 @lru_cache(maxsize=1024)
