@@ -78,7 +78,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
                 unsupported[op.packet] += 1
             _forget(op, known)
             continue
-        call = Call(op, trace, known, values)
+        call = Call.of_walk(op, trace, known, values)
         try:
             found = tuple(rule(call))
             _check(trace, op, found)
@@ -124,7 +124,7 @@ def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
 
 def _finite(moments: Array) -> bool:
     # A sum is finite only of what is; sums of what is may overflow.
-    return math.isfinite(np.add.reduce(moments, axis=None)) or bool(np.isfinite(moments).all())
+    return math.isfinite(np.add.reduce(moments.reshape(-1))) or bool(np.isfinite(moments).all())
 
 
 def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) -> None:

@@ -18,7 +18,6 @@ parts: ``moments[.., d, ..]`` becomes ``moments[.., d1, d2, ..] = moments[.., d1
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -219,7 +218,7 @@ class Signal:
     def __post_init__(self) -> None:
         """Refuse moments that do not belong to the atoms; write a mean that is one number out."""
         atoms = tuple([atom for dim in self.dims for atom in dim])
-        vars(self).update(atoms=atoms, _has_parts=any(map(attrgetter("parts"), atoms)))
+        vars(self).update(atoms=atoms, _has_parts=any([atom.parts for atom in atoms]))
         self._fit()
 
     def _fit(self) -> None:
@@ -238,7 +237,7 @@ class Signal:
     @worked_out
     def shape(self) -> tuple[int, ...]:
         """The tensor's shape."""
-        return tuple([math.prod([a.size for a in dim]) for dim in self.dims])
+        return tuple([dim[0].size if len(dim) == 1 else math.prod([a.size for a in dim]) for dim in self.dims])
 
     @worked_out
     def cuts(self) -> dict[Dims, "Signal"]:
@@ -300,7 +299,8 @@ class Signal:
 
     def axes(self, dims: Sequence[int]) -> tuple[int, ...]:
         """Return which axes of ``moments`` belong to these dimensions."""
-        return tuple([i for d in dims for i in self._spans[d]])
+        spans = self._spans
+        return tuple([i for d in dims for i in spans[d]])
 
     @worked_out
     def _spans(self) -> tuple[range, ...]:
@@ -325,10 +325,12 @@ class Signal:
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
         means = self.means if means is None else means
-        kept = {name: getattr(self, name) for name in ("gaussian", "peak", "roots", "scatter")}
-        if self.law is not None:
-            kept["law"] = self.law if self.law.near is None else replace(self.law, near=np.zeros(()))
-        return _bare(self, dims=dims, moments=moments, means=means, **kept)
+        law = self.law
+        if law is not None and law.near is not None:
+            law = replace(law, near=np.zeros(()))
+        found = _bare(self, dims=dims, moments=moments, means=means, gaussian=self.gaussian, law=law)
+        vars(found).update(peak=self.peak, roots=self.roots, scatter=self.scatter)
+        return found
 
     def approximate(self, reason: str) -> "Signal":
         """Return it marked as approximate, and why."""

@@ -56,10 +56,9 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
 
 
 def _contracted(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]]) -> Signal:
-    a, b = resolved(a, [d for d, _ in over]), resolved(b, [d for _, d in over])
-    a, b = matched(a, b, [*over, *batch])
-    names = labels(tuple(map(len, a.dims)), tuple(map(len, b.dims)), tuple(over), tuple(batch))
     summed_a, summed_b = [d for d, _ in over], [d for _, d in over]
+    a, b = matched(resolved(a, summed_a), resolved(b, summed_b), [*over, *batch])
+    names = labels(tuple(map(len, a.dims)), tuple(map(len, b.dims)), tuple(over), tuple(batch))
     pairs = list(zip(a.axes(summed_a), b.axes(summed_b), strict=True))
     along = [a.atoms[i].patterns for i, _ in pairs]
     counts = _counts(tuple(along))
