@@ -45,7 +45,7 @@ def merged(signal: Signal, axis: int, groups: Sequence[int]) -> Signal:
 
 def _merged(signal: Signal, axis: int, groups: Sequence[int]) -> tuple[Signal, bool]:
     atom = signal.atoms[axis]
-    merge = merging(atom.patterns.parts, groups)
+    merge = merging(atom.patterns.parts, tuple(groups))
     moments, means, parts = merge.moments(signal.moments, axis), merge.means(signal.means, axis), merge.parts
     new = replace(atom, parts=parts if len(parts) > 1 else ())
     dims = replaced_atoms(signal.dims, axis, 1, (new,))

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from initwell.propagate.moments.segments import Array, along, dropped, patterns
+from initwell.propagate.moments.segments import FEW, Array, Layout, along, dropped, patterns
 from initwell.propagate.moments.signal import Signal
 
 
@@ -17,8 +17,9 @@ def over_all(signal: Signal, moments: Array, axes: Sequence[int]) -> Array:
         moments: its own, or others by the same patterns.
         axes: the atoms.
     """
-    if axes and not signal.segmented:
-        weights = _weights(tuple([signal.atoms[axis].size for axis in axes]), tuple(axes), moments.ndim)
+    if axes and moments.size <= FEW:
+        layout = signal.layout
+        weights = _weights(tuple([layout[axis] for axis in axes]), tuple(axes), moments.ndim)
         return np.asarray(np.add.reduce(moments * weights, axis=tuple(axes), keepdims=True))
     for axis in axes:
         atom = signal.atoms[axis]
@@ -29,11 +30,11 @@ def over_all(signal: Signal, moments: Array, axes: Sequence[int]) -> Array:
 
 
 @lru_cache(maxsize=1024)
-def _weights(sizes: tuple[int, ...], axes: tuple[int, ...], rank: int) -> Array:
-    """Return the shares of pairs along axes of these sizes, for each pattern."""
+def _weights(layout: Layout, axes: tuple[int, ...], rank: int) -> Array:
+    """Return the shares of pairs along axes of these segments, for each pattern."""
     found = np.ones((1,) * rank)
-    for n, axis in zip(sizes, axes, strict=True):
-        found = found * patterns((n,)).every.reshape([-1 if i == axis else 1 for i in range(rank)])
+    for parts, axis in zip(layout, axes, strict=True):
+        found = found * patterns(parts).every.reshape([-1 if i == axis else 1 for i in range(rank)])
     return found
 
 

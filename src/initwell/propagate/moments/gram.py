@@ -13,12 +13,13 @@ and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plu
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache, reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
-from initwell.propagate.moments.segments import Array, dropped
+from initwell.propagate.moments.segments import FEW, Array, Layout, over, patterns
 from initwell.propagate.moments.signal import Atom, Signal, Source, relabelled, replace
 
 # Of more values than these, rows follow the rest too little to matter.
@@ -41,31 +42,10 @@ def fluctuation(x: Signal, features: Sequence[int]) -> float:
     >>> fluctuation(independent((3, 8), 2.0), [1])
     0.125
     """
-    axes, left = x.axes(features), x.spread / _matrices(x, features)
-    if len(axes) == 1 and not x.segmented:
-        (same, other), n = _of_one_axis(x, axes[0]), x.atoms[axes[0]].size
-        return min(left + (same * same + other * other * (n - 1)) / n / same / same, 1.0) if same > 0 else left
-    varied = _from_row_to_row(x, features)
-    squares = varied**2
-    # One axis is left for every column; take the last one off, and again.
-    for i in reversed(axes):
-        atom = x.atoms[i].patterns
-        squares, varied = squares @ atom.every, varied @ atom.agree
-    size = float(varied)
-    return min(left + float(squares) / size / size, 1.0) if size > 0 else left
-
-
-def _of_one_axis(x: Signal, axis: int) -> tuple[float, float]:
-    """Return the moments of a feature with itself, and of two features, of a row less those between rows."""
-    moments, others = x.moments, [i for i in range(x.moments.ndim) if i != axis]
-    apart = [i for i in others if not x.atoms[i].sample] or others
-    here, there = [0] * moments.ndim, [int(i in apart) for i in range(moments.ndim)]
-    found = []
-    for differ in (0, 1):
-        here[axis] = there[axis] = differ
-        one = float(moments[tuple(here)])
-        found.append(one - float(moments[tuple(there)]) if others else one)
-    return found[0], found[1]
+    order, between, agree, every = _rows_of(x, features)
+    varied = x.moments.transpose(order).reshape(agree.size, -1).dot(between)
+    size, left = float(agree.dot(varied)), x.spread / _matrices(x, features)
+    return min(left + float(every.dot(varied * varied)) / size / size, 1.0) if size > 0 else left
 
 
 def _matrices(x: Signal, features: Sequence[int]) -> int:
@@ -109,34 +89,37 @@ def varying(x: Signal, features: Sequence[int]) -> float:
         x: any signal.
         features: its dimensions that count features; the others count rows.
     """
-    varied = _from_row_to_row(x, features)
-    for i in reversed(x.axes(features)):
-        varied = varied @ x.atoms[i].patterns.agree
-    return max(float(varied), 0.0) / x.q if x.q > 0 else 0.0
+    order, between, agree, _ = _rows_of(x, features)
+    varied = float(agree.dot(x.moments.transpose(order).reshape(agree.size, -1).dot(between)))
+    return max(varied, 0.0) / x.q if x.q > 0 else 0.0
 
 
-def _from_row_to_row(x: Signal, features: Sequence[int]) -> Array:
-    """Return the moments between features of a row, less those between rows: one axis for each atom of features."""
-    kept = x.axes(features)
-    others = [i for i in range(x.moments.ndim) if i not in kept]
-    # What rows of one sample have in common is no part of how they vary.
-    apart = [i for i in others if not x.atoms[i].sample] or others
-    if not others:
-        return x.moments
-    return np.asarray(_between_rows(x, others, ()) - _between_rows(x, others, apart))
+def _rows_of(x: Signal, features: Sequence[int]) -> tuple[tuple[int, ...], Array, Array, Array]:
+    work = _rows if x.moments.size <= FEW else _rows.__wrapped__
+    return work(x.layout, tuple([a.sample for a in x.atoms]), x.axes(features))
 
 
-def _between_rows(x: Signal, others: Sequence[int], differ: Collection[int]) -> Array:
-    """Average over the pairs of other axes that differ along some of these, and agree along the rest."""
-    whole = slice(None)
-    where = [int(i in differ) if i in others and not atom.parts else whole for i, atom in enumerate(x.atoms)]
-    found, axis = x.moments[tuple(where)], sum(at is whole for at in where)
-    for i in reversed(range(len(where))):
-        axis -= where[i] is whole
-        if where[i] is whole and i in others:
-            pairs = x.atoms[i].patterns
-            found = dropped(found, pairs.differ if i in differ else pairs.agree, axis)
-    return np.asarray(found)
+@lru_cache(maxsize=4096)
+def _rows(
+    layout: Layout, samples: tuple[bool, ...], features: tuple[int, ...]
+) -> tuple[tuple[int, ...], Array, Array, Array]:
+    """Return what takes moments to those between features of a row, less those between rows.
+
+    Args:
+        layout: the segments of each axis.
+        samples: which axes count samples: what rows of one sample have in common is no part of how they vary.
+        features: the axes of features.
+
+    Returns:
+        The order that puts features first, weights of the others' patterns, and those of features' that average over
+        all that agree and over all.
+    """
+    others = [i for i in range(len(layout)) if i not in features]
+    apart = [k for k, i in enumerate(others) if not samples[i]] or range(len(others))
+    rows, columns = (tuple([layout[i] for i in of]) for of in (others, features))
+    between = over(rows, ()) - over(rows, apart) if others else np.ones(1)
+    every = reduce(np.multiply.outer, [patterns(parts).every for parts in columns], np.ones(())).ravel()
+    return (*features, *others), between, over(columns, ()), every
 
 
 def mixed(a: Signal, b: Signal, alpha: float, beta: float) -> float:

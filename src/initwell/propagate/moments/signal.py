@@ -25,7 +25,7 @@ import numpy as np
 from initwell.errors import ArgumentError
 from initwell.propagate.moments.copies import names, worked_out
 from initwell.propagate.moments.labels import spans
-from initwell.propagate.moments.segments import Array, Patterns, patterns
+from initwell.propagate.moments.segments import FEW, Array, Layout, Patterns, averaging, patterns
 from initwell.records import Record
 
 if TYPE_CHECKING:
@@ -231,13 +231,18 @@ class Signal:
             cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
             raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)
         if self.means.shape != segments:
-            alike = self.means.size == 1 and not self._has_parts
-            vars(self)["means"] = self.means.reshape(segments) if alike else np.broadcast_to(self.means, segments)
+            one = self.means.size == 1
+            vars(self)["means"] = np.full(segments, self.means) if one else np.broadcast_to(self.means, segments)
 
     @worked_out
     def shape(self) -> tuple[int, ...]:
         """The tensor's shape."""
         return tuple([dim[0].size if len(dim) == 1 else math.prod([a.size for a in dim]) for dim in self.dims])
+
+    @worked_out
+    def layout(self) -> Layout:
+        """The segments of each atom."""
+        return tuple([atom.parts or (atom.size,) for atom in self.atoms])
 
     @worked_out
     def cuts(self) -> dict[Dims, "Signal"]:
@@ -277,6 +282,8 @@ class Signal:
         """Return E[x x'] over all pairs that differ along these atoms and agree along the others."""
         if not self._has_parts:
             return float(self.moments[tuple([int(i in differ) for i in range(len(self.atoms))])])
+        if self.moments.size <= FEW:
+            return float(averaging(self.layout, tuple(sorted(differ))).dot(self.moments.reshape(-1)))
         whole = slice(None)
         found = self.moments[tuple([whole if a.parts else int(i in differ) for i, a in enumerate(self.atoms)])]
         for i, atom in enumerate(self.atoms):
@@ -355,7 +362,7 @@ def _bare(origin: Signal, **given: Any) -> Signal:
 
 R = TypeVar("R")
 # What a Signal works out of its dims alone.
-_OF_DIMS = ("atoms", "_has_parts", "shape", "_spans")
+_OF_DIMS = ("atoms", "_has_parts", "shape", "layout", "_spans")
 
 
 def replace(record: R, **changes: Any) -> R:
