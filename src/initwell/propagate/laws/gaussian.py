@@ -253,9 +253,10 @@ def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Ar
     if not u.segmented:
         mean, moments = pair_moments(f, kinks, u.mean, _variance(u), correlations)
         return np.full_like(u.means, mean), moments
-    pairs = np.stack([u.means.ravel(), variances(u).ravel()], axis=1)
-    kinds, which = np.unique(pairs, axis=0, return_inverse=True)
-    series = [hermite(f, kinks, float(m), float(v)) for m, v in kinds]
+    kinds: dict[tuple[float, float], int] = {}
+    pairs = zip(u.means.ravel().tolist(), variances(u).ravel().tolist(), strict=True)
+    which = np.array([kinds.setdefault(pair, len(kinds)) for pair in pairs])
+    series = [hermite(f, kinks, mean, variance) for mean, variance in kinds]
     labels = np.asarray(which.reshape(u.means.shape), np.int64)
     sides = (np.broadcast_to(by_pattern(u.atoms, labels, second=side), u.moments.shape) for side in (False, True))
     first, second = (side.ravel() for side in sides)

@@ -96,7 +96,7 @@ def settled(signal: Signal, axis: int) -> Signal:
 
 def _alike(signal: Signal, axis: int, place: int) -> bool:
     one, two = (signal.diagonal.take(i, axis) for i in (place, place + 1))
-    return bool(np.allclose(one, two, rtol=1e-8, atol=1e-10 * abs(signal.q)))
+    return bool((np.abs(one - two) <= 1e-8 * np.abs(two) + 1e-10 * abs(signal.q)).all())
 
 
 def replaced_atoms(dims: Dims, axis: int, count: int, parts: tuple[Atom, ...]) -> Dims:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from itertools import accumulate, chain
 from string import ascii_letters
 
@@ -97,9 +97,38 @@ def bilinear(names: str, a: Array, b: Array, weights: Weights) -> Array:
     """
     table = _table(names, a.shape, b.shape, weights)
     if table is None:
-        return np.asarray(np.einsum(names, a, b, *weights.tables))
+        return _multiplied(names, a, b, weights)
     every, shape = table
     return np.asarray(every.dot(np.multiply.outer(a, b).reshape(-1)).reshape(shape))
+
+
+def _multiplied(names: str, a: Array, b: Array, weights: Weights) -> Array:
+    """Contract as a product of matrices, where nothing but single axes are summed over; else entry by entry."""
+    plan = _plan(names)
+    if plan is None:
+        return np.asarray(np.einsum(names, a, b, *weights.tables))
+    (first, shared, free), second, order = plan
+    a, b = a.transpose(first), b.transpose(second)
+    summed = a.shape[shared + free :]
+    factor = reduce(np.multiply.outer, weights.tables, np.ones(())).ravel()
+    batch, rows, columns = a.shape[:shared], a.shape[shared : shared + free], b.shape[shared + len(summed) :]
+    left = a.reshape(*batch, math.prod(rows), -1) * factor
+    found = left @ b.reshape(*batch, left.shape[-1], -1)
+    return np.asarray(found.reshape(*batch, *rows, *columns).transpose(order))
+
+
+@lru_cache(maxsize=1024)
+def _plan(names: str) -> tuple[tuple[tuple[int, ...], int, int], tuple[int, ...], tuple[int, ...]] | None:
+    """Return orders of axes: of a, with how many it shares and has alone; of b; of the product. None where there is none."""
+    (one, two, *others), out = names[: names.index("-")].split(","), names[names.index(">") + 1 :]
+    shared, own = [c for c in one if c in two and c in out], [c for c in one if c not in two]
+    summed, rest = list("".join(others)), [c for c in two if c not in one]
+    if set(summed) != {c for c in one if c in two and c not in out} or not set(own + rest) <= set(out):
+        return None
+    first, second = [*shared, *own, *summed], [*shared, *summed, *rest]
+    made = [*shared, *own, *rest]
+    orders = [tuple([of.index(c) for c in by]) for of, by in ((one, first), (two, second))]
+    return (orders[0], len(shared), len(own)), orders[1], tuple([made.index(c) for c in out])
 
 
 @lru_cache(maxsize=1024)

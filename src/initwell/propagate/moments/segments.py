@@ -13,7 +13,7 @@ With S = 1 these are the two patterns "agree" and "differ", n and n(n − 1).
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, reduce
+from functools import cache, cached_property, lru_cache, reduce
 from itertools import accumulate
 
 import numpy as np
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
+# So few patterns are averaged by a matrix of new by old.
+_SMALL = 64
 # Weights of so many patterns are kept.
 FEW = 1 << 11
 
@@ -150,6 +152,16 @@ class Merging:
 
     def moments(self, array: Array, axis: int) -> Array:
         """Average patterns along one axis of an array."""
+        if len(self.patterns) <= _SMALL:
+            return along(array, self.matrix, axis)
+        return self._moments(array, axis)
+
+    @cached_property
+    def matrix(self) -> Array:
+        """What takes a few patterns to the new ones."""
+        return self._moments(np.eye(len(self.patterns)), 0)
+
+    def _moments(self, array: Array, axis: int) -> Array:
         found = _averaged(array, self.patterns, self.counts, len(self.parts) * (len(self.parts) + 1), axis)
         for new, old in self.empty:
             found[(slice(None),) * axis + (new,)] = array.take(old, axis)
