@@ -129,8 +129,12 @@ def geometry(call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: 
     n = len(kernel)
     stride, padding, dilation = (spread(call[k], n) for k in ("stride", "padding", "dilation"))
     stride = stride if call["stride"] not in ((), None) else tuple(kernel)
-    columns = (inputs, outputs, kernel, stride, padding, dilation)
-    return [spatial_axis(i, o, k, s, p, d) for i, o, k, s, p, d in zip(*columns, strict=True)]
+    return list(_axes(tuple(inputs), tuple(outputs), tuple(kernel), stride, padding, dilation))
+
+
+@lru_cache(maxsize=1024)
+def _axes(*columns: tuple[int, ...]) -> tuple[Axis, ...]:
+    return tuple([spatial_axis(i, o, k, s, p, d) for i, o, k, s, p, d in zip(*columns, strict=True)])
 
 
 def spread(value: object, n: int) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from initwell.propagate.moments.gram import image
 from initwell.propagate.moments.incidence import Axis, geometry
 from initwell.propagate.moments.labels import Weights, bilinear, labels
 from initwell.propagate.moments.segments import Array, Patterns
-from initwell.propagate.moments.signal import Atom, Signal, Source, merged_fidelity
+from initwell.propagate.moments.signal import Atom, Dims, Signal, Source, merged_fidelity
 from initwell.propagate.rules.answers import answered
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
@@ -64,13 +65,14 @@ def tapped(
     a, b = matched(a, b, [*over, *batch])
     rank_a, rank_b = len(a.dims) - len(axes), len(b.dims) - len(axes)
     (a, moments_a), (b, moments_b) = _spatial(a, rank_a), _spatial(b, rank_b)
-    ranks = (tuple([max(len(d), i >= r) for i, d in enumerate(x.dims)]) for x, r in ((a, rank_a), (b, rank_b)))
-    names = labels(*ranks, tuple(over), tuple(batch), len(axes))
+    ranks_a, ranks_b = (
+        tuple([max(len(d), i >= r) for i, d in enumerate(x.dims)]) for x, r in ((a, rank_a), (b, rank_b))
+    )
+    names = labels(ranks_a, ranks_b, tuple(over), tuple(batch), len(axes))
     along = [a.atoms[i].patterns for i in a.axes([d for d, _ in over])]
-    order = tuple(["pxk".index(r) for r in roles])
-    found = bilinear(names.moments, moments_a, moments_b, _weights(tuple(along), tuple(axes), order))
-    lengths = [axis.sizes[order[2]] for axis in axes]
-    found = found[(..., *(slice(None) if n > 1 else 0 for n in lengths))]
+    space = _space(tuple(axes), roles)
+    order, lengths = space.order, space.lengths
+    found = bilinear(names.moments, moments_a, moments_b, _weights(tuple(along), tuple(axes), order))[space.kept]
     dims = tuple([a.dims[d] for d in names.kept_a]) + tuple([b.dims[d] for d in names.kept_b])
     average: Array | float = 0.0
     if a.means.any() and b.means.any():
@@ -78,8 +80,31 @@ def tapped(
         number = math.prod(axis.pairs[0, 0, 0] / axis.sizes[order[2]] for axis in axes)
         flat = np.einsum(names.means, _flat(a, rank_a), _flat(b, rank_b), *parts) * number
         average = flat.reshape(flat.shape + (1,) * sum(n > 1 for n in lengths))
-    space = tuple([(Atom(n),) if n > 1 else () for n in lengths])
-    return merged_fidelity(a.changed(found, average, dims=dims + space, gaussian=True), b)
+    return merged_fidelity(a.changed(found, average, dims=dims + space.dims, gaussian=True), b)
+
+
+class _Space(NamedTuple):
+    """Where the spatial dimensions of a result come from.
+
+    Attributes:
+        order: of p, x and k, as a, b and the result have them.
+        lengths: of the result.
+        kept: index that leaves out lengths of 1.
+        dims: of the result.
+    """
+
+    order: tuple[int, ...]
+    lengths: tuple[int, ...]
+    kept: tuple[Any, ...]
+    dims: Dims
+
+
+@lru_cache(maxsize=1024)
+def _space(axes: tuple[Axis, ...], roles: str) -> _Space:
+    order = tuple(["pxk".index(r) for r in roles])
+    lengths = tuple([axis.sizes[order[2]] for axis in axes])
+    kept = (..., *[slice(None) if n > 1 else 0 for n in lengths])
+    return _Space(order, lengths, kept, tuple([(Atom(n),) if n > 1 else () for n in lengths]))
 
 
 def _flat(signal: Signal, rank: int) -> Array:
