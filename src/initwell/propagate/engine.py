@@ -128,10 +128,13 @@ def _finite(moments: Array) -> bool:
 
 
 def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) -> None:
-    _forget(op, known)
+    if op.mutates:
+        _forget(op, known)
     for value, signal in zip(op.outputs, found, strict=True):
         if signal is not None and _finite(signal.moments):
             known[value] = signal
+        else:
+            known.forget(value)
     if not op.mutates:
         return
     whole = known.get(op.outputs[0]) if op.outputs else None

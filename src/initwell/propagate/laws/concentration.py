@@ -269,7 +269,7 @@ def _by_variances(variance: float, rows: Weights) -> Sequence[Array]:
 
 @lru_cache(maxsize=1024)
 def _others(variance: float, rows: Weights, less: int) -> Array:
-    """Return what all weights but so many come to, over equal steps of log x, each variance by its share of the rows."""
+    """Return what all weights but so many come to over equal steps of log x, each variance by its share of rows."""
     none = _by_variances(variance, rows)[0]
     found = _power(none, rows.count - less)
     if rows.spread < 1e-9:

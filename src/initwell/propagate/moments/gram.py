@@ -42,18 +42,19 @@ def fluctuation(x: Signal, features: Sequence[int]) -> float:
     >>> fluctuation(independent((3, 8), 2.0), [1])
     0.125
     """
-    order, between, agree, every = _rows_of(x, features)
+    axes = x.axes(features)
+    order, between, agree, every = _rows_of(x, axes)
     varied = x.moments.transpose(order).reshape(agree.size, -1).dot(between)
-    size, left = float(agree.dot(varied)), x.spread / _matrices(x, features)
+    size, left = float(agree.dot(varied)), x.spread / _matrices(x, axes) if x.spread else 0.0
     return min(left + float(every.dot(varied * varied)) / size / size, 1.0) if size > 0 else left
 
 
-def _matrices(x: Signal, features: Sequence[int]) -> int:
+def _matrices(x: Signal, axes: Sequence[int]) -> int:
     """Return of how many products the features are made, each with a spread of its own: the heads of attention.
 
     Of a batched product both free axes follow something, and those of the batch nothing.
     """
-    atoms = [x.atoms[i] for i in x.axes(features)]
+    atoms = [x.atoms[i] for i in axes]
     return math.prod(a.size for a in atoms if not a.follows) if any(a.follows for a in atoms) else 1
 
 
@@ -89,14 +90,14 @@ def varying(x: Signal, features: Sequence[int]) -> float:
         x: any signal.
         features: its dimensions that count features; the others count rows.
     """
-    order, between, agree, _ = _rows_of(x, features)
+    order, between, agree, _ = _rows_of(x, x.axes(features))
     varied = float(agree.dot(x.moments.transpose(order).reshape(agree.size, -1).dot(between)))
     return max(varied, 0.0) / x.q if x.q > 0 else 0.0
 
 
-def _rows_of(x: Signal, features: Sequence[int]) -> tuple[tuple[int, ...], Array, Array, Array]:
+def _rows_of(x: Signal, axes: tuple[int, ...]) -> tuple[tuple[int, ...], Array, Array, Array]:
     work = _rows if x.moments.size <= FEW else _rows.__wrapped__
-    return work(x.layout, tuple([a.sample for a in x.atoms]), x.axes(features))
+    return work(x.layout, tuple([a.sample for a in x.atoms]), axes)
 
 
 @lru_cache(maxsize=4096)

@@ -119,7 +119,7 @@ def _multiplied(names: str, a: Array, b: Array, weights: Weights) -> Array:
 
 @lru_cache(maxsize=1024)
 def _plan(names: str) -> tuple[tuple[tuple[int, ...], int, int], tuple[int, ...], tuple[int, ...]] | None:
-    """Return orders of axes: of a, with how many it shares and has alone; of b; of the product. None where there is none."""
+    """Return the orders of axes of a, with how many it shares and has alone, of b, and of the product."""
     (one, two, *others), out = names[: names.index("-")].split(","), names[names.index(">") + 1 :]
     shared, own = [c for c in one if c in two and c in out], [c for c in one if c not in two]
     summed, rest = list("".join(others)), [c for c in two if c not in one]

@@ -18,6 +18,7 @@ parts: ``moments[.., d, ..]`` becomes ``moments[.., d1, d2, ..] = moments[.., d1
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from initwell.propagate.moments.slots import Slots
 
 Fidelity = Literal["exact", "approximate"]
+_PARTS = attrgetter("parts")
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class Signal:
     def __post_init__(self) -> None:
         """Refuse moments that do not belong to the atoms; write a mean that is one number out."""
         atoms = tuple([atom for dim in self.dims for atom in dim])
-        vars(self).update(atoms=atoms, _has_parts=any([atom.parts for atom in atoms]))
+        vars(self).update(atoms=atoms, _has_parts=any(map(_PARTS, atoms)))
         self._fit()
 
     def _fit(self) -> None:

@@ -116,7 +116,7 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
 
 def _itself(a: Signal, value: int, b: Signal, over: tuple[int, int], batched: bool) -> Signal:
     """Let a value that the other operand follows follow itself."""
-    if not any(s.value == value for atom in b.dims[over[1]] for s in atom.follows):
+    if value not in {s.value for atom in b.dims[over[1]] for s in atom.follows}:
         return a
     features = [d for d in range(int(batched), len(a.dims)) if d != over[0]]
     return adding(a, [([over[0]], Source(value, math.sqrt(fluctuation(a, features))))])

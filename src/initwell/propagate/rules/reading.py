@@ -170,8 +170,8 @@ def _alone(places: Array) -> Taken:
     size = np.maximum(sizes(places), 0.0)
     n, both = len(size), np.array([[float(np.add.reduce(size)) / len(size)]])
     mean = np.array([float(np.add.reduce(np.sqrt(size))) / n])
-    share = off_average(own_correlations(places)) if _near(places) else 0.0
-    return Taken(both, mean, both / n, both, share)
+    own = own_correlations(places) if _near(places) else None
+    return Taken(both, mean, both / n, both, 0.0 if own is None else off_average(own))
 
 
 def levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, ...]:

@@ -96,7 +96,7 @@ def scattered(y: Signal, x: Signal, weight: Signal, reads: Sequence[Taken], inpu
 
 @lru_cache(maxsize=8)
 def _spectrum(matrix: bytes, size: int) -> tuple[Array, Array]:
-    """Return the eigenvalues of a matrix over its trace, and its eigenvectors: of a model's inputs they stay the same."""
+    """Return the eigenvalues of a matrix over its trace, and its eigenvectors: of a model's input ever the same."""
     found = np.frombuffer(matrix).reshape(size, size)
     values, vectors = np.linalg.eigh(found / found.trace())
     return np.asarray(values), np.asarray(vectors)
