@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from initwell.propagate.laws.averages import decayed
-from initwell.propagate.laws.functions import Function, as_image, combined, evaluated, line, of_known_law, shared_images
+from initwell.propagate.laws.functions import Function, as_image, combined, evaluated, line, shared_images
+from initwell.propagate.laws.rectified import of_known_law
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
