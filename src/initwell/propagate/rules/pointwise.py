@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from initwell.errors import ArgumentError
 from initwell.propagate.laws.echoes import about, through_slope
 from initwell.propagate.laws.functions import (
     Function,
@@ -30,7 +31,7 @@ from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Gate, Image, Pointwise, Signal, merged_fidelity, replace
-from initwell.propagate.table import Call, Rule
+from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
 from initwell.trace.ops import ACTIVATIONS
@@ -57,7 +58,10 @@ def phi_of(op: Op) -> Activation:
     if op.functional == "aten.elu":
         return _elu(arguments)
     known = _PARAMETERS.get(op.functional, {})
-    return _catalogued(ACTIVATIONS[op.functional], tuple([(p, float(arguments[a])) for a, p in known.items()]))
+    try:
+        return _catalogued(ACTIVATIONS[op.functional], tuple([(p, float(arguments[a])) for a, p in known.items()]))
+    except ArgumentError as error:  # PyTorch takes more, such as a softshrink of threshold 0
+        raise UnknownSignalError(str(error)) from error
 
 
 @lru_cache(maxsize=256)
