@@ -70,7 +70,7 @@ class Blank:
 
     def _begun(self, op: Op, shown: Signal) -> Rows | None:
         padding, index = int(op.arguments["padding_idx"]), op.arguments["indices"].id
-        frozen = self.values.frozen(op.arguments["weight"].id) is not None
+        frozen = op.arguments["weight"].id in self.values.frozen
         if padding < 0 or index not in self.values or frozen or shown.q <= 0:
             return None
         first = self.values.folded.first[index]

@@ -70,10 +70,11 @@ class Known:
         """Whether a value is random, but not by weights or activations: a shuffle, a dropout mask."""
         return value in self.folded.drawn
 
-    def frozen(self, value: int) -> Tensor | None:
-        """Return the numbers of a parameter that is neither drawn nor trained, such as a table of sinusoids."""
-        found = self.kept.get(value)
-        return None if found is None or found.requires_grad else found.detach()
+    @property
+    def frozen(self) -> Mapping[int, Tensor]:
+        """Parameters that are neither drawn nor trained, such as a table of sinusoids, with their numbers."""
+        kept = self.kept
+        return self.once("frozen", lambda: {v: t.detach() for v, t in kept.items() if not t.requires_grad})
 
     def sample(self, value: int) -> int | None:
         """Return the dimension of a known value that counts samples, if any."""

@@ -32,7 +32,7 @@ def _embedding(call: Call) -> Sequence[Signal]:
     Of a table that is neither drawn nor trained, such as one of sinusoids, the rows that are looked up are measured.
     """
     index, sample = _indices(call)
-    table = call.values.frozen(call["weight"].id)
+    table = call.values.frozen.get(call["weight"].id)
     if table is not None:
         shown = f"frozen {call['weight'].id} {call.values.folded.first[call['indices'].id]}"
         rows = call.values.once(shown, lambda: _shown(table.cpu()[index], sample))
