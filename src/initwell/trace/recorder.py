@@ -272,6 +272,7 @@ class _Walk:
             self.notes.append(f"Frozen, so without a gradient: {', '.join(frozen)}.")
 
     def trace(self) -> Trace:
+        self.recorder.leave_numbers()
         names: dict[int, list[str]] = {}
         for name, value in self.parameters.items():
             names.setdefault(value, []).append(name)
