@@ -8,7 +8,7 @@ from initwell.propagate.given.mask import both
 from initwell.propagate.given.measured import masked_weight
 from initwell.propagate.laws.functions import as_image
 from initwell.propagate.moments.atoms import together
-from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.beside import ALONE, beside, law_beside
 from initwell.propagate.rules.branch import (
     added,
@@ -26,6 +26,7 @@ from initwell.propagate.rules.byhand import centred_by_hand, gradient_by_hand, n
 from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
+from initwell.propagate.rules.neighbours import of_neighbours
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -57,6 +58,8 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
             return [found]
         if beta == 1.0 and (found := gradient_by_hand(call, first, second)) is not None:
             return [found]
+        if (found := of_neighbours(call, first, second, beta)) is not None:
+            return [merged_fidelity(found, a, b)]
         if fixed(b) and not b.segmented and a.shape == call.shape():
             return [shifted(a, beta * b.mean)]
         if fixed(a) and not a.segmented and b.shape == call.shape():

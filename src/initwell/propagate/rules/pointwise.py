@@ -193,7 +193,7 @@ def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean:
         rest, heard = rest - before, (heard[0] + after, heard[1] + square)
     level = np.broadcast_to(rest[here].reshape(-1, 1), grid.shape)
     moments, power, passed = rest * slopes + heard[0], level + heard[1], level
-    points, weights = distribution(u)
+    points, weights = distribution(u, f.kinks)
     slope = f.fn(points)
     for gate in gates:
         powers, passes = through(gate, grid, origin)
