@@ -140,7 +140,7 @@ def function_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
     mean, moments = signal_moments(f.fn, f.kinks, u)
     if u.law is None or len(u.law.values) != u.means.size or u.q == u.mean**2:
         return mean, moments
-    points, weights = distribution(u)
+    points, weights = distribution(u, f.kinks)
     values = f.fn(points)
     true, q = (expected(weights, values**k).reshape(u.means.shape) for k in (1, 2))
     mean = np.broadcast_to(mean, u.means.shape)

@@ -25,10 +25,16 @@ _REACH = 4.0
 _GRID = 201
 _STEPS = 48
 _HARDLY = 0.1
+# A Gaussian part of this share of the values' spread is wide enough for the nodes of a Gaussian of the whole.
+_SMOOTH = 0.1
 
 
-def distribution(u: Signal) -> tuple[Array, Array]:
+def distribution(u: Signal, kinks: tuple[float, ...] | None = None) -> tuple[Array, Array]:
     """Return points and weights of one entry's distribution: of shape (segments, points).
+
+    Args:
+        u: any signal; of no known law it counts as Gaussian.
+        kinks: where a function that is to be averaged is not smooth; it may be narrow, as a sigmoid's slope is.
 
     >>> from initwell.propagate.moments.signal import independent
     >>> points, weights = distribution(independent((4,), 5.0, 1.0))
@@ -42,10 +48,29 @@ def distribution(u: Signal) -> tuple[Array, Array]:
         return values, np.broadcast_to(w / w.sum(), values.shape)
     if not law.variance.any():
         return law.values, law.weights
+    if kinks is not None and _is_smooth(law):
+        return _stacked([_by_density(law, row, kinks) for row in range(len(law.values))])
     z, w = _coarse()
     found = law.values[:, :, None] + np.sqrt(law.variance)[:, None, None] * z
     weights = law.weights[:, :, None] * w
     return found.reshape(len(found), -1), weights.reshape(len(found), -1)
+
+
+def _is_smooth(law: Law) -> bool:
+    spread = expected(law.weights, (law.values - expected(law.weights, law.values)[:, None]) ** 2)
+    return bool((law.variance >= _SMOOTH**2 * spread).all())
+
+
+def _by_density(law: Law, row: int, kinks: tuple[float, ...]) -> tuple[Array, Array]:
+    """Return the nodes for a Gaussian of the same mean and variance, weighted by the law's own density."""
+    values, masses, own = law.values[row], law.weights[row], float(law.variance[row])
+    mean = float(masses @ values)
+    whole = own + float(masses @ (values - mean) ** 2)
+    z, weights = nodes(kinks, mean, whole)
+    points = mean + math.sqrt(whole) * z
+    density = np.exp(-((points[:, None] - values) ** 2) / (2 * own) + z[:, None] ** 2 / 2) @ masses
+    found = weights * density
+    return points, found / found.sum()
 
 
 def expected(weights: Array, values: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from initwell.errors import ArgumentError
 from initwell.propagate.laws.echoes import about, through_slope
 from initwell.propagate.laws.functions import (
     Function,
@@ -31,7 +32,7 @@ from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Gate, Image, Pointwise, Signal, merged_fidelity, replace
-from initwell.propagate.table import Call, Rule
+from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
 from initwell.trace.ops import ACTIVATIONS
@@ -58,7 +59,10 @@ def phi_of(op: Op) -> Activation:
     if op.functional == "aten.elu":
         return _elu(arguments)
     known = _PARAMETERS.get(op.functional, {})
-    return _catalogued(ACTIVATIONS[op.functional], tuple([(p, float(arguments[a])) for a, p in known.items()]))
+    try:
+        return _catalogued(ACTIVATIONS[op.functional], tuple([(p, float(arguments[a])) for a, p in known.items()]))
+    except ArgumentError as error:  # PyTorch takes more, such as a softshrink of threshold 0
+        raise UnknownSignalError(str(error)) from error
 
 
 @lru_cache(maxsize=256)
@@ -189,7 +193,7 @@ def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean:
         rest, heard = rest - before, (heard[0] + after, heard[1] + square)
     level = np.broadcast_to(rest[here].reshape(-1, 1), grid.shape)
     moments, power, passed = rest * slopes + heard[0], level + heard[1], level
-    points, weights = distribution(u)
+    points, weights = distribution(u, f.kinks)
     slope = f.fn(points)
     for gate in gates:
         powers, passes = through(gate, grid, origin)
