@@ -11,7 +11,6 @@ from initwell.errors import ModelError
 from initwell.propagate.blank.walk import Blank
 from initwell.propagate.given.known import Known, Signals
 from initwell.propagate.moments.atoms import viewed
-from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.routing.choices import Choices
 from initwell.propagate.shared.joint import Joint
@@ -34,7 +33,7 @@ class Walk(Record):
     Attributes:
         signals: value id → signal; values that are not there are unknown. Known numbers are measured when asked for.
         unsupported: ops without a rule → how often they ran.
-        unknown: ops with a rule whose outputs an unknown input left unknown → how often.
+        unknown: ops with a rule whose output is unknown all the same, as of an unknown or infinite input → how often.
     """
 
     signals: Mapping[int, Signal]
@@ -89,12 +88,12 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
                 found = tuple(s if s is None or s.joint else s.approximate(shared[op.index]) for s in found)
         except UnknownSignalError:
             found = (None,) * len(op.outputs)
-            unknown[op.packet] += 1
         except Exception as error:
             raise _failure(op, error) from error
+        unknown[op.packet] += bool(found) and not _is_known(found[0])
         _keep(trace, op, found, known)
     blank.settle(known)
-    return Walk(known, dict(sorted(unsupported.items())), dict(sorted(unknown.items())))
+    return Walk(known, dict(sorted(unsupported.items())), dict(sorted((+unknown).items())))
 
 
 def _failure(op: Op, error: Exception) -> RuleError:
@@ -122,16 +121,18 @@ def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
             raise ValueError(f"a signal of shape {signal.shape} for an output of shape {shape}")
 
 
-def _finite(moments: Array) -> bool:
+def _is_known(signal: Signal | None) -> bool:
     # A sum is finite only of what is; sums of what is may overflow.
-    return math.isfinite(np.add.reduce(moments.reshape(-1))) or bool(np.isfinite(moments).all())
+    return signal is not None and (
+        math.isfinite(np.add.reduce(signal.moments.reshape(-1))) or bool(np.isfinite(signal.moments).all())
+    )
 
 
 def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) -> None:
     if op.mutates:
         _forget(op, known)
     for value, signal in zip(op.outputs, found, strict=True):
-        if signal is not None and _finite(signal.moments):
+        if signal is not None and _is_known(signal):
             known[value] = signal
         else:
             known.forget(value)
