@@ -145,5 +145,5 @@ def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) 
             # Another view of all that was written.
             known[new] = viewed(whole, trace.values[new].shape)
     for new, signal in overwritten(trace, op, known).items():
-        if new not in known and _finite(signal.moments):
+        if new not in known and _is_known(signal):
             known[new] = signal
