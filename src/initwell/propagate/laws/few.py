@@ -24,8 +24,9 @@ import numpy as np
 
 from initwell.propagate.laws.rectified import binned, distribution, expected
 from initwell.propagate.moments.incidence import Axis
+from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Image, Law, Signal, replace
+from initwell.propagate.moments.signal import Image, Signal, replace
 
 FEW = "a sum of few terms, no Gaussian, by its fourth moments"
 # Of an excess below this a law is taken as Gaussian.

@@ -19,8 +19,9 @@ import numpy as np
 
 from initwell.propagate.laws.gaussian import nodes, variances
 from initwell.propagate.moments.copies import kept
+from initwell.propagate.moments.remembered import Gate, Law
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Gate, Image, Law, Signal, replace
+from initwell.propagate.moments.signal import Image, Signal, replace
 
 _BINS = 80
 _REACH = 4.0

@@ -32,6 +32,7 @@ from initwell.records import Record
 if TYPE_CHECKING:
     from initwell.propagate.given.mask import Mask
     from initwell.propagate.laws.echoes import Echo
+    from initwell.propagate.moments.remembered import Average, Gate, Law
     from initwell.propagate.moments.slots import Slots
 
 Fidelity = Literal["exact", "approximate"]
@@ -112,53 +113,6 @@ class Image:
 
 
 @dataclass(frozen=True, eq=False)
-class Average:
-    """Says that a value is E[x], E[x²], or E[(x − x̄)²], averaged over some dimensions, x being ``of``."""
-
-    kind: Literal["mean", "square", "variance"]
-    of: "Signal"
-    dims: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Law:
-    """How one entry is distributed that is no Gaussian: Σ weights·N(values, variance), a row for each segment.
-
-    ``image`` times ``factor`` is what the values stand for, if that is known; the Gaussian part has mean ``offset``. Of
-    a sum of few terms ``near`` is by how much squares go together beyond a Gaussian's, by pattern; see ``laws``.
-    """
-
-    values: Array
-    weights: Array
-    variance: Array
-    image: Image | None
-    factor: Array
-    offset: Array
-    near: Array | None = None
-
-    @worked_out
-    def kept(self) -> dict[object, Any]:
-        """What functions of it alone found; see ``copies.kept``."""
-        return {}
-
-
-@dataclass(frozen=True, eq=False)
-class Gate:
-    """Says that a part of a gradient went through φ′(u), u being ``pre``: what it is, given u.
-
-    ``moments`` are those of that part; E[g²|u] = φ′(u)²·power(u), and E[g|u] goes as φ′(u)·passed(u): tables over
-    ``grid``, a row for each segment.
-    """
-
-    slope: Callable[[Array], Array]
-    pre: "Signal"
-    moments: Array
-    grid: Array
-    power: Array
-    passed: Array
-
-
-@dataclass(frozen=True, eq=False)
 class Signal:
     """One tensor at initialization; see the module's text.
 
@@ -198,14 +152,14 @@ class Signal:
     reasons: tuple[str, ...] = ()
     gaussian: bool = False
     image: Image | None = None
-    law: Law | None = None
-    gates: tuple[Gate, ...] = ()
+    law: "Law | None" = None
+    gates: "tuple[Gate, ...]" = ()
     roots: tuple[tuple[int, float], ...] = ()
     peak: int = 1
     profile: tuple[Array, ...] = ()
-    average: Average | None = None
+    average: "Average | None" = None
     square_of: "Signal | None" = None
-    centred_of: Average | None = None
+    centred_of: "Average | None" = None
     joint: bool = False
     scatter: tuple[float, ...] = ()
     undone: float = 1.0
@@ -318,15 +272,7 @@ class Signal:
     def changed(
         self, moments: Array, means: Array | float, *, dims: Dims | None = None, gaussian: bool = False, **more: Any
     ) -> "Signal":
-        """Return a signal of other numbers that keeps the fidelity and forgets where it came from.
-
-        Args:
-            moments: as the field.
-            means: as the field.
-            dims: as the field; its own, if none are given.
-            gaussian: as the field.
-            more: other fields.
-        """
+        """Return a signal of other numbers, and fields, that keeps the fidelity and forgets where it came from."""
         means = means if isinstance(means, np.ndarray) else np.asarray(means, float)
         dims = self.dims if dims is None else dims
         return _bare(self, dims=dims, moments=moments, means=means, gaussian=gaussian, **more)

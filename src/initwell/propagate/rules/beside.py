@@ -18,8 +18,9 @@ from initwell.propagate.laws.functions import as_image, is_line
 from initwell.propagate.laws.rectified import binned, distribution
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.incidence import Axis, geometry
+from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import Array, along
-from initwell.propagate.moments.signal import Image, Law, Signal, replace
+from initwell.propagate.moments.signal import Image, Signal, replace
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.table import Call
 from initwell.trace.ops import ACTIVATIONS

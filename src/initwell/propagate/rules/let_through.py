@@ -12,8 +12,9 @@ import numpy as np
 
 from initwell.propagate.laws.gaussian import covariance
 from initwell.propagate.laws.rectified import distribution, interpolated
+from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Gate, Signal
+from initwell.propagate.moments.signal import Signal
 
 
 def with_itself(g: Signal, hat: Array, tag: int, gates: Sequence[Gate]) -> Array:

@@ -40,8 +40,9 @@ from initwell.propagate.moments.atoms import together, viewed
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.centring import centred as centred_moments
 from initwell.propagate.moments.centring import over_all
+from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array, along
-from initwell.propagate.moments.signal import Gate, Signal, merged_fidelity, replace
+from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.let_through import with_itself
@@ -75,15 +76,10 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
         0.0 if centred else x.means * scale,
         gaussian=x.gaussian,
         roots=((tag, 1.0),),
-        profile=levelled(x, dims, _size(x, moments)) if centred and x.profile else x.profile,
+        profile=levelled(x, dims, x.changed(moments, 0.0).q) if centred and x.profile else x.profile,
         swing=x.swing if 0 in dims else 0.0,
     )
     return _as_distributed(found, x, scale if centred else None)
-
-
-def _size(x: Signal, moments: Array) -> float:
-    """Return the moment of an entry with itself, over all entries."""
-    return x.changed(moments, 0.0).q if x.segmented else float(moments.flat[0])
 
 
 def _average(array: Array) -> float:

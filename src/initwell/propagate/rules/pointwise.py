@@ -30,8 +30,9 @@ from initwell.propagate.laws.rectified import distribution, expected, grid_of, i
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import over_pairs
+from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Gate, Image, Pointwise, Signal, merged_fidelity, replace
+from initwell.propagate.moments.signal import Image, Pointwise, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
