@@ -326,18 +326,3 @@ def test_batches_of_ragged_rows_or_of_quantized_numbers_are_refused() -> None:
 def test_a_batch_of_8_bits_is_refused_by_the_model() -> None:
     with pytest.raises((ArgumentError, ModelError), match="float8"):
         iw.predict(net(), normal(2, 8).to(torch.float8_e4m3fn))
-
-
-def test_more_positions_than_a_table_has_are_the_batchs_shape() -> None:
-    class Placed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.places = nn.Embedding(4, 8)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = x + self.places(torch.arange(x.shape[1], device=x.device))
-            return y
-
-    text = r"batch: got a shape whose positions are 0 to 5\. The embedding at 'places' has 4 rows: give a shorter one"
-    with pytest.raises(ArgumentError, match=text):
-        iw.predict(Placed(), normal(2, 6, 8))
