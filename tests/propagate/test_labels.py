@@ -8,7 +8,7 @@ from initwell.propagate.moments.labels import Weights, bilinear
 from initwell.propagate.moments.segments import averaging, dropped, patterns
 
 # What is contracted, shapes of both operands, and of what they are weighed by.
-CASES = {
+CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], list[tuple[int, ...]]]] = {
     "rows times columns": ("abc,cd,c->abd", (2, 2, 6), (6, 2), [(6,)]),
     "a batch": ("abcd,abed,d->abce", (2, 2, 6, 2), (2, 2, 2, 2), [(2,)]),
     "a batch of segments": ("abcd,abed,d->abce", (2, 2, 6, 6), (2, 2, 6, 6), [(6,)]),
