@@ -124,7 +124,7 @@ def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
 def _is_known(signal: Signal | None) -> bool:
     # A sum is finite only of what is; sums of what is may overflow.
     return signal is not None and (
-        math.isfinite(np.add.reduce(signal.moments.reshape(-1))) or bool(np.isfinite(signal.moments).all())
+        math.isfinite(np.add.reduce(signal.moments, axis=None)) or bool(np.isfinite(signal.moments).all())
     )
 
 
