@@ -9,6 +9,7 @@ from initwell.propagate.given.measured import masked_weight
 from initwell.propagate.laws.functions import as_image
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
+from initwell.propagate.rules.again import of_sum
 from initwell.propagate.rules.beside import ALONE, beside, law_beside
 from initwell.propagate.rules.branch import (
     added,
@@ -69,7 +70,7 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
         found = joined(found, common(call, first, second, beta), (a, b))
         if (with_few := beside(call, first, second, beta)) is not None:
             found = joined(found, with_few, (a, b)).approximate(ALONE)
-        return [found]
+        return [of_sum(call, found, first, second)]
 
     return rule
 
