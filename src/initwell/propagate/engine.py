@@ -32,7 +32,8 @@ class Walk(Record):
     Attributes:
         signals: value id → signal; values that are not there are unknown. Known numbers are measured when asked for.
         unsupported: ops without a rule → how often they ran.
-        unknown: ops with a rule whose output is unknown all the same, as of an unknown or infinite input → how often.
+        unknown: ops with a rule whose output is unknown all the same, as of an unknown or infinite input → how often;
+            in the order in which they were met, so that the first ones are the cause.
     """
 
     signals: Mapping[int, Signal]
@@ -92,7 +93,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
         unknown[op.packet] += bool(found) and not _is_known(found[0])
         _keep(trace, op, found, known)
     blank.settle(known)
-    return Walk(known, dict(sorted(unsupported.items())), dict(sorted((+unknown).items())))
+    return Walk(known, dict(sorted(unsupported.items())), dict(+unknown))
 
 
 def _failure(op: Op, error: Exception) -> RuleError:
