@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
-from math import prod
 from typing import Any, Literal
 
 from torch import Tensor
@@ -195,26 +194,18 @@ class Trace(TableRecord):
         index = self.values[value].producer
         return None if index is None else self.ops[index]
 
-    def shown(self, value: int, *, entire: bool = False) -> int:
-        """Return the value that a view, or a copy, shows; of anything else the value itself.
-
-        Args:
-            value: its id.
-            entire: whether all entries must be shown, and not a part of them.
-        """
-        key = (value, entire)
-        if key not in self._shown:
+    def shown(self, value: int) -> int:
+        """Return the value that a view, or a copy, shows; of anything else the value itself."""
+        if value not in self._shown:
             end, op = value, self.producer(value)
             while op is not None and op.inputs and (op.functional in VIEWS or op.functional in COPIES):
-                if entire and prod(self.values[op.inputs[0]].shape) > prod(self.values[end].shape):
-                    break
                 end = op.inputs[0]
                 op = self.producer(end)
-            self._shown[key] = end
-        return self._shown[key]
+            self._shown[value] = end
+        return self._shown[value]
 
     @cached_property
-    def _shown(self) -> dict[tuple[int, bool], int]:
+    def _shown(self) -> dict[int, int]:
         return {}
 
     def consumers(self, value: int) -> tuple[Op, ...]:

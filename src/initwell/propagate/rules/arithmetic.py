@@ -26,6 +26,7 @@ from initwell.propagate.rules.branch import (
 from initwell.propagate.rules.byhand import centred_by_hand, gradient_by_hand, normalized_by_hand
 from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.deviation import of_deviation
+from initwell.propagate.rules.lengths import by_length_of_few
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
 from initwell.propagate.rules.unlike import refuse_unlike
@@ -116,6 +117,8 @@ def _pruned(call: Call) -> Signal | None:
 
 
 def _div(call: Call) -> Sequence[Signal]:
+    if by_length_of_few(call):
+        raise UnknownSignalError("a gradient divided by the length of a sum of few weights")
     divisor = operand(call, "other")
     if _is_number(call, "other"):
         if divisor.mean == 0:

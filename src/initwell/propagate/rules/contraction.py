@@ -99,8 +99,6 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
         if call.trace.values[base(call.trace, call[weight].id)].kind == "parameter" and not batched:
             source = Source(value, level=_level(call.trace, x, features))
             return image(_contracted(a, b, [over], ()), rows, x, [features], source)
-    # Keys and values that were cut from one tensor are two values.
-    first, second = (call.trace.shown(call[name].id, entire=True) for name in (one, two))
     spreads = [fluctuation(a, over[:1]), fluctuation(b, over[1:])]
     left, right = _itself(a, first, b, over, batched), _itself(b, second, a, over[::-1], batched)
     least = min(

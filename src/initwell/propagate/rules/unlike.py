@@ -67,15 +67,18 @@ def _spread(call: Call, rows: Op) -> float:
         refs = [made.arguments["self"], made.arguments["other"]]
         for one, two in (refs, refs[::-1]):
             a, b = (call.known.get(r.id) if isinstance(r, ValueRef) else None for r in (one, two))
-            if a is not None and b is not None and a.shape == b.shape and _is_softmax(call, one.id) and _centred(b):
-                terms = call.trace.values[rows.arguments["mat2"].id].shape[1]
+            terms = int(call.trace.values[rows.arguments["mat2"].id].shape[1])
+            if a is not None and b is not None and a.shape == b.shape and _weighs(call, one.id, terms) and _centred(b):
                 return 2 * terms * a.q
     return 0.0
 
 
-def _is_softmax(call: Call, value: int) -> bool:
+def _weighs(call: Call, value: int, terms: int) -> bool:
+    """Whether a value is softmax weights of so many terms."""
     op = call.trace.producer(base(call.trace, value))
-    return op is not None and op.functional == "aten._softmax"
+    if op is None or op.functional != "aten._softmax":
+        return False
+    return bool(call.trace.values[op.outputs[0]].shape[op.arguments["dim"]] == terms)
 
 
 def _centred(b: Signal) -> bool:
