@@ -32,13 +32,7 @@ class Walk(Record):
     Attributes:
         signals: value id → signal; values that are not there are unknown. Known numbers are measured when asked for.
         unsupported: ops without a rule → how often they ran.
-<<<<<<< HEAD
-        unknown: ops with a rule whose output is unknown all the same, as of an unknown or infinite input → how often.
-        causes: why it cannot be known what some op makes → the op and the first module where that is so.
-=======
-        unknown: ops with a rule whose output is unknown all the same, as of an unknown or infinite input → how often;
-            in the order in which they were met, so that the first ones are the cause.
->>>>>>> c826294e35ee528dad7aab269255337143015c27
+    return Walk(known, dict(sorted(unsupported.items())), dict(+unknown), causes)
     """
 
     signals: Mapping[int, Signal]
@@ -102,11 +96,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
         unknown[op.packet] += bool(found) and not _is_known(found[0])
         _keep(trace, op, found, known)
     blank.settle(known)
-<<<<<<< HEAD
-    return Walk(known, dict(sorted(unsupported.items())), dict(sorted((+unknown).items())), causes)
-=======
-    return Walk(known, dict(sorted(unsupported.items())), dict(+unknown))
->>>>>>> c826294e35ee528dad7aab269255337143015c27
+    return Walk(known, dict(sorted(unsupported.items())), dict(+unknown), causes)
 
 
 def _failure(op: Op, error: Exception) -> RuleError:
