@@ -88,13 +88,13 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
         batched: whether they share dimension 0.
     """
     a, b = call.signal(one), call.signal(two)
-    first, second = (base(call.trace, call[name].id) for name in (one, two))
+    first, second = (_all_shown(call.trace, call[name].id) for name in (one, two))
     kept = len(a.dims) - 1
     for weight, x, value, features, rows in (
         (second, a, first, over[0], range(kept)),
         (first, b, second, over[1], range(kept, kept + len(b.dims) - 1)),
     ):
-        if call.trace.values[weight].kind == "parameter" and not batched:
+        if call.trace.values[base(call.trace, weight)].kind == "parameter" and not batched:
             source = Source(value, level=_level(call.trace, x, features))
             return image(_contracted(a, b, [over], ()), rows, x, [features], source)
     spreads = [fluctuation(a, over[:1]), fluctuation(b, over[1:])]
@@ -130,6 +130,15 @@ def _level(trace: Trace, x: Signal, features: int) -> float:
 def base(trace: Trace, value: int) -> int:
     """Return the value that a view shows."""
     return trace.shown(value)
+
+
+def _all_shown(trace: Trace, value: int) -> int:
+    """Return the value all of which a view shows: queries, keys and values that one layer made are a value each."""
+    while (whole := trace.producer(value)) is not None and base(trace, value) != value:
+        if math.prod(trace.values[value].shape) < math.prod(trace.values[whole.inputs[0]].shape):
+            break
+        value = whole.inputs[0]
+    return value
 
 
 def _mm(call: Call) -> Sequence[Signal]:
