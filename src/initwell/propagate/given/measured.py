@@ -93,7 +93,7 @@ def measured_weight(tensor: Tensor) -> Signal:
     lies within four of them says nothing about the next draw; rows that sum to zero, or a mean, lie far outside. Equal
     entries, such as a temperature or a gate of one number each, were not drawn at all, however few they are.
 
-    A row of a few numbers, each many times over, is known by its segments: a bias that opens some gates and shuts others.
+    A row of a few numbers, each many times over, is known by segments: a bias that opens some gates and shuts others.
 
     >>> measured_weight(torch.ones(4)).mean
     1.0

@@ -25,14 +25,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.given.known import Known
-from initwell.propagate.laws.functions import Function, as_image, composed, evaluated, line
+from initwell.propagate.laws.functions import as_image, line
 from initwell.propagate.laws.gaussian import nodes
-from initwell.propagate.moments.atoms import together as cut_alike
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Image, Signal, replace
-from initwell.propagate.rules.branch import multiplied, scaled
+from initwell.propagate.moments.signal import Image, Signal
+from initwell.propagate.rules.branch import scaled
 from initwell.propagate.shared.attended import SAME, Attended
-from initwell.propagate.shared.handwritten import Norm, is_taken_off, norms_by_hand, operand, size
+from initwell.propagate.shared.handwritten import Norm, gates_by_row, is_taken_off, norms_by_hand, operand, over, size
 from initwell.propagate.shared.routed import MOVED, Head, Parts, apart, copies, summed, terms, together
 from initwell.trace.trace import Op, Trace
 
@@ -74,25 +73,28 @@ class Radial:
         self._attention = Attended(trace, self._signals)
         self._norms: Mapping[int, Norm] = values.once("norms by hand", lambda: norms_by_hand(trace))
         self._chains = frozenset[int]().union(*(norm.chain for norm in self._norms.values()))
+        self._gates: Mapping[int, Norm] = values.once("gates by row", lambda: gates_by_row(trace))
         self._ops = frozenset(norm.op.index for norm in self._norms.values())
         self._parts: dict[int, Parts | None] = {}
         self._variance: dict[object, float] = {}
 
     def amended(self, op: Op, found: Found) -> Found:
-        """Return the signals of an op's results; where it makes the gradient of a norm's scale, by its radial part."""
-        norm = self._norms.get(op.index)
+        """Return the signals of an op's results; where it makes that of a row's scale or gate, by its radial part."""
+        norm = self._norms.get(op.index, self._gates.get(op.index))
         if norm is None or not found or found[0] is None or found[0].q <= 0:
             return found
         parts, scale = self._of(norm.op.outputs[0]), self._signals.get(norm.scale)
         if parts is None or scale is None or scale.q <= 0:
             return found
         whole = self._variation(parts) / size(self._trace, norm.scale)
-        if scale.image is None and scale.average is None:
-            # A sum of a router's weights: that 1/r goes with them is in what R/r would be at random.
+        if norm.op.outputs[0] in parts:
+            return found
+        if op.index not in self._norms or (scale.image is None and scale.average is None):
+            # A gate, or the sum of a router's weights: how 1/r goes with R is in what R/r would be at random.
             self._random(norm.op.outputs[0])
             alone = self._variance.get(norm.op.outputs[0], 0.0) / size(self._trace, norm.scale)
             return (scaled(found[0], math.sqrt(whole / alone)).approximate(_REASON), *found[1:]) if alone else found
-        return (_over(scale, found[0], whole).approximate(_REASON), *found[1:])
+        return (over(scale, found[0], whole).approximate(_REASON), *found[1:])
 
     def _of(self, value: int) -> Parts | None:
         """Return R of a value as source → factor; None where something is not known."""
@@ -185,7 +187,18 @@ class Radial:
         if not n:
             return together(parts, copied) if (copied := copies(self._trace, op)) else self._function(op, value)
         term, whole = (self._signals.get(i) for i in (value, op.outputs[0]))
-        return None if term is None or whole is None else self._of_heads(op, value, n, parts, whole.q / term.q / n**2)
+        if term is None or whole is None or term.q <= 0:
+            return None
+        return self._of_heads(op, value, n, parts, max(whole.q / term.q / n**2, self._alike(op, value)))
+
+    def _alike(self, op: Op, value: int) -> float:
+        """Return how much of rows that are added up, each times a number of its own, is one row; 0 of other rows."""
+        made = self._trace.producer(value)
+        gate = next((gate for gate in self._gates.values() if gate.op is made), None)
+        if made is None or gate is None:
+            return 0.0
+        rows = self._signals.get(next((i for i in made.inputs if i != gate.scale), -1))
+        return 0.0 if rows is None or rows.q <= 0 else rows.averaged(rows.axes(op.arguments["dim"])) / rows.q
 
     def _last(self, value: int) -> int:
         shape = self._trace.values[value].shape
@@ -354,27 +367,6 @@ class Radial:
         beta = cross / square
         self._variance[op.index, value] = size(self._trace, out) * gradient.q * max(own - beta * cross, 0.0)
         return summed([{source: c * beta for source, c in parts.items()}, {(op.index, value): 1.0}])
-
-
-def _over(scale: Signal, gradient: Signal, square: float) -> Signal:
-    """Return R/scale, R of this second moment: both of a norm's ways to write it, y = x·r and y = x/r, ask for that.
-
-    Args:
-        scale: r, a function of the rows' average square.
-        gradient: what R/scale would be, taken at random.
-        square: E[R²].
-    """
-    if scale.shape == gradient.shape:
-        # Gradients behind a mask, or of keys that several heads share, are cut finer than the rows.
-        scale, gradient = cut_alike(scale, gradient, gradient.shape)
-    image = as_image(scale)
-    if image.base is not None or image.pre.dims != gradient.dims:
-        return scaled(gradient, math.sqrt(max(square, 0.0) / scale.q / gradient.q))
-    inverse = composed(Function(lambda x: 1 / x), image)
-    # Where rows are of several sizes, R/scale is larger in larger ones, and R itself is not.
-    whole = multiplied(gradient, scale)
-    whole = gradient.changed(whole.moments * (max(square, 0.0) / whole.q), 0.0)
-    return replace(multiplied(whole, evaluated(Image(inverse, image.pre))), image=Image(inverse, image.pre, whole))
 
 
 def _points(v: Signal | None, y: Signal | None) -> tuple[Array, Array, Array] | None:
