@@ -1,9 +1,12 @@
 """Exit codes, streams and messages of the command line."""
 
+import io
 import json
+import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 import torch
 
 from initwell.cli.main import main
+from initwell.cli.output import Output
+from initwell.records import Record
 
 MLP = "zoo:mlp:depth=2,width=8"
 INPUT = ["--input", "4x1x4x4"]
@@ -241,6 +246,50 @@ def test_the_installed_command_runs_and_a_closed_pipe_is_no_error() -> None:
     ended = subprocess.run(["/bin/bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert ended.stderr == ""
     assert ended.stdout.splitlines()[0].startswith("Gain at second moment 1")
+
+
+@dataclass(frozen=True)
+class Named(Record):
+    name: str
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    words = f"{sys.executable} -m initwell predict {MLP} {' '.join(INPUT)} {command}"
+    return subprocess.run(["/bin/bash", "-o", "pipefail", "-c", words], capture_output=True, text=True, check=False)
+
+
+def test_a_pipe_that_is_closed_before_the_table_is_no_error() -> None:
+    ended = shell("| true")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_letters_that_the_terminal_has_not_are_no_failure() -> None:
+    table = shell("| cat").stdout
+    poor = subprocess.run(
+        [sys.executable, "-m", "initwell", "predict", MLP, *INPUT],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert poor.returncode == 0 and poor.stderr == "" and "×" in table
+    assert "hidden1" in poor.stdout and poor.stdout.isascii()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize("form", ["", "--json"])
+def test_a_full_disk_is_said(form: str) -> None:
+    ended = shell(f"{form} > /dev/full")
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert "The result cannot be written: [Errno 28] No space left on device" in ended.stderr
+
+
+def test_json_in_a_poor_alphabet_is_the_same_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    Output(json=True).list([Named("ü × 日本")])
+    sys.stdout.flush()
+    assert json.loads(written.getvalue().decode("ascii")) == [{"name": "ü × 日本"}]
 
 
 def test_a_learning_rate_adds_the_size_of_the_updates(capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,10 @@ def test_a_page_with_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ([MLP, *INPUT, "--scheme", "kaimin"], "Did you mean 'kaiming'?"),
         ([MLP, "--input", "16x3x9x9x2:int5"], "addmm"),
         ([MLP, *INPUT, "--device", "cuda"], "invalid choice"),
+        ([MLP, *INPUT, "--seed", str(2**64)], "write a whole number from 0 to 2**64 - 1"),
+        ([MLP, *INPUT, "--seed", "-1"], "write a whole number from 0"),
+        ([MLP, "--input", "99999999x99999999"], "more than fits in memory"),
+        ([MLP, "--input", "99999999999999999999x8"], "more than fits in memory"),
         ([MLP, *INPUT, "--out", "/proc/initwell"], "cannot be written"),
     ],
 )

@@ -169,9 +169,10 @@ def test_number_types_that_pytorch_takes_are_taken() -> None:
         ((torch.zeros(2, 8), torch.zeros(0, 3)), "batch.1: got an empty tensor"),
         (torch.full((2, 8), math.nan), "batch: got 16 NaN or infinite entries of 16"),
         (torch.full((2, 8), math.inf), "NaN or infinite"),
+        (torch.eye(8).to_sparse(), r"batch: got a tensor of layout sparse_coo\. Give it dense: tensor\.to_dense\(\)"),
         (torch.zeros(2, 8, device="meta"), "meta device"),
     ],
-    ids=["none", "text", "number", "list", "numpy", "loader", "empty", "empty one", "nan", "infinite", "meta"],
+    ids=["none", "text", "number", "list", "numpy", "loader", "empty", "empty 1", "nan", "infinite", "sparse", "meta"],
 )
 def test_a_batch_of_the_wrong_kind_is_refused(batch: Any, text: str) -> None:
     with pytest.raises(ArgumentError, match=text):
@@ -213,6 +214,13 @@ def test_a_plan_of_another_model_is_refused() -> None:
         iw.predict(net(), normal(2, 8), plan="kaiming")  # type: ignore[arg-type]
 
 
+def test_what_a_plan_leaves_out_is_named() -> None:
+    longer = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), nn.Linear(4, 4))
+    found = iw.predict(longer, normal(2, 8), plan=iw.plan(net(), "kaiming"))
+    assert "The plan has no rows for these, which count as they are: 3.weight, 3.bias." in found.notes
+    assert not any("no rows" in n for n in iw.predict(net(), normal(2, 8), plan=iw.plan(net(), "kaiming")).notes)
+
+
 def nothing(call: Call) -> Any:
     return None
 
@@ -242,8 +250,8 @@ def test_a_rule_may_say_that_it_does_not_know() -> None:
     assert [row["fidelity"] for row in found.rows[1:]] == ["unknown", "unknown"]
 
 
-@pytest.mark.parametrize("rate", [0.0, -0.1, math.nan, math.inf])
-def test_a_learning_rate_is_positive(rate: float) -> None:
+@pytest.mark.parametrize("rate", [0.0, -0.1, math.nan, math.inf, "0.1", True, 1j, [0.1]])
+def test_a_learning_rate_is_a_positive_number(rate: Any) -> None:
     with pytest.raises(ArgumentError, match="learning_rate"):
         iw.predict(net(), normal(2, 8), learning_rate=rate)
 
@@ -277,6 +285,10 @@ def test_a_loss_that_is_none_is_refused(loss: Any, text: str) -> None:
 def test_a_loss_that_fails_says_so() -> None:
     with pytest.raises(ModelError, match=r"The loss failed on the model's output: AttributeError"):
         iw.predict(net(), normal(2, 8), loss=lambda out: out.logits.sum())
+    with pytest.raises(ModelError, match=r"'target'\. A loss takes the model's output alone, such as lambda output: "):
+        iw.predict(net(), normal(2, 8), loss=nn.MSELoss())
+    with pytest.raises(ArgumentError, match=r"loss: got a str\. Give a function from the output to a scalar tensor"):
+        iw.predict(net(), normal(2, 8), loss="cross-entropy")  # type: ignore[arg-type]
 
 
 def spectrum(x: Tensor, layer: nn.Module) -> Tensor:

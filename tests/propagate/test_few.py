@@ -3,8 +3,6 @@
 Against draws of the weights of one inverted block, its input a Gaussian of many channels.
 """
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 import initwell as iw
 from initwell.propagate.laws.few import FEW, excess_of, tailed
 from initwell.propagate.laws.rectified import binned
+from initwell.propagate.moments.alike import refined
 from initwell.propagate.moments.signal import Image, Law, independent
 from initwell.theory.activations import activation
 
@@ -87,14 +86,20 @@ def test_a_law_of_given_tails() -> None:
     z = np.linspace(-6, 6, 4001)
     weights = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
     values, mass = binned(np.maximum(z, 0.0), weights)
-    start = Law(values, mass, 0.0, Image(activation("relu"), independent((4,), 1.0)), 1.0, 0.0)
-    found = tailed(start, 0.7, 0.3, 2.0)
+    u = refined(independent((4,), 1.0), 0, (1, 3))
+    one, none = np.ones(2), np.zeros(2)
+    start = Law(np.stack([values] * 2), np.stack([mass] * 2), none, Image(activation("relu"), u), one, none)
+    excess, mean, variance = np.array([0.7, 0.2]), np.array([0.3, -1.0]), np.array([2.0, 0.5])
+    found = tailed(start, excess, mean, variance)
     assert found is not None
-    assert excess_of(found) == pytest.approx(0.7, rel=1e-9)
-    assert float(found.weights @ found.values) == pytest.approx(0.3, abs=1e-9)
-    spread = float(found.weights @ (found.values - 0.3) ** 2) + found.variance
-    assert math.isclose(spread, 2.0, rel_tol=1e-9)
-    assert tailed(start, -0.1, 0.0, 1.0) is None
+    assert excess_of(found) == pytest.approx(excess, rel=1e-9)
+    assert (found.weights * found.values).sum(axis=1) == pytest.approx(mean, abs=1e-9)
+    spread = (found.weights * (found.values - mean[:, None]) ** 2).sum(axis=1) + found.variance
+    assert spread == pytest.approx(variance, rel=1e-9)
+    assert tailed(start, -0.1 * one, none, one) is None
+    other = tailed(start, np.array([-0.1, 0.7]), none, one)
+    assert other is not None
+    assert excess_of(other) == pytest.approx([0.0, 0.7], abs=1e-9)
 
 
 class Residual(nn.Module):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.laws.functions import as_image, composed, evaluated
-from initwell.propagate.moments.signal import Signal, independent
-from initwell.propagate.rules.branch import inverted, scaled, shifted
+from initwell.propagate.laws.functions import Function, as_image, composed, evaluated, function_moments
+from initwell.propagate.moments.signal import Signal, independent, replace
+from initwell.propagate.rules.branch import added, inverted, scaled, shifted
 from initwell.propagate.rules.pointwise import applied
 from initwell.propagate.table import UnknownSignalError
 from initwell.theory.activations import activation
@@ -132,3 +132,21 @@ def test_dividing_by_what_may_be_zero_is_refused() -> None:
     with pytest.raises(UnknownSignalError):
         inverted(gaussian(1.0))
     assert inverted(gaussian(101.0, 10.0)).q == pytest.approx(0.0103, rel=0.01)
+
+
+def test_a_narrow_function_of_what_is_no_gaussian_is_averaged_where_it_is_not_zero() -> None:
+    # A sigmoid's slope, of 1, under a law of spread 80: half its mass is spread by 60 around 30, as of a rectified
+    # stream and its branch behind a norm. In steps of 0.23 spreads the slope would be missed, or met, by chance.
+    sigmoid, relu = activation("sigmoid"), activation("relu")
+    stream = applied(relu, replace(independent((16, 128), 80.0**2), gaussian=True))
+    u = added(stream, replace(independent((16, 128), 60.0**2 + 30.0**2, 30.0), gaussian=True))
+    mean, moments = function_moments(Function(sigmoid.derivative, sigmoid.kinks), u)
+    points = np.linspace(-40.0, 40.0, 8001)
+    z = np.linspace(-8.0, 8.0, 4001)
+    mass = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
+    density = np.array([mass @ np.exp(-((p - 30 - 80 * np.maximum(z, 0)) ** 2) / (2 * 60.0**2)) for p in points])
+    density /= 60 * np.sqrt(2 * np.pi)
+    slope = sigmoid.derivative(points)
+    step = points[1] - points[0]
+    assert float(mean.flat[0]) == pytest.approx(float((slope * density).sum() * step), rel=2e-3)
+    assert float(moments.flat[0]) == pytest.approx(float((slope**2 * density).sum() * step), rel=2e-3)

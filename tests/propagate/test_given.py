@@ -96,6 +96,10 @@ def test_a_described_input_has_the_models_own_floating_type() -> None:
         ({"shape": (4, 3), "q": math.nan}, "q: got nan"),
         ({"shape": (4, 3), "mean": 1.1}, "mean: got 1.1. Its square may not exceed"),
         ({"shape": (4, 3), "overlap": 1.1}, "overlap: got 1.1. Give a number from -0.3333 to 1 for 4"),
+        ({"shape": (1, 3), "overlap": 7.0}, "overlap: got 7.0"),
+        ({"shape": (4, 3), "overlap": "1"}, "overlap: got 1. Give a number"),
+        ({"shape": (4, 3), "q": "1"}, "q: got 1. Give the second moment"),
+        ({"shape": (4, 3), "mean": "0"}, "mean: got 0."),
         ({"shape": (4, 3), "overlap": -0.5}, "overlap: got -0.5"),
     ],
 )

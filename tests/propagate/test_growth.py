@@ -95,6 +95,26 @@ def test_residual_blocks_add_their_branch() -> None:
     assert "layers.0 to layers.4 multiplies the signal by 1.4" in growth.said()
 
 
+class Outside(nn.Module):
+    """Blocks that are added to the stream where they are called."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(256, 256), nn.Tanh()) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + 0.5 * layer(x)
+        return x
+
+
+def test_what_leaves_the_last_block_is_the_stream_that_it_is_added_to() -> None:
+    found = iw.predict(scaled(Outside(4), 1.0), normal(64, 256))
+    (growth,) = found.growth
+    assert all(row["forward_growth"] > 1 and row["backward_growth"] > 1 for row in growth.rows)
+    assert growth.forward_total == pytest.approx(found.rows[-1]["forward_rms"] / found.inputs[0]["forward_rms"])
+
+
 def test_growth_telescopes_to_the_total_and_measures_what_measure_finds() -> None:
     torch.manual_seed(0)
     model, batch = Stack(lambda: Residual(256), 6), normal(64, 32)

@@ -1,10 +1,12 @@
 """Models within wrappers, compiled or parallel: predicted as what they wrap is, with a plan and without."""
 
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import Tensor, nn
 
 import initwell as iw
@@ -62,3 +64,49 @@ def test_threads_predict_one_model_alike() -> None:
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda _: iw.predict(model, batch()), range(12)))
     assert [[row["forward_rms"] for row in f.rows] for f in found] == [whole] * 12
+
+
+def test_a_scripted_model_is_predicted_without_its_paths() -> None:
+    plain = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch's own, of scripts
+        scripted = torch.jit.script(plain)
+    found, whole = iw.predict(scripted, batch()), iw.predict(plain, batch())
+    assert [row["forward_rms"] for row in found.rows] == [row["forward_rms"] for row in whole.rows]
+
+
+def test_a_model_made_in_inference_mode_is_predicted() -> None:
+    with torch.inference_mode():
+        model, x = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU()), batch().clone()
+    found = iw.predict(model, x)
+    assert found.rows[0]["forward_rms"] > 0 and found.rows[0]["gradient_rms"] > 0
+    assert all(p.requires_grad and p.is_inference() for p in model.parameters())
+
+
+def test_a_pruned_weight_has_the_size_of_what_is_left() -> None:
+    # The largest half of uniform numbers has 7/8 of their squares: 1.32 times the size that a blind mask leaves.
+    layer = nn.Linear(64, 64)
+    model = nn.Sequential(layer)
+    nn.utils.prune.l1_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
+    for trained in (False, True):
+        row = iw.predict(model.requires_grad_(trained), batch().repeat(1, 8)).rows[0]
+        assert row["op"] == "aten.mul"
+        assert row["forward_rms"] == pytest.approx(float(layer.weight.detach().square().mean().sqrt()), rel=1e-6)
+    planned = iw.predict(model, batch().repeat(1, 8), plan=iw.plan(model, iw.normal(std=0.1))).rows[0]
+    assert planned["forward_rms"] == pytest.approx(0.1 * 0.5**0.5, rel=1e-3)
+
+
+def test_a_hook_on_a_parameter_changes_its_gradient() -> None:
+    seen: list[Tensor] = []
+
+    def threefold(gradient: Tensor) -> Tensor:
+        seen.append(gradient)
+        return gradient * 3
+
+    layer = nn.Linear(8, 16)
+    model = nn.Sequential(layer)
+    once = iw.predict(model, batch()).parameters[0]["gradient_rms"]
+    layer.weight.register_hook(threefold)  # type: ignore[no-untyped-call]
+    assert iw.predict(model, batch()).parameters[0]["gradient_rms"] == pytest.approx(3 * once)
+    hooks = layer.weight._backward_hooks or {}
+    assert seen and list(hooks.values()) == [threefold]

@@ -1,6 +1,7 @@
 """Folding: what depends on nothing random is computed, as the model itself computes it; nothing else is."""
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -249,3 +250,21 @@ def test_a_number_put_at_all_places_in_whatever_order_is_known() -> None:
     whole, part = outputs(all_of_them)
     assert whole is not None and whole.dtype == torch.bool and not whole.any()
     assert part is None
+
+
+def test_what_a_model_keeps_has_its_numbers_in_the_next_walk() -> None:
+    @cache
+    def places(length: int, device: torch.device) -> Tensor:
+        return torch.arange(length, device=device, dtype=torch.float32) / 2
+
+    def how(model: Calls, x: Tensor) -> Tensor:
+        return x + places(6, x.device).cos()
+
+    for _ in range(3):
+        found, trace = folded(how)
+        (added,) = (op for op in trace.ops if op.functional == "aten.add")
+        torch.testing.assert_close(found.tensors[added.inputs[1]], (torch.arange(6) / 2).cos())
+    places(6, torch.device("meta")).add_(1)
+    found, trace = folded(how)
+    (added,) = (op for op in trace.ops if op.functional == "aten.add")
+    assert added.inputs[1] not in found.tensors, "written since, and so not known"

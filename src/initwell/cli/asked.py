@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from initwell.cli import batches
 from initwell.cli.batches import Example
-from initwell.cli.naming import HOW, count
+from initwell.cli.naming import HOW, count, seed
 from initwell.cli.nets import Builder
 from initwell.errors import ArgumentError
 
@@ -36,7 +36,7 @@ def add(parser: argparse.ArgumentParser, *, scheme_needed: bool) -> None:
         "--rule", action="append", default=[], metavar="PATTERN=SCHEME", help="another scheme for some modules"
     )
     parser.add_argument("--only", metavar="PATTERN", help="leave every other module as it is")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and random input (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights and random input (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON to stdout and nothing else")
 
 

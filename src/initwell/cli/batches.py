@@ -84,7 +84,11 @@ def _random(text: str, seed: int) -> Example:
         shape = tuple(int(n) for n in found[1].split("x")) if found else ()
         if found is None or 0 in shape or found[2] == "0" or ("=" in part and not name.isidentifier()):
             raise ArgumentError("input", repr(text), f"Write {SHAPE}.")
-        named.append((name, drawn(shape, int(found[2] or 0), generator)))
+        try:
+            named.append((name, drawn(shape, int(found[2] or 0), generator)))
+        except (RuntimeError, MemoryError, TypeError, ValueError) as error:
+            cure = "That is more than fits in memory: give a smaller shape."
+            raise ArgumentError("input", repr(text), cure) from error
     names = [name for name, _ in named]
     if any(names) and (not all(names) or len(set(names)) < len(names)):
         raise ArgumentError("input", repr(text), "Name every tensor, each by its own name, or none.")

@@ -1,6 +1,8 @@
 """The ``initwell`` command: its subcommands, and what becomes of an error."""
 
 import argparse
+import errno
+import io
 import os
 import shlex
 import sys
@@ -44,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # argparse has said it already: 0 after --help, 2 after an argument that it cannot read.
         return stop.code if isinstance(stop.code, int) else 2
     options.command = shlex.join(["initwell", *(sys.argv[1:] if arguments is None else arguments)])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "×" and the like, where the encoding has none, are no reason to fail
     output = Output(json=bool(getattr(options, "json", False)))
     try:
         # What a model's own code prints is no result.
@@ -60,7 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output.error(f"Interrupted: {getattr(options, 'interrupted', 'nothing was written.')}")
         return 130
     except BrokenPipeError:
-        # The reader, such as `head`, has had enough; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader, such as `head`, has had enough.
+        _drop_stdout()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _drop_stdout()
+        output.error(f"The result cannot be written: {error}. Name a place with space left on it.")
+        return 2
     return code
+
+
+def _drop_stdout() -> None:
+    """Send what is left to nowhere: Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

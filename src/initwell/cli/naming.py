@@ -53,6 +53,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """Read a seed: a whole number from 0 to 2⁶⁴ − 1."""
+    if not text.isdecimal() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"got {text!r}; write a whole number from 0 to 2**64 - 1")
+    return int(text)
+
+
 def counts(text: str) -> list[int]:
     """Read a comma-separated list of whole numbers of at least 1."""
     return [count(part) for part in names(text)]

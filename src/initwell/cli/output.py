@@ -37,7 +37,7 @@ class Output:
     def show(self, record: Record, first: Sequence[str] = ()) -> None:
         """Print a record: as JSON, or as a table no wider than the terminal, the columns wanted most first."""
         if self.json:
-            self.write(record.to_json(indent=2) + "\n")
+            self.write(self._written(record.to_json(indent=2)) + "\n")
             return
         from initwell.report.text import fitted
 
@@ -45,7 +45,16 @@ class Output:
 
     def list(self, records: Sequence[Record]) -> None:
         """Print several records as one JSON list."""
-        self.write(json.dumps([json.loads(r.to_json()) for r in records], indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps([json.loads(r.to_json()) for r in records], indent=2, ensure_ascii=False)
+        self.write(self._written(text) + "\n")
+
+    def _written(self, text: str) -> str:
+        """Return JSON as the stream can take it: with letters that it has none for escaped."""
+        try:
+            text.encode(self.results.encoding or "utf-8")
+        except UnicodeEncodeError:
+            return json.dumps(json.loads(text), indent=2)
+        return text
 
     def write(self, text: str) -> None:
         """Write a result to stdout as it is."""
@@ -75,4 +84,9 @@ class Output:
 def _console(stream: Any) -> "Console":
     from rich.console import Console
 
-    return Console(file=stream)
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            # Rich would end the process with an error.
+            raise BrokenPipeError
+
+    return Quiet(file=stream)

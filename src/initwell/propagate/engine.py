@@ -32,7 +32,7 @@ class Walk(Record):
     Attributes:
         signals: value id → signal; values that are not there are unknown. Known numbers are measured when asked for.
         unsupported: ops without a rule → how often they ran.
-        unknown: ops with a rule whose outputs an unknown input left unknown → how often.
+        unknown: ops with a rule whose output is unknown all the same, as of an unknown or infinite input → how often.
     """
 
     signals: Mapping[int, Signal]
@@ -87,12 +87,12 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
                 found = tuple(s if s is None or s.joint else s.approximate(shared[op.index]) for s in found)
         except UnknownSignalError:
             found = (None,) * len(op.outputs)
-            unknown[op.packet] += 1
         except Exception as error:
             raise _failure(op, error) from error
+        unknown[op.packet] += bool(found) and not _is_known(found[0])
         _keep(trace, op, found, known)
     blank.settle(known)
-    return Walk(known, dict(sorted(unsupported.items())), dict(sorted(unknown.items())))
+    return Walk(known, dict(sorted(unsupported.items())), dict(sorted((+unknown).items())))
 
 
 def _failure(op: Op, error: Exception) -> RuleError:
@@ -120,10 +120,14 @@ def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
             raise ValueError(f"a signal of shape {signal.shape} for an output of shape {shape}")
 
 
+def _is_known(signal: Signal | None) -> bool:
+    return signal is not None and bool(np.isfinite(signal.moments).all())
+
+
 def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) -> None:
     _forget(op, known)
     for value, signal in zip(op.outputs, found, strict=True):
-        if signal is not None and np.isfinite(signal.moments).all():
+        if signal is not None and _is_known(signal):
             known[value] = signal
     if not op.mutates:
         return

@@ -8,7 +8,7 @@ from torch import nn
 
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
-from initwell.propagate.given.checks import check_arguments, without_complex, without_nan
+from initwell.propagate.given.checks import check_arguments, note_strangers, without_complex, without_nan
 from initwell.propagate.given.described import given_signals, stood_in
 from initwell.propagate.given.indices import check_indices
 from initwell.propagate.given.known import Known, known_values
@@ -16,7 +16,7 @@ from initwell.propagate.given.start import (
     Planned,
     as_mapping,
     buffer_signals,
-    frozen_parameters,
+    kept_parameters,
     parameter_signals,
     starting_gradients,
 )
@@ -60,8 +60,9 @@ def predict(
         The Prediction, whose rows are those of ``measure``.
 
     Raises:
-        ArgumentError: no module, an empty batch, NaN or infinite inputs, inputs of the wrong number type, a plan of
-            another model, rules that are none, a learning rate that is not positive.
+        ArgumentError: no module, an empty or sparse batch, NaN or infinite inputs, inputs of the wrong number type, a
+            plan of another model, rules that are none, a loss that gives no differentiable scalar, a learning rate
+            that is not positive.
         ModelError: the model's own failure, with the module path; a rule's; or the model reads values and is on the
             meta device.
 
@@ -91,8 +92,9 @@ def _begun(
     model: nn.Module, trace: Trace, batch: Any, described: Mapping[int, Signal], plan: Planned | None, notes: list[str]
 ) -> tuple[Known, Mapping[int, Signal]]:
     """Return the known numbers of a trace, and the signals that its walk starts with; notes get what was left out."""
-    values = known_values(trace, frozen_parameters(model, trace, plan))
+    values = known_values(trace, kept_parameters(model, trace, plan))
     check_indices(trace, values)
+    note_strangers(trace, values, notes)
     moving = without_complex(trace, notes)
     parts = [
         given_signals(model, moving, batch, described),

@@ -101,7 +101,7 @@ def check_module(model: object) -> None:
 
 
 def check_batch(batch: Any, *, values: bool) -> None:
-    """Refuse an empty batch and, where ``values`` can be looked at, one with NaN or infinite entries.
+    """Refuse an empty batch, a sparse one and, where ``values`` can be looked at, one with NaN or infinite entries.
 
     Raises:
         ArgumentError: naming the tensor within the batch, and what to do.
@@ -109,6 +109,9 @@ def check_batch(batch: Any, *, values: bool) -> None:
     for name, tensor in tensors(batch, "batch"):
         if tensor.numel() == 0:
             raise ArgumentError(name, f"an empty tensor of shape {tuple(tensor.shape)}", "Give at least one sample.")
+        if tensor.layout is not torch.strided:
+            kind = str(tensor.layout).removeprefix("torch.")
+            raise ArgumentError(name, f"a tensor of layout {kind}", "Give it dense: tensor.to_dense().")
         if values and not tensor.is_meta and tensor.is_floating_point():
             bad = int((~torch.isfinite(tensor)).sum())
             if bad:

@@ -162,6 +162,10 @@ class Folder:
         """
         return self._tensors[value] if self._ready(value) else None
 
+    def computed(self, value: int) -> Tensor | None:
+        """Return the numbers of a value if they were computed, not to be written to."""
+        return self._tensors.get(value)
+
     def answer(self, func: Any, arguments: Mapping[str, Any], inputs: Sequence[int]) -> Any:
         """Run an op that has no result without numbers, such as ``item`` or ``nonzero``, on those there are.
 
@@ -272,9 +276,7 @@ class Folder:
             self._keep(value, tensor)
 
     def _run(self, func: Any, arguments: Mapping[str, Any], fresh: Callable[[ValueRef], Tensor]) -> Any:
-        args, kwargs = _arguments(func, arguments, self._argument, fresh)
-        with torch.no_grad():
-            return func(*args, **kwargs)
+        return called(func, arguments, self._argument, fresh)
 
     def _keep(self, value: int, tensor: Tensor) -> None:
         self._tensors[value] = tensor
@@ -312,6 +314,28 @@ def _placed(tensor: Tensor, storage: torch.UntypedStorage) -> Tensor:
     """Return what a tensor would show if it lay in another memory."""
     empty = torch.empty(0, dtype=tensor.dtype, device="cpu")
     return empty.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def called(
+    func: Any,
+    arguments: Mapping[str, Any],
+    real: Callable[[ValueRef], Tensor],
+    fresh: Callable[[ValueRef], Tensor] | None = None,
+) -> Any:
+    """Call an overload with the arguments that an Op has of it, on the CPU and without gradients.
+
+    Args:
+        func: the overload.
+        arguments: as an Op has them.
+        real: reference → the numbers that it stands for.
+        fresh: reference → those that are to be written; as others, if none.
+
+    Returns:
+        What it returns.
+    """
+    args, kwargs = _arguments(func, arguments, real, real if fresh is None else fresh)
+    with torch.no_grad():
+        return func(*args, **kwargs)
 
 
 def _arguments(

@@ -42,7 +42,8 @@ def model_kept(model: nn.Module) -> Iterator[None]:
         for b, value in buffers:
             _write_back(b, value)
         for p, grad, flag in grads:
-            p.requires_grad_(flag)
+            if p.requires_grad is not flag:  # what was made in inference mode takes no flag, not even its own
+                p.requires_grad_(flag)
             p.grad = grad
 
 

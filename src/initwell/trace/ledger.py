@@ -1,6 +1,6 @@
 """SSA over tensors that are written in place: which value a tensor holds right now."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -109,6 +109,13 @@ class Ledger:
             if not held.whole:
                 self._note(held.memory.writer, old, held.value)
         return held.value
+
+    def alive(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield the tensors that are still held by somebody, unwritten since they were seen, with their values."""
+        for held in list(self._held.values()):
+            tensor = held.alive()
+            if tensor is not None and held.version == held.memory.version:
+                yield tensor, held.value
 
     def _shown(self, tensor: Tensor, memory: Memory) -> int:
         writer, root = memory.writer, memory.root

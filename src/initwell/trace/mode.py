@@ -40,6 +40,8 @@ class Observer(Protocol):
 
 # What `torch.tensor` ends with on real tensors alone; it makes nothing.
 _LIFTED = torch.ops.aten.lift_fresh.default
+# Where a meta tensor that outlives a walk has its numbers, with the version of it that they are of.
+_LEFT = "_initwell_numbers"
 _WRITTEN_AS_IS = (bool, int, float, complex, str)
 
 
@@ -138,10 +140,26 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def bring(self, tensor: Tensor) -> int:
         """Give a tensor that came from elsewhere a value, and keep its numbers if it has some."""
         value = self.ledger.add(tensor, "constant")
-        known = self._numbers.get(tensor) if tensor.is_meta else tensor
+        known = self._written_at(tensor) if tensor.is_meta else tensor
         if self.folder is not None and self.phase == "forward" and known is not None and not tensor.requires_grad:
             self.folder.give(value, known)
         return value
+
+    def _written_at(self, tensor: Tensor) -> Tensor | None:
+        known: Tensor | None = self._numbers.get(tensor)
+        version, left = getattr(tensor, _LEFT, (None, None))
+        return left if known is None and version == _version(tensor) else known
+
+    def leave_numbers(self) -> None:
+        """Write known numbers at the meta tensors that outlive the walk, for the next one.
+
+        A model may keep what it makes of shapes alone, such as the coordinates of patches, and show it again in every
+        later forward: on meta tensors too, which have no numbers of their own.
+        """
+        for tensor, value in self.ledger.alive():
+            known = None if self.folder is None else self.folder.computed(value)
+            if tensor.is_meta and known is not None and self.ledger.values[value].kind == "op":
+                setattr(tensor, _LEFT, (_version(tensor), known))
 
     def _described(self, argument: Any, inputs: dict[int, None]) -> Any:
         if isinstance(argument, Tensor):
@@ -291,3 +309,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return the ops, each with the values that it replaced."""
         replaced = self.ledger.replaced
         return tuple(replace(op, mutates=tuple(replaced[i])) if i in replaced else op for i, op in enumerate(self.ops))
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version

@@ -70,6 +70,8 @@ def record(
     """
     if device not in ("meta", "real"):
         raise ArgumentError("device", repr(device), "Use 'meta' or 'real'.")
+    if loss is not None and not callable(loss):
+        raise ArgumentError("loss", f"a {type(loss).__name__}", "Give a function from the output to a scalar tensor.")
     _check_model(model, real=device == "real")
     check_batch(batch, values=False)
     walk = _Walk(model, meta=device == "meta", fold=fold, observer=observer, seed=seed)
@@ -235,7 +237,9 @@ class _Walk:
         except Exception as error:
             if isinstance(error.__cause__, NeedsValuesError) or isinstance(error, NeedsValuesError):
                 raise forward_failure(error, self.scope.paths, "the loss") from error
-            raise ModelError(f"The loss failed on the model's output: {type(error).__name__}: {error}") from error
+            cure = "A loss takes the model's output alone, such as lambda output: criterion(output, target)."
+            said = f"{type(error).__name__}: {error}"
+            raise ModelError(f"The loss failed on the model's output: {said}. {cure}") from error
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
             got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
             raise ArgumentError("loss", f"a function that returns {got}", "Return a differentiable scalar tensor.")
@@ -272,6 +276,7 @@ class _Walk:
             self.notes.append(f"Frozen, so without a gradient: {', '.join(frozen)}.")
 
     def trace(self) -> Trace:
+        self.recorder.leave_numbers()
         names: dict[int, list[str]] = {}
         for name, value in self.parameters.items():
             names.setdefault(value, []).append(name)

@@ -34,7 +34,11 @@ def on_meta(model: nn.Module, twins: MutableMapping[Tensor, Tensor]) -> Iterator
 
 def _twin(tensor: Tensor) -> Tensor:
     twin = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
-    return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+    if not isinstance(tensor, nn.Parameter):
+        return twin
+    parameter = nn.Parameter(twin, tensor.requires_grad)
+    parameter._backward_hooks = tensor._backward_hooks  # what a hook makes of its gradient is its gradient
+    return parameter
 
 
 def unit_gradient(tensor: Tensor, *, seed: int, name: str) -> Tensor:

@@ -27,5 +27,5 @@ def _unwrapped(model: nn.Module, name: str) -> str:
     for part in path:
         if not is_wrapped(module, part):
             kept.append(part)
-        module = module.get_submodule(part)
+        module = getattr(module, part)  # get_submodule does not do for scripted modules
     return ".".join([*kept, last])

@@ -70,7 +70,8 @@ class Blank:
 
     def _begun(self, op: Op, shown: Signal) -> Rows | None:
         padding, index = int(op.arguments["padding_idx"]), op.arguments["indices"].id
-        if padding < 0 or index not in self.values or op.arguments["weight"].id in self.values.frozen or shown.q <= 0:
+        frozen = op.arguments["weight"].id in self.values.frozen
+        if padding < 0 or index not in self.values or frozen or shown.q <= 0:
             return None
         first = self.values.folded.first[index]
         tokens = self.values.once(f"blank {first} {padding}", lambda: _tokens(self.values, index, padding))

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from initwell.errors import ArgumentError, ModelError
+from initwell.propagate.given.known import Known
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.trace.batch import check_batch, tensors
 from initwell.trace.failure import where
@@ -41,8 +43,17 @@ def check_arguments(model: nn.Module, batch: Any, plan: Any, learning_rate: floa
     _check_kind(batch)
     check_batch(batch, values=True)
     _check_plan(plan, model)
-    if learning_rate is not None and not (math.isfinite(learning_rate) and learning_rate > 0):
+    if learning_rate is not None and not (is_number(learning_rate) and 0 < learning_rate < math.inf):
         raise ArgumentError("learning_rate", learning_rate, "Give a positive number, or None for no update ratios.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether something is one real number, whatever its type.
+
+    >>> [is_number(x) for x in (1, np.float32(0.5), True, "1", 1j)]
+    [True, True, False, False, False]
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _check_kind(batch: Any) -> None:
@@ -151,13 +162,34 @@ def without_complex(trace: Trace, notes: list[str]) -> Trace:
     ops = [op for op in trace.forward_ops if odd.intersection(op.outputs)]
     paths = ", ".join(list(dict.fromkeys(where(op.path) for op in ops))[:3])
     notes.append(
-        f"Complex numbers have no moments here: what {len(ops)} ops make of them has no row"
-        + (f" ({paths})." if paths else ".")
+        f"Complex numbers have no moments here: what {len(ops)} ops make of them has no row ({paths})."
+        if ops
+        else "Complex numbers have no moments here: what is made of them is unknown."
     )
     values = tuple(replace(v, kind="constant") if v.id in odd and v.kind != "op" else v for v in trace.values)
     kept = {n: v for n, v in trace.inputs.items() if v not in odd}
     parameters = {n: v for n, v in trace.parameters.items() if v not in odd}
     return replace(trace, values=values, inputs=kept, parameters=parameters)
+
+
+def note_strangers(trace: Trace, values: Known, notes: list[str]) -> None:
+    """Say which modules read a tensor that is neither the model's nor the batch's, and has no numbers here.
+
+    Args:
+        trace: of the model.
+        values: its known numbers.
+        notes: gets a line where there are some.
+    """
+    strange = {v.id for v in trace.values if v.kind == "constant" and v.is_floating and v.id not in values}
+    met = [where(op.path) for op in trace.forward_ops if strange.intersection(op.inputs)]
+    met += [name for name, value in trace.outputs.items() if value in strange]
+    if met:
+        named = list(dict.fromkeys(met))
+        more = f" and {len(named) - 3} more places" if len(named) > 3 else ""
+        notes.append(
+            "Unknown, as neither the model's own nor of the batch (a weight that is not registered, or what another "
+            f"thread makes): tensors at {', '.join(named[:3])}{more}."
+        )
 
 
 def without_nan(trace: Trace, start: Mapping[int, Signal], notes: list[str]) -> dict[int, Signal]:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from initwell.errors import ArgumentError
+from initwell.propagate.given.checks import is_number
 from initwell.propagate.given.start import input_signals
 from initwell.propagate.moments.signal import Signal, independent, replace
 from initwell.trace.batch import as_arguments, map_tensors, tensors, uncompiled
@@ -34,23 +36,25 @@ def signal(shape: Sequence[int], *, q: float = 1.0, mean: float = 0.0, overlap: 
     >>> pixels.shape, pixels.overlap
     ((8, 3, 32, 32), 0.18)
     """
-    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
-    if not all(isinstance(n, int) and n >= 1 for n in sizes):
+    sizes: tuple[Any, ...] = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    if not all(isinstance(n, Integral) and int(n) >= 1 for n in sizes):
         raise ArgumentError("shape", shape, "Give whole numbers from 1, such as (8, 3, 224, 224).")
-    if not (math.isfinite(q) and q > 0):
+    if not (is_number(q) and math.isfinite(q) and q > 0):
         raise ArgumentError("q", q, "Give the second moment E[x²], a number above 0.")
-    if not mean * mean <= q:
+    if not (is_number(mean) and mean * mean <= q):
         raise ArgumentError("mean", mean, f"Its square may not exceed the second moment q = {q:g}.")
-    found = replace(independent(sizes, q, mean, sample=0), gaussian=True)
-    return found if overlap is None or sizes[0] == 1 else _overlapping(found, overlap)
+    found = replace(independent(tuple(map(int, sizes)), float(q), float(mean), sample=0), gaussian=True)
+    return found if overlap is None else _overlapping(found, overlap)
 
 
 def _overlapping(found: Signal, overlap: float) -> Signal:
-    samples, variance = found.shape[0], found.q - found.mean**2
+    samples, variance = found.shape[0] if found.shape else 1, found.q - found.mean**2
     # N numbers cannot all be further apart than this: the variance of their sum would be negative.
-    least = (found.mean**2 - variance / (samples - 1)) / found.q
-    if not least <= overlap <= 1:
+    least = (found.mean**2 - variance / max(samples - 1, 1)) / found.q
+    if not (is_number(overlap) and least <= overlap <= 1):
         raise ArgumentError("overlap", overlap, f"Give a number from {least:.4g} to 1 for {samples} such samples.")
+    if samples == 1:
+        return found  # there is no second one
     moments = found.moments.copy()
     moments[tuple(int(a.sample) for a in found.atoms)] = overlap * found.q
     return found.changed(moments, found.mean, gaussian=True)

@@ -30,12 +30,12 @@ class Known:
     Attributes:
         folded: the numbers.
         batched: values made from the batch, whose dimension 0 counts samples.
-        frozen: parameters that are neither drawn nor trained, such as a table of sinusoids, with their numbers.
+        kept: parameters that are not drawn anew, with their numbers.
     """
 
     folded: Folded
     batched: frozenset[int] = frozenset()
-    frozen: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
+    kept: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
     _signals: dict[int, Signal | None] = field(default_factory=dict, repr=False)
     _ranges: dict[int, tuple[float, float]] = field(default_factory=dict, repr=False)
     _agreements: dict[int, Array] = field(default_factory=dict, repr=False)
@@ -69,6 +69,12 @@ class Known:
     def drawn(self, value: int) -> bool:
         """Whether a value is random, but not by weights or activations: a shuffle, a dropout mask."""
         return value in self.folded.drawn
+
+    @property
+    def frozen(self) -> Mapping[int, Tensor]:
+        """Parameters that are neither drawn nor trained, such as a table of sinusoids, with their numbers."""
+        kept = self.kept
+        return self.once("frozen", lambda: {v: t.detach() for v, t in kept.items() if not t.requires_grad})
 
     def sample(self, value: int) -> int | None:
         """Return the dimension of a known value that counts samples, if any."""
@@ -150,17 +156,17 @@ class Signals(MutableMapping[int, Signal]):
         return len(self._found)
 
 
-def known_values(trace: Trace, frozen: Mapping[int, Tensor] | None = None) -> Known:
+def known_values(trace: Trace, kept: Mapping[int, Tensor] | None = None) -> Known:
     """Return what a trace knows of its numbers.
 
     Args:
         trace: from ``record``.
-        frozen: parameters that are neither drawn nor trained, by value id.
+        kept: parameters that are not drawn anew, by value id.
 
     Returns:
         The Known, for as many walks over the trace as one likes.
     """
-    return Known(trace.folded, _batched(trace), frozen or {})
+    return Known(trace.folded, _batched(trace), kept or {})
 
 
 def _batched(trace: Trace) -> frozenset[int]:

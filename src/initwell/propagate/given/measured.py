@@ -13,6 +13,7 @@ from initwell.propagate.moments.signal import Atom, Signal, replace
 _FRESH = 4.0
 
 
+@np.errstate(all="ignore")
 def pair_averages(tensor: Tensor) -> Array:
     """Average x_i x_j over all pairs that agree and differ along each axis, in closed form.
 
@@ -130,6 +131,27 @@ def _in_runs(tensor: Tensor) -> Signal | None:
     lengths, means = tuple(parts.tolist()), numbers.double().cpu().numpy()
     found = patterns(lengths)
     return Signal(((Atom(len(tensor), False, lengths),),), means[found.first] * means[found.second], means)
+
+
+def masked_weight(weight: Tensor, mask: Tensor) -> Signal | None:
+    """Measure a weight times known numbers that were made of it, such as a mask that keeps its largest entries.
+
+    Args:
+        weight: with its numbers.
+        mask: of the same shape.
+
+    Returns:
+        The Signal of the product; None where the squares of both go together no more than chance explains.
+
+    >>> x = torch.linspace(-1.0, 1.0, 1000)
+    >>> found = masked_weight(x, (x.abs() > 0.5).double())
+    >>> round(found.q, 2), masked_weight(x, torch.arange(1000) % 2) is None
+    (0.29, True)
+    """
+    w, m = weight.detach().double(), mask.to(weight.device).double()
+    squares = torch.stack([w.square().flatten(), m.square().flatten()])
+    together = float(torch.corrcoef(squares)[0, 1]) if w.numel() > 1 else 0.0
+    return measured_weight(w * m) if abs(together) > _FRESH / math.sqrt(w.numel()) else None
 
 
 # So many rows of an image, evenly chosen, show how its places go together.

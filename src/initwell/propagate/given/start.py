@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from initwell.errors import ArgumentError
@@ -118,7 +119,8 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
         elif value in found:
             continue
         elif not tensor.is_meta:
-            found[value] = with_unlike_noted(measured_weight(tensor), tensor, f"rows of {name}")
+            numbers = tensor if tensor.layout is torch.strided else tensor.detach().to_dense()
+            found[value] = with_unlike_noted(measured_weight(numbers), numbers, f"rows of {name}")
         elif (signal := _default(model, name, tensor)) is not None:
             found[value] = signal
             guessed.append(name)
@@ -129,11 +131,14 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
         notes.append(f"{len(guessed)} parameters without numbers (meta device) count as PyTorch's default draws them.")
     if missing:
         notes.append(f"Parameters without numbers, plan or known default: {', '.join(missing)}.")
+    if left := _left_out(plan, trace, own_names, tensors_by_name):
+        named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        notes.append(f"The plan has no rows for these, which count as they are: {named}.")
     return found
 
 
-def frozen_parameters(model: nn.Module, trace: Trace, plan: Planned | None) -> dict[int, Tensor]:
-    """Return the numbers of parameters that are not drawn anew and take no gradient, by value id: they are as they are.
+def kept_parameters(model: nn.Module, trace: Trace, plan: Planned | None) -> dict[int, Tensor]:
+    """Return the parameters that are not drawn anew and have numbers, by value id: they are as they are.
 
     Args:
         model: owner of the parameters.
@@ -142,12 +147,12 @@ def frozen_parameters(model: nn.Module, trace: Trace, plan: Planned | None) -> d
     """
     drawn = {name for name, _ in _planned(plan, unwrapped_names(model))}
     own = dict(model.named_parameters(remove_duplicate=False))
-    kept = {name: value for name, value in trace.parameters.items() if name not in drawn}
-    return {
-        value: own[name].detach()
-        for name, value in kept.items()
-        if not own[name].requires_grad and not own[name].is_meta
-    }
+    return {value: own[name] for name, value in trace.parameters.items() if name not in drawn and not own[name].is_meta}
+
+
+def _left_out(plan: Planned | None, trace: Trace, names: Mapping[str, str], own: Mapping[str, Tensor]) -> list[str]:
+    rows = {names.get(name, name) for row in plan.rows for name in (row.parameter, *row.tied_to)} if plan else set()
+    return [name for name in trace.parameters if rows and name not in rows and not own[name].is_meta]
 
 
 def _planned(plan: Planned | None, names: Mapping[str, str]) -> Iterator[tuple[str, Any]]:

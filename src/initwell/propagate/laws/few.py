@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from initwell.propagate.laws.rectified import binned, distribution
+from initwell.propagate.laws.rectified import binned, distribution, expected
 from initwell.propagate.moments.incidence import Axis
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Law, Signal, replace
@@ -46,7 +46,7 @@ def of_few(y: Signal, x: Signal, weight: Signal, axes: Sequence[Axis]) -> Signal
         return y
     if not (made.pre.gaussian or made.pre.law is not None) or made.pre.segmented or y.q <= y.mean**2:
         return y
-    points, weights = distribution(made.pre)
+    points, weights = (row[0] for row in distribution(made.pre))
     values = made.phi.fn(points)
     values = values - weights @ values
     variance = float(weights @ values**2)
@@ -60,8 +60,10 @@ def of_few(y: Signal, x: Signal, weight: Signal, axes: Sequence[Axis]) -> Signal
     both = np.concatenate([values, -values]) / math.sqrt(variance)
     flat, mass = binned(both, np.concatenate([weights, weights]) / 2)
     # A copy: no mask of x itself has to do with which of its entries make up the tails.
-    start = Law(flat, mass, 0.0, Image(made.phi, replace(x)), 1.0, 0.0, _near(y, weight.shape[1], own, tails, axes))
-    return replace(y, law=tailed(start, few + 3 * square / count**2 - 3, y.mean, y.q - y.mean**2), gaussian=False)
+    none, near = np.zeros(1), _near(y, weight.shape[1], own, tails, axes)
+    start = Law(flat[None], mass[None], none, Image(made.phi, replace(x)), none + 1, none, near)
+    law = tailed(start, none + few + 3 * square / count**2 - 3, none + y.mean, none + y.q - y.mean**2)
+    return replace(y, law=law, gaussian=False)
 
 
 def _near(y: Signal, inputs: int, own: float, tails: float, axes: Sequence[Axis]) -> Array:
@@ -84,13 +86,13 @@ def _near(y: Signal, inputs: int, own: float, tails: float, axes: Sequence[Axis]
     return found
 
 
-def normed(law: Law, spread: float, mean: float, variance: float) -> Law | None:
+def normed(law: Law, spread: float, mean: Array, variance: Array) -> Law | None:
     """Return the law of a value divided by the size of its channel.
 
     Args:
         law: of the value.
         spread: relative variance of the squares of these sizes.
-        mean: of the result.
+        mean: of the result, by segment.
         variance: of the result.
     """
     near = law.near
@@ -99,24 +101,28 @@ def normed(law: Law, spread: float, mean: float, variance: float) -> Law | None:
     return tailed(replace(law, near=near), (3 + excess_of(law)) / (1 + spread) - 3, mean, variance)
 
 
-def tailed(law: Law, excess: float, mean: float, variance: float) -> Law | None:
+def tailed(law: Law, excess: Array, mean: Array, variance: Array) -> Law | None:
     """Return a law of this mean, variance and excess, of the same values with another share of Gaussian in it.
 
-    None where they cannot have that, so that it is best taken as a Gaussian.
+    A segment that cannot have that is best taken as a Gaussian; None where all are.
     """
-    values = law.values - law.weights @ law.values
-    own = float(law.weights @ values**2)
-    kurtosis = float(law.weights @ values**4) / own**2 - 3 if own > 0 else 0.0
-    if kurtosis <= 0 or excess <= 0:
+    values = law.values - expected(law.weights, law.values)[:, None]
+    own, fourth = expected(law.weights, values**2), expected(law.weights, values**4)
+    some = np.where(own > 0, own, 1.0)
+    kurtosis = np.where(own > 0, fourth / some**2 - 3, 0.0)
+    there = (kurtosis > 0) & (excess > 0)
+    if not there.any():
         return None
-    share = min(math.sqrt(excess / kurtosis), 1.0)
-    factor = math.sqrt(share * variance / own)
-    rest = max((1 - share) * variance, 1e-6 * variance)
-    return Law(mean + factor * values, law.weights, rest, law.image, law.factor * factor, mean, law.near)
+    share = np.sqrt(np.clip(np.where(there, excess / np.where(there, kurtosis, 1.0), 0.0), 0.0, 1.0))
+    factor = np.sqrt(share * variance / some)
+    rest = np.maximum((1 - share) * variance, 1e-6 * variance)
+    values = mean[:, None] + factor[:, None] * values
+    return Law(values, law.weights, rest, law.image, law.factor * factor, mean, law.near)
 
 
-def excess_of(law: Law) -> float:
-    """Return how much the fourth moment of a law, in units of its variance, exceeds a Gaussian's 3."""
-    values = law.values - law.weights @ law.values
-    own = float(law.weights @ values**2)
-    return (float(law.weights @ values**4) - 3 * own**2) / (own + law.variance) ** 2
+def excess_of(law: Law) -> Array:
+    """Return how much the fourth moment of a law, in units of its variance, exceeds a Gaussian's 3: by segment."""
+    values = law.values - expected(law.weights, law.values)[:, None]
+    own, fourth = expected(law.weights, values**2), expected(law.weights, values**4)
+    whole = own + law.variance
+    return np.asarray((fourth - 3 * own**2) / np.where(whole > 0, whole, 1.0) ** 2)

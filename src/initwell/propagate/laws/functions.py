@@ -14,7 +14,8 @@ import numpy as np
 from initwell.propagate.laws.averages import gamma_moments, is_average_of_squares
 from initwell.propagate.laws.few import FEW
 from initwell.propagate.laws.gaussian import covariance, signal_moments, variances
-from initwell.propagate.laws.rectified import distribution
+from initwell.propagate.laws.rectified import distribution, expected, of_known_law
+from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, merged_fidelity, replace
 from initwell.theory.piecewise import PiecewisePolynomial
@@ -137,19 +138,24 @@ def function_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
     if is_average_of_squares(u):
         return gamma_moments(f, u)
     mean, moments = signal_moments(f.fn, f.kinks, u)
-    if u.law is None or u.segmented or u.q == u.mean**2:
+    if u.law is None or len(u.law.values) != u.means.size or u.q == u.mean**2:
         return mean, moments
-    points, weights = distribution(u)
+    points, weights = distribution(u, f.kinks)
     values = f.fn(points)
-    true, q = float(values @ weights), float((values * values) @ weights)
-    spread = float(moments[(0,) * moments.ndim]) - float(mean.flat[0]) ** 2
-    shape = (moments - float(mean.flat[0]) ** 2) / spread if spread > 0 else covariance(u)[1]
-    found = np.asarray(true**2 + (q - true**2) * shape)
+    true, q = (expected(weights, values**k).reshape(u.means.shape) for k in (1, 2))
+    mean = np.broadcast_to(mean, u.means.shape)
+    spread = np.maximum(moments[tuple(slice(n) for n in mean.shape)] - mean**2, 0.0)
+    scale = over_pairs(u.atoms, np.sqrt(spread))
+    centred = moments - over_pairs(u.atoms, mean)
+    shape = np.where(scale > 0, centred / np.where(scale > 0, scale, 1.0), covariance(u)[1])
+    own = over_pairs(u.atoms, np.sqrt(np.maximum(q - true**2, 0.0)))
+    found = np.asarray(over_pairs(u.atoms, true) + own * shape)
     if u.law.near is not None and u.law.near.shape == found.shape:
-        squares = (points - weights @ points) ** 2
-        squares = squares / (weights @ squares) - 1
-        found = found + (float(weights @ (values * squares)) / float(weights @ squares**2)) ** 2 * u.law.near
-    return np.full_like(mean, true), found
+        squares = (points - expected(weights, points)[:, None]) ** 2
+        squares = squares / expected(weights, squares)[:, None] - 1
+        slope = float((expected(weights, values * squares) / expected(weights, squares**2))[0])
+        found = found + slope**2 * u.law.near
+    return np.asarray(true), found
 
 
 def evaluated(image: Image) -> Signal:
@@ -171,11 +177,6 @@ def by_law(found: Signal, u: Signal) -> Signal:
     if not of_known_law(u):
         return found.approximate(NOT_GAUSSIAN)
     return found.approximate(FEW) if u.law is not None and u.law.near is not None else found
-
-
-def of_known_law(u: Signal) -> bool:
-    """Whether it is known how the entries of a signal are distributed, so that a function of them is."""
-    return u.gaussian or u.law is not None or u.q == u.mean**2
 
 
 def unscaled(x: Signal) -> tuple[Signal, float]:

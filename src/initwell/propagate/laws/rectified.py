@@ -1,45 +1,126 @@
 """Entries that are no Gaussian: a rectified stream plus a fresh branch, then rectified again, and the masks of both.
 
 A residual stream is x' = φ(u'), u' = a·φ(u) + b, b Gaussian and independent. Its law is Σ w_i N(v_i, σ²) with v_i the
-values of a·φ(u), binned to eighty of about equal weight: exact in mean and variance, and again of that form one block
-on. Backward, the gradient at φ(u) through the stream is φ′(u')·g', and u' remembers u: the same mask twice. What g' is
-given u' is kept as two tables, its power E[g'²|u'] and how it goes on average, E[g'|u']; given u they are
+values of a·φ(u), binned to eighty: exact in mean and variance, and again of that form one block on. Backward, the
+gradient at φ(u) through the stream is φ′(u')·g', and u' remembers u: the same mask twice. What g' is given u' is kept
+as two tables, its power E[g'²|u'] and how it goes on average, E[g'|u']; given u they are
 
     E[g²|u] = E_b[φ′(u')²·power(u')]        E[g|u] = E_b[φ′(u')·passed(u')]        at u' = a·φ(u) + b
 
+Where channels of several layers are joined, each segment has a law of its own: a row of values and of each table.
 Assumption: φ(u) enters u' with one factor a, and b is independent of u.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from initwell.propagate.laws.gaussian import covariance, nodes
+from initwell.propagate.laws.gaussian import nodes, variances
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Gate, Image, Law, Signal, replace
 
 _BINS = 80
+_REACH = 4.0
 _GRID = 201
 _STEPS = 48
 _HARDLY = 0.1
+# A Gaussian part of this share of the values' spread is wide enough for the nodes of a Gaussian of the whole.
+_SMOOTH = 0.1
 
 
-def distribution(u: Signal) -> tuple[Array, Array]:
-    """Return points and weights of one entry's distribution.
+def distribution(u: Signal, kinks: tuple[float, ...] | None = None) -> tuple[Array, Array]:
+    """Return points and weights of one entry's distribution: of shape (segments, points).
+
+    Args:
+        u: any signal; of no known law it counts as Gaussian.
+        kinks: where a function that is to be averaged is not smooth; it may be narrow, as a sigmoid's slope is.
 
     >>> from initwell.propagate.moments.signal import independent
     >>> points, weights = distribution(independent((4,), 5.0, 1.0))
-    >>> round(float(weights @ points), 6), round(float(weights @ points**2), 6)
+    >>> round(float(weights[0] @ points[0]), 6), round(float(weights[0] @ points[0] ** 2), 6)
     (1.0, 5.0)
     """
-    if u.law is None:
-        variance, _ = covariance(u)
-        z, w = nodes((), u.mean, max(variance, 1e-300))
-        return u.mean + math.sqrt(variance) * z, w / w.sum()
+    law = u.law
+    if law is None:
+        z, w = nodes((), 0.0, 1.0)
+        values = u.means.reshape(-1, 1) + np.sqrt(np.maximum(variances(u), 1e-300)).reshape(-1, 1) * z
+        return values, np.broadcast_to(w / w.sum(), values.shape)
+    if not law.variance.any():
+        return law.values, law.weights
+    if kinks is not None and _is_smooth(law):
+        return _stacked([_by_density(law, row, kinks) for row in range(len(law.values))])
     z, w = _coarse()
-    values = u.law.values[:, None] + math.sqrt(u.law.variance) * z[None, :]
-    weights = u.law.weights[:, None] * w[None, :]
-    return values.ravel(), weights.ravel()
+    found = law.values[:, :, None] + np.sqrt(law.variance)[:, None, None] * z
+    weights = law.weights[:, :, None] * w
+    return found.reshape(len(found), -1), weights.reshape(len(found), -1)
+
+
+def _is_smooth(law: Law) -> bool:
+    spread = expected(law.weights, (law.values - expected(law.weights, law.values)[:, None]) ** 2)
+    return bool((law.variance >= _SMOOTH**2 * spread).all())
+
+
+def _by_density(law: Law, row: int, kinks: tuple[float, ...]) -> tuple[Array, Array]:
+    """Return the nodes for a Gaussian of the same mean and variance, weighted by the law's own density."""
+    values, masses, own = law.values[row], law.weights[row], float(law.variance[row])
+    mean = float(masses @ values)
+    whole = own + float(masses @ (values - mean) ** 2)
+    z, weights = nodes(kinks, mean, whole)
+    points = mean + math.sqrt(whole) * z
+    density = np.exp(-((points[:, None] - values) ** 2) / (2 * own) + z[:, None] ** 2 / 2) @ masses
+    found = weights * density
+    return points, found / found.sum()
+
+
+def expected(weights: Array, values: Array) -> Array:
+    """Return the average of each row of values, of shape (segments,)."""
+    return np.asarray((weights * values).sum(axis=1))
+
+
+def marginal(x: Signal) -> Law | None:
+    """Return how the entries of each segment are distributed, as far as it is known, and nothing else of them.
+
+    Args:
+        x: any signal.
+    """
+    made = x.image
+    if x.law is not None or x.gaussian:
+        points, weights = distribution(x)
+    elif made is None or made.base is not None or made.pre.means.size != x.means.size or not of_known_law(made.pre):
+        return None
+    else:
+        points, weights = distribution(made.pre)
+        points = made.phi.fn(points)
+    law = discrete(points, weights)
+    return replace(law, near=np.zeros(())) if x.law is not None and x.law.near is not None else law
+
+
+def discrete(points: Array, weights: Array) -> Law:
+    """Return the law of values that are drawn by these weights, a row for each segment."""
+    values, weights = _in_bins(points, weights)
+    none = np.zeros(len(values))
+    return Law(values, weights, none, None, none + 1.0, none)
+
+
+def joined_laws(laws: Sequence[Law | None]) -> Law | None:
+    """Return the law of segments beside each other; None where that of one is not known.
+
+    Args:
+        laws: of values alone, as ``discrete`` and ``marginal`` return.
+    """
+    found = [law for law in laws if law is not None]
+    if len(found) < len(laws):
+        return None
+    rows = [row for law in found for row in zip(law.values, law.weights, strict=True)]
+    none = np.zeros(len(rows))
+    near = None if all(law.near is None for law in found) else np.zeros(())
+    return Law(*_stacked(rows), none, None, none + 1.0, none, near)
+
+
+def of_known_law(u: Signal) -> bool:
+    """Whether it is known how the entries of a signal are distributed, so that a function of them is."""
+    return u.gaussian or u.law is not None or u.q == u.mean**2
 
 
 def _coarse() -> tuple[Array, Array]:
@@ -53,64 +134,65 @@ def sum_law(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
     """Return the law of alpha·a + beta·b where a is of a known law, or a function of one, and b Gaussian; else None.
 
     Args:
-        a: one summand, an image φ(u).
+        a: one summand, an image φ(u), or of known law.
         b: the other, independent of it.
         alpha: factor of a.
         beta: factor of b.
 
     Returns:
-        A mixture of Gaussians of b's variance about the values of alpha·φ(u), moved by beta·E[b].
+        A mixture of Gaussians of b's variance about the values of alpha·a, moved by beta·E[b].
     """
-    if a.segmented or b.segmented:
+    if a.gaussian or a.means.shape != b.means.shape:
         return None
-    if a.law is not None and b.gaussian:
-        return moved(a.law, alpha, beta * b.mean, beta**2 * max(b.q - b.mean**2, 0.0))
     # Heavier tails of a sum of few beside φ(u) are the lesser matter.
     normal = bell_shaped(b) if b.law is None else _is_symmetric(b.law)
-    if a.image is None or a.image.base is not None or a.gaussian or not normal:
+    offset, variance = beta * b.means.ravel(), beta**2 * variances(b).ravel()
+    if a.law is not None and b.law is None and normal:
+        return moved(a.law, alpha, offset, variance)
+    made = a.image
+    if made is None or made.base is not None or not normal or made.pre.means.size != a.means.size or not variance.all():
         return None
-    points, weights = distribution(a.image.pre)
-    values, weights = binned(alpha * a.image.phi.fn(points), weights)
-    variance = beta**2 * max(b.q - b.mean**2, 0.0)
-    if variance == 0:
-        return None
-    offset = beta * b.mean
-    return Law(values + offset, weights, variance, Image(a.image.phi, a.image.pre), alpha, offset)
+    points, weights = distribution(made.pre)
+    values, weights = _in_bins(alpha * made.phi.fn(points), weights)
+    factor = np.full(len(values), alpha)
+    return Law(values + offset[:, None], weights, variance, Image(made.phi, made.pre), factor, offset)
 
 
-def moved(law: Law, factor: float, offset: float = 0.0, variance: float = 0.0) -> Law:
-    """Return the law of a value times a factor, plus a Gaussian of this mean and variance."""
-    values, whole = factor * law.values + offset, factor**2 * law.variance + variance
+def moved(law: Law, factor: Array | float, offset: Array | float = 0.0, variance: Array | float = 0.0) -> Law:
+    """Return the law of a value times a factor, plus a Gaussian of this mean and variance: for each segment, or all."""
+    factor, offset, variance = (np.broadcast_to(n, law.variance.shape) for n in (factor, offset, variance))
+    values, whole = factor[:, None] * law.values + offset[:, None], factor**2 * law.variance + variance
+    near = law.near
+    if near is not None and variance.any():
+        total = whole + expected(law.weights, (values - expected(law.weights, values)[:, None]) ** 2)
+        near = near * float((1 - variance / np.where(total > 0, total, 1.0))[0]) ** 2
     shift = factor * law.offset + offset
-    share = 1 - variance / (whole + float(law.weights @ (values - law.weights @ values) ** 2) or 1.0)
-    near = law.near if law.near is None or variance == 0 else law.near * share**2
     return replace(law, values=values, variance=whole, factor=factor * law.factor, offset=shift, near=near)
 
 
-def without(law: Law, factor: float, mean: float, variance: float) -> Law | None:
+def without(law: Law, factor: Array, mean: Array, variance: Array) -> Law:
     """Return the law of a value times a factor, once the mean of many was taken off, which is Gaussian.
 
     Args:
         law: of the value.
-        factor: what is left is multiplied by.
+        factor: what is left is multiplied by, of each segment.
         mean: of the result.
-        variance: of the result; what is less of it is less in the Gaussian part.
-
-    Returns:
-        None where that has not so much.
+        variance: of the result; what is less of it is less in the Gaussian part, or in the values where that is
+            not enough.
     """
-    values = factor * (law.values - law.weights @ law.values)
-    left = variance - float(law.weights @ values**2)
-    if left <= 0:
-        return None
-    offset = mean + factor * (law.offset - float(law.weights @ law.values))
-    return replace(law, values=values + mean, variance=left, factor=factor * law.factor, offset=offset)
+    centre = expected(law.weights, law.values)
+    values = factor[:, None] * (law.values - centre[:, None])
+    own = expected(law.weights, values**2)
+    shrunk = np.sqrt(np.minimum(variance / np.where(own > 0, own, 1.0), 1.0))
+    by, offset = shrunk * factor, mean + shrunk * factor * (law.offset - centre)
+    values, rest = mean[:, None] + shrunk[:, None] * values, np.maximum(variance - own, 0.0)
+    return replace(law, values=values, variance=rest, factor=by * law.factor, offset=offset)
 
 
 def _is_symmetric(law: Law) -> bool:
-    values = law.values - law.weights @ law.values
-    skew, variance = (float(law.weights @ values**k) for k in (3, 2))
-    return bool(abs(skew) < 1e-3 * variance**1.5)
+    values = law.values - expected(law.weights, law.values)[:, None]
+    skew, variance = (expected(law.weights, values**k) for k in (3, 2))
+    return bool((abs(skew) < 1e-3 * variance**1.5).all())
 
 
 def bell_shaped(b: Signal) -> bool:
@@ -124,7 +206,7 @@ def bell_shaped(b: Signal) -> bool:
     if b.gaussian or b.image is None or b.image.base is None:
         return b.gaussian
     points, weights = distribution(b.image.pre)
-    values = b.image.phi.fn(points)
+    values, weights = b.image.phi.fn(points).ravel(), weights.ravel() / len(weights)
     function = (
         float(weights @ values),
         float(weights @ values**2),
@@ -136,10 +218,13 @@ def bell_shaped(b: Signal) -> bool:
 
 
 def binned(values: Array, weights: Array) -> tuple[Array, Array]:
-    """Merge into bins of about equal weight; mean and variance stay."""
+    """Merge into bins as those of a Gaussian by equal steps, so that tails are kept; mean and variance stay."""
+    from scipy.special import ndtri
+
     order = np.argsort(values)
     values, weights = values[order], weights[order]
-    place = np.minimum((np.cumsum(weights) - weights / 2) * _BINS / weights.sum(), _BINS - 1).astype(int)
+    rank = ndtri(np.clip((np.cumsum(weights) - weights / 2) / weights.sum(), 1e-12, 1 - 1e-12))
+    place = np.clip((rank / _REACH + 1) * _BINS / 2, 0, _BINS - 1).astype(int)
     mass = np.bincount(place, weights, _BINS)
     sums = np.bincount(place, weights * values, _BINS)
     keep = mass > 0
@@ -150,10 +235,26 @@ def binned(values: Array, weights: Array) -> tuple[Array, Array]:
     return mean + (centres - mean) * stretch, np.asarray(mass, dtype=np.float64)
 
 
+def _in_bins(values: Array, weights: Array) -> tuple[Array, Array]:
+    return _stacked([binned(*row) for row in zip(values, weights, strict=True)])
+
+
+def _stacked(rows: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Make rows of one length, filled up with values of no weight."""
+    length = max(values.size for values, _ in rows)
+    values = np.stack([np.concatenate([v, np.full(length - v.size, v[-1])]) for v, _ in rows])
+    return values, np.stack([np.concatenate([w, np.zeros(length - w.size)]) for _, w in rows])
+
+
 def grid_of(u: Signal) -> Array:
-    """Return the points at which what depends on an entry is tabulated."""
-    spread = math.sqrt(max(u.q - u.mean**2, 0.0)) or 1.0
-    return np.asarray(u.mean + spread * np.linspace(-7.0, 7.0, _GRID))
+    """Return the points at which what depends on an entry is tabulated: a row for each segment."""
+    spread = np.sqrt(variances(u)).reshape(-1, 1)
+    return np.asarray(u.means.reshape(-1, 1) + np.where(spread > 0, spread, 1.0) * np.linspace(-7.0, 7.0, _GRID))
+
+
+def interpolated(points: Array, grid: Array, table: Array) -> Array:
+    """Return a table's numbers at these points, row by row."""
+    return np.stack([np.interp(*row) for row in zip(points, grid, table, strict=True)])
 
 
 def through(gate: Gate, grid: Array, origin: Signal | None) -> tuple[Array, Array]:
@@ -161,18 +262,22 @@ def through(gate: Gate, grid: Array, origin: Signal | None) -> tuple[Array, Arra
 
     Args:
         gate: that mask, of w.
-        grid: of u.
+        grid: of u, a row for each segment.
         origin: u; if w contains no function of it, the two are independent.
 
     Returns:
         E[g²|u], and E[g|u] up to a factor: both constant where the two are independent.
     """
     law = gate.pre.law
-    if law is None or origin is None or law.image.pre is not origin:
-        return np.full_like(grid, gate.moments[(0,) * gate.moments.ndim]), np.ones_like(grid)
+    made = None if law is None else law.image
+    if law is None or made is None or made.pre is not origin or len(law.values) != len(grid):
+        powers = gate.moments[tuple(slice(n) for n in gate.pre.means.shape)].reshape(-1, 1)
+        return np.broadcast_to(powers, grid.shape), np.ones_like(grid)
     z, weights = _coarse()
-    w = law.offset + law.factor * law.image.phi.fn(grid)[:, None] + math.sqrt(law.variance) * z[None, :]
-    slope = gate.slope(w.ravel()).reshape(w.shape)
-    power = np.interp(w, gate.grid, gate.power)
-    passed = np.interp(w, gate.grid, gate.passed)
-    return np.asarray((slope**2 * power) @ weights), np.asarray((slope * passed) @ weights)
+    powers, passes = np.empty_like(grid), np.empty_like(grid)
+    for s, u in enumerate(grid):
+        w = law.offset[s] + law.factor[s] * made.phi.fn(u)[:, None] + math.sqrt(law.variance[s]) * z[None, :]
+        slope = gate.slope(w.ravel()).reshape(w.shape)
+        powers[s] = (slope**2 * np.interp(w, gate.grid[s], gate.power[s])) @ weights
+        passes[s] = (slope * np.interp(w, gate.grid[s], gate.passed[s])) @ weights
+    return powers, passes

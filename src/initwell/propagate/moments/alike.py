@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from initwell.propagate.moments.segments import MOST, merging, refinement
-from initwell.propagate.moments.signal import Atom, Dims, Signal, replace
+from initwell.propagate.moments.segments import MOST, Indices, merging, refinement
+from initwell.propagate.moments.signal import Atom, Dims, Law, Signal, replace
 
 UNLIKE = "parts of unlike size along one axis, taken as alike"
 
@@ -23,7 +23,19 @@ def refined(signal: Signal, axis: int, parts: tuple[int, ...]) -> Signal:
         return signal
     places, old = refinement(atom.patterns.parts, parts)
     dims = replaced_atoms(signal.dims, axis, 1, (replace(atom, parts=parts),))
-    return replace(signal, dims=dims, moments=signal.moments.take(places, axis), means=signal.means.take(old, axis))
+    rows = np.arange(signal.means.size).reshape(signal.means.shape).take(old, axis).ravel()
+    law = of_segments(signal.law, rows)
+    moments, means = signal.moments.take(places, axis), signal.means.take(old, axis)
+    return replace(signal, dims=dims, moments=moments, means=means, law=law)
+
+
+def of_segments(law: Law | None, rows: Indices) -> Law | None:
+    """Return the law of these segments, in this order."""
+    if law is None:
+        return None
+    near = None if law.near is None else np.zeros(())
+    fields = (law.values[rows], law.weights[rows], law.variance[rows])
+    return Law(*fields, law.image, law.factor[rows], law.offset[rows], near)
 
 
 def merged(signal: Signal, axis: int, groups: Sequence[int]) -> Signal:

@@ -121,18 +121,18 @@ class Average:
 
 @dataclass(frozen=True, eq=False)
 class Law:
-    """How one entry is distributed that is no Gaussian: Σ weights·N(values, variance), a function of one plus another.
+    """How one entry is distributed that is no Gaussian: Σ weights·N(values, variance), a row for each segment.
 
-    ``image`` times ``factor`` is the part of it that the values stand for; the Gaussian part has mean ``offset``. Of a
-    sum of few terms ``near`` is by how much squares go together beyond a Gaussian's, by pattern; see ``laws``.
+    ``image`` times ``factor`` is what the values stand for, if that is known; the Gaussian part has mean ``offset``. Of
+    a sum of few terms ``near`` is by how much squares go together beyond a Gaussian's, by pattern; see ``laws``.
     """
 
     values: Array
     weights: Array
-    variance: float
-    image: Image
-    factor: float
-    offset: float
+    variance: Array
+    image: Image | None
+    factor: Array
+    offset: Array
     near: Array | None = None
 
 
@@ -141,7 +141,7 @@ class Gate:
     """Says that a part of a gradient went through φ′(u), u being ``pre``: what it is, given u.
 
     ``moments`` are those of that part; E[g²|u] = φ′(u)²·power(u), and E[g|u] goes as φ′(u)·passed(u): tables over
-    ``grid``.
+    ``grid``, a row for each segment.
     """
 
     slope: Callable[[Array], Array]

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from initwell.records import Record
 from initwell.trace.ops import FROM_SHAPE
@@ -24,7 +24,7 @@ class Passage(Record):
     Attributes:
         path: of the module.
         enters: the value that comes in.
-        leaves: the last value that it makes for others.
+        leaves: the last value that it makes for others; of the last block, what that is added to outside, if it is.
     """
 
     path: str
@@ -59,10 +59,14 @@ def _runs(trace: Trace, blocks: set[str]) -> Iterator[list[Passage]]:
             continue
         value, before = entrance
         if chain and before != chain[-1].path:
-            yield chain
+            yield _ended(chain, follower)
             chain = []
         chain.append(Passage(path, value, follower.leaves[path]))
-    yield chain
+    yield _ended(chain, follower)
+
+
+def _ended(chain: list[Passage], follower: "_Follower") -> list[Passage]:
+    return [*chain[:-1], *(replace(last, leaves=follower.onto(last)) for last in chain[-1:])]
 
 
 def repeated(trace: Trace) -> set[str]:
@@ -158,3 +162,17 @@ class _Follower:
         found = self.reads.get(block, {})
         before = self.order.get(block, 0) - 1
         return min(found.items(), key=lambda v: (self._readers[v[0]], self._rank(v[1]) != before), default=None)
+
+    def onto(self, passage: Passage) -> int:
+        """Return what leaves a block: where what it makes is added outside to what entered it, the sum.
+
+        Args:
+            passage: the last one of a chain, which no other follows whose entrance would be that sum.
+        """
+        made = self.trace.dependents([passage.leaves])
+        for op in self.trace.forward_ops:
+            branch = [v for v in op.inputs if v != passage.enters]
+            outside = not any(v in self._made_in for v in op.outputs)
+            if op.functional == "aten.add" and outside and passage.enters in op.inputs and made.issuperset(branch):
+                return op.outputs[0] if branch else passage.leaves
+        return passage.leaves

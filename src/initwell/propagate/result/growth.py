@@ -23,7 +23,7 @@ class Growth(TableRecord):
     """Sizes from block to block along one chain of repeated modules, such as layers.0, layers.1, ….
 
     A block reaches from what enters it to what enters the next one, so that whatever stands between them belongs to
-    the first; the last reaches to what leaves it.
+    the first; the last reaches to what leaves it or, where that is added outside to what entered it, to the sum.
 
     Attributes:
         module_type: of the blocks.

@@ -11,6 +11,7 @@ from initwell.propagate.result.growth import Growth, growths
 from initwell.propagate.result.likeness import overlap_depth, overlap_note
 from initwell.propagate.result.pictures import depth_chart, growth_chart
 from initwell.records import Row, TableRecord, plain
+from initwell.trace.failure import where
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, functional
 
@@ -109,7 +110,14 @@ def prediction(trace: Trace, walk: Walk, notes: Sequence[str], learning_rate: fl
         parameters=parameters,
         unsupported=walk.unsupported,
         trace=trace,
-        notes=(*said, *_update_note(parameters, learning_rate), *notes, *trace.notes, *_notes(walk, rows)),
+        notes=(
+            *said,
+            *_update_note(parameters, learning_rate),
+            *notes,
+            *trace.notes,
+            *_notes(walk, rows),
+            *_unfollowed(trace, walk, rows),
+        ),
         growth=growth,
         overlap_depth=depth,
     )
@@ -173,6 +181,18 @@ def _update_note(parameters: Sequence[Row], learning_rate: float | None) -> list
     ]
 
 
+def _unfollowed(trace: Trace, walk: Walk, rows: Sequence[Row]) -> list[str]:
+    """Name the gradients that no op of the trace made: autograd carries those of a part by the whole tensor."""
+    ids = [(row["path"], trace.gradients.get(row["value"], -1)) for row in rows]
+    paths = [where(path) for path, g in ids if g >= 0 and trace.values[g].kind == "constant" and g not in walk.signals]
+    if not paths:
+        return []
+    return [
+        f"Gradients of parts that are written into a tensor are not followed: {len(paths)} "
+        f"({', '.join(list(dict.fromkeys(paths))[:3])})."
+    ]
+
+
 def _notes(walk: Walk, rows: Sequence[Row]) -> list[str]:
     found = []
     if walk.unsupported:
@@ -180,7 +200,10 @@ def _notes(walk: Walk, rows: Sequence[Row]) -> list[str]:
         found.append(f"No rule, so what they make is unknown: {ops}.")
     unknown = sum(row["fidelity"] == "unknown" for row in rows)
     if unknown:
-        through = [f"{name} ({n}×)" for name, n in walk.unknown.items() if functional(name) not in (*VIEWS, *COPIES)]
+        # Views and copies only where nothing else is to blame.
+        plain_ops = {*VIEWS, *COPIES}
+        blamed = {k: n for k, n in walk.unknown.items() if functional(k) not in plain_ops} or walk.unknown
+        through = [f"{name} ({n}×)" for name, n in blamed.items()]
         more = f" and {len(through) - _NAMED} more" if len(through) > _NAMED else ""
         ops = ", through " + ", ".join(through[:_NAMED]) + more if through else ""
         found.append(f"Unknown: {unknown} of {len(rows)} values{ops}.")

@@ -105,7 +105,7 @@ def _by_pairs(bend: Bend, weight: Signal, tails: float, count: float, size: floa
 
 def _grown(dx: Signal, power: Pointwise, u: Signal) -> list[Echo]:
     """Return the terms that say how E[dx²] depends on u: what is more than its least is an echo of its own."""
-    points, weights = distribution(u)
+    points, weights = (row[0] for row in distribution(u))
     values = power.fn(points)
     average = float(weights @ values)
     least = float(values.min())

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.given.mask import both
+from initwell.propagate.given.measured import masked_weight
 from initwell.propagate.laws.functions import as_image
 from initwell.propagate.moments.atoms import together
-from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.beside import ALONE, beside, law_beside
 from initwell.propagate.rules.branch import (
     added,
@@ -25,7 +26,8 @@ from initwell.propagate.rules.byhand import centred_by_hand, gradient_by_hand, n
 from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
-from initwell.propagate.table import Call, Rule
+from initwell.propagate.rules.neighbours import of_neighbours
+from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
 
@@ -56,6 +58,8 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
             return [found]
         if beta == 1.0 and (found := gradient_by_hand(call, first, second)) is not None:
             return [found]
+        if (found := of_neighbours(call, first, second, beta)) is not None:
+            return [merged_fidelity(found, a, b)]
         if fixed(b) and not b.segmented and a.shape == call.shape():
             return [shifted(a, beta * b.mean)]
         if fixed(a) and not a.segmented and b.shape == call.shape():
@@ -79,6 +83,8 @@ def _mul(call: Call) -> Sequence[Signal]:
     for one, two in (("self", "other"), ("other", "self")):
         if _is_number(call, two) and call.has(one):
             return [scaled(_spread(call.signal(one), operand(call, two), call.shape()), operand(call, two).mean)]
+    if (pruned := _pruned(call)) is not None:
+        return [pruned]
     if (kept := masked_product(call) or multiplied_mask(call)) is not None:
         return [kept]
     a, b = operand(call, "self"), operand(call, "other")
@@ -96,9 +102,21 @@ def _mul(call: Call) -> Sequence[Signal]:
     return [product(a, b, call.shape())]
 
 
+def _pruned(call: Call) -> Signal | None:
+    """Multiply a weight that is not drawn anew by a mask that was made of it; else None."""
+    for one, two in (("self", "other"), ("other", "self")):
+        weight = call.values.kept.get(call[one].id) if isinstance(call[one], ValueRef) else None
+        mask = call.value(two)
+        if weight is not None and mask is not None and weight.shape == mask.shape:
+            return masked_weight(weight, mask)
+    return None
+
+
 def _div(call: Call) -> Sequence[Signal]:
     divisor = operand(call, "other")
     if _is_number(call, "other"):
+        if divisor.mean == 0:
+            raise UnknownSignalError("a division by 0")
         return [scaled(_spread(operand(call, "self"), divisor, call.shape()), 1.0 / divisor.mean)]
     inverse = inverted(divisor)
     a = operand(call, "self")

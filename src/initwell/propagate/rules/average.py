@@ -58,6 +58,20 @@ def _averaged(x: Signal, axes: Sequence[Axis], counts: Sequence[Array], *, back:
     return profiled(tapped(x, kernel, axes, "pkx" if back else "xkp"), known, axes, "x" if back else "p")
 
 
+def matrices_of(call: Call) -> list[Array] | None:
+    """Return the matrix of each axis, of average pooling or of its backward; None where an axis is too long.
+
+    Args:
+        call: of the op.
+    """
+    n, back = 3 if "3d" in call.op.packet else 2, call.op.phase == "backward"
+    source = call.trace.values[(call["grad_output"] if back else call["self"]).id].shape
+    inputs, outputs = (call.shape(), source) if back else (source, call.shape())
+    axes = geometry(call, inputs[-n:], outputs[-n:], spread(call["kernel_size"], n))
+    found = _matrices(axes, _counts(call, axes, inputs[-n:]))
+    return [m.T for m in found] if back and found is not None else found
+
+
 def _avg_pool(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     n = 3 if "3d" in call.op.packet else 2

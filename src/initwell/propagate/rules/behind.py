@@ -6,10 +6,14 @@ Assumption: positive values of no known law are those of a Gaussian that is cut 
 import math
 from functools import lru_cache
 
-from initwell.propagate.laws.functions import line
-from initwell.propagate.laws.gaussian import covariance
+import numpy as np
+
+from initwell.propagate.laws.functions import Function, line
+from initwell.propagate.laws.gaussian import covariance, hermite, series_moments
+from initwell.propagate.laws.rectified import marginal
 from initwell.propagate.moments.alike import plain
-from initwell.propagate.moments.signal import Pointwise, Signal, replace
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Law, Pointwise, Signal, replace
 from initwell.propagate.rules.parts import one_atom
 from initwell.theory.activations import activation
 
@@ -40,8 +44,11 @@ def behind(x: Signal, first: int) -> tuple[Pointwise, Signal]:
     """
     if x.image is not None and x.image.base is None:
         u = alone(x.image.pre, first)
-        if u.dims == x.dims:
+        if u.dims == x.dims and (u.gaussian or u.law is None):
             return x.image.phi, u
+    law = None if x.gaussian or x.segmented else marginal(x)
+    if law is not None:
+        return _ranked(x, law)
     share = x.mean**2 / x.q if x.q > 0 else 1.0
     if x.gaussian or x.mean <= 0 or not _LEAST < share < 1 - 1e-9:
         return line(1.0), x
@@ -50,6 +57,29 @@ def behind(x: Signal, first: int) -> tuple[Pointwise, Signal]:
     _, correlations = covariance(x)
     found = x.changed(scale**2 * (level**2 + correlations), level * scale)
     return activation("relu"), replace(found, profile=x.profile)
+
+
+def _ranked(x: Signal, law: Law) -> tuple[Pointwise, Signal]:
+    """Return the function that takes a standard Gaussian to the value of its rank, and the one behind x.
+
+    Its correlations are those that make x's, which is what a Gaussian copula is.
+    """
+    from scipy.special import ndtr
+
+    order = np.argsort(law.values[0])
+    values, weights = law.values[0][order], law.weights[0][order] / law.weights[0].sum()
+    ranks = np.cumsum(weights) - weights / 2
+
+    def fn(z: Array) -> Array:
+        return np.asarray(np.interp(ndtr(z), ranks, values))
+
+    series = hermite(fn, (), 0.0, 1.0)
+    at = np.linspace(-1.0, 1.0, 401)
+    made = series_moments(series, series, at) - series.coefficients[0] ** 2
+    _, correlations = covariance(x)
+    found = np.interp(correlations, made / made[-1], at) if made[-1] > 0 else correlations
+    u = x.changed(np.asarray(found), 0.0, gaussian=True)
+    return Function(fn), replace(u, profile=x.profile)
 
 
 @lru_cache(maxsize=256)

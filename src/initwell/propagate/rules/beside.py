@@ -73,6 +73,8 @@ def _together(call: Call, conv: Op, x: Signal, b: Signal) -> Array | None:
     u, f = as_image(x), b.image
     if f is None or f.base is not None or u.base is not None or x.dims != b.dims or x.segmented or f.pre.dims != b.dims:
         return None
+    if u.pre.segmented:
+        return None
     weight = call.known[conv.arguments["weight"].id]
     axes = geometry(Call(conv, call.trace, call.known, call.values), x.shape[2:], b.shape[2:], weight.shape[2:])
     count = weight.shape[1] * math.prod(float(axis.inside.sum(axis=1).mean()) for axis in axes)
@@ -86,7 +88,7 @@ def _together(call: Call, conv: Op, x: Signal, b: Signal) -> Array | None:
     grid = np.linspace(-10.0, 10.0, _POINTS)
     inner = f.pre.mean + spread * (alpha * grid[:, None] + math.sqrt(max(1 - alpha**2, 0.0)) * z[None, :])
     even = f.phi.fn(inner.ravel()).reshape(inner.shape) @ normal
-    points, weights = distribution(u.pre)
+    points, weights = (row[0] for row in distribution(u.pre))
     values = u.phi.fn(points)
     centre = float(weights @ values)
     other = np.interp((values - centre) / math.sqrt(size), grid, (even + even[::-1]) / 2)
@@ -106,7 +108,7 @@ def law_beside(call: Call, found: Signal, first: str, second: str, beta: float) 
     """
     a, b = call[first], call[second]
     for one, two, (alpha, factor) in ((a, b, (1.0, beta)), (b, a, (beta, 1.0))):
-        if found.law is None or not isinstance(one, ValueRef) or not isinstance(two, ValueRef):
+        if found.law is None or found.segmented or not isinstance(one, ValueRef) or not isinstance(two, ValueRef):
             return found
         f, y, conv = call.of(one), call.of(two), _few(call, two.id)
         x = call.known.get(conv.arguments["input"].id) if conv is not None else None
@@ -123,7 +125,7 @@ def _with_own(call: Call, conv: Op, x: Signal, f: Image, y: Signal, factors: tup
     weight, (alpha, beta) = call.known[conv.arguments["weight"].id], factors
     tails, count = weight.scatter[0], float(math.prod(weight.shape[1:]))
     own, size = math.sqrt((1 + tails) / (count + tails)), beta**2 * max(y.q - y.mean**2, 0.0)
-    points, weights = distribution(f.pre)
+    points, weights = (row[0] for row in distribution(f.pre))
     values = x.image.phi.fn(points) if x.image is not None else points
     centre = float(weights @ values)
     hat = (values - centre) / math.sqrt(max(float(weights @ (values - centre) ** 2), 1e-300))
@@ -135,7 +137,8 @@ def _with_own(call: Call, conv: Op, x: Signal, f: Image, y: Signal, factors: tup
     masses = [weights * some / 2, weights * some / 2, *(weights * (1 - some) * mass for mass in normal)]
     flat, mass = binned(np.concatenate(spots), np.concatenate(masses))
     offset = beta * y.mean
-    return Law(flat + offset, mass, (1 - own**2) * size, Image(f.phi, f.pre), alpha, offset, np.zeros(()))
+    rest, factor, moved_by = (np.full(1, n) for n in ((1 - own**2) * size, alpha, offset))
+    return Law((flat + offset)[None], mass[None], rest, Image(f.phi, f.pre), factor, moved_by, np.zeros(()))
 
 
 def _by_places(x: Signal, axes: Sequence[Axis], same: float) -> Array:

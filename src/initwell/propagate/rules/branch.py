@@ -283,7 +283,8 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
     law = None
     if full_factor and factor.law is not None and base.mean > 0:
         # A gate, of much the same size everywhere.
-        law = moved(factor.law, base.rms)
+        by = np.sqrt(np.maximum(base.diagonal, 0.0)).ravel() if base.dims == factor.dims else base.rms
+        law = moved(factor.law, by) if len(factor.law.values) == factor.means.size else None
     return replace(multiplied(base, factor), image=Image(multiple(image.phi, scale), image.pre, whole), law=law)
 
 

@@ -29,8 +29,10 @@ from initwell.propagate.moments.signal import Signal, Source, merged_fidelity, r
 from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.masks import biased
+from initwell.propagate.shared.reuse import CUTS
 from initwell.propagate.table import Call, Rule
-from initwell.trace.trace import Trace
+from initwell.trace.ops import COPIES, VIEWS
+from initwell.trace.trace import Op, Trace
 
 
 def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]] = ()) -> Signal:
@@ -88,13 +90,13 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
         batched: whether they share dimension 0.
     """
     a, b = call.signal(one), call.signal(two)
-    first, second = (_all_shown(call.trace, call[name].id) for name in (one, two))
+    first, second = (rows_of(call, call[name].id) for name in (one, two))
     kept = len(a.dims) - 1
     for weight, x, value, features, rows in (
-        (second, a, first, over[0], range(kept)),
-        (first, b, second, over[1], range(kept, kept + len(b.dims) - 1)),
+        (two, a, first, over[0], range(kept)),
+        (one, b, second, over[1], range(kept, kept + len(b.dims) - 1)),
     ):
-        if call.trace.values[base(call.trace, weight)].kind == "parameter" and not batched:
+        if call.trace.values[base(call.trace, call[weight].id)].kind == "parameter" and not batched:
             source = Source(value, level=_level(call.trace, x, features))
             return image(_contracted(a, b, [over], ()), rows, x, [features], source)
     spreads = [fluctuation(a, over[:1]), fluctuation(b, over[1:])]
@@ -132,13 +134,31 @@ def base(trace: Trace, value: int) -> int:
     return trace.shown(value)
 
 
-def _all_shown(trace: Trace, value: int) -> int:
-    """Return the value all of which a view shows: queries, keys and values that one layer made are a value each."""
-    while (whole := trace.producer(value)) is not None and base(trace, value) != value:
-        if math.prod(trace.values[value].shape) < math.prod(trace.values[whole.inputs[0]].shape):
+def rows_of(call: Call, value: int) -> int:
+    """Return the value whose rows a view shows, by all their features.
+
+    Queries, keys and values that are cut from one projection are as many images of its input as they are parts, by
+    weights of their own: what follows the rows of one of them does not follow those of the others.
+    """
+    trace = call.trace
+    while (op := trace.producer(value)) is not None and op.inputs:
+        if op.functional not in VIEWS and op.functional not in COPIES:
             break
-        value = whole.inputs[0]
+        if op.functional in CUTS and _cuts_features(call, op, value):
+            break
+        value = op.inputs[0]
     return value
+
+
+def _cuts_features(call: Call, op: Op, value: int) -> bool:
+    """Whether an op takes a part of a dimension that counts features: one along which nothing is followed."""
+    whole, shape = call.known.get(op.inputs[0]), call.trace.values[op.inputs[0]].shape
+    if whole is None or whole.shape != shape or call.trace.values[value].shape == shape:
+        return False
+    dim = (op.arguments.get("dim") or 0) % len(shape)
+    if any(atom.follows for atom in whole.atoms):
+        return not any(atom.follows for atom in whole.dims[dim])
+    return dim == len(shape) - 1
 
 
 def _mm(call: Call) -> Sequence[Signal]:

@@ -35,17 +35,19 @@ def with_itself(g: Signal, hat: Array, tag: int, gates: Sequence[Gate]) -> Array
 def _given(gate: Gate, a: float) -> tuple[float, float] | None:
     """Return E[x̂] and E[x̂²] of what a gate lets through, where a·x̂ is in what it is of; None where nothing is."""
     u = gate.pre
-    points, weights = distribution(u)
+    if u.segmented:
+        return None
+    points, weights = (row[0] for row in distribution(u))
     if u.law is None:
         variance, centre = covariance(u)[0], np.full_like(points, u.mean)
     else:
-        variance, centre = u.law.variance, np.repeat(u.law.values, points.size // u.law.values.size)
+        variance, centre = float(u.law.variance[0]), np.repeat(u.law.values[0], points.size // u.law.values.size)
     if abs(a * a - (u.q - u.mean**2)) < 1e-3 * a * a:
         # It is x̂ itself, whatever its law.
         variance, centre = a * a, np.full_like(points, u.mean)
     slope = gate.slope(points)
-    once = weights * slope * np.interp(points, gate.grid, gate.passed)
-    twice = weights * slope**2 * np.interp(points, gate.grid, gate.power)
+    once = weights * slope * np.interp(points, gate.grid[0], gate.passed[0])
+    twice = weights * slope**2 * np.interp(points, gate.grid[0], gate.power[0])
     if variance <= 0 or once.sum() == 0 or twice.sum() == 0:
         return None
     # Given u and its non-Gaussian part, x̂ has this mean, and the variance 1 − a²/variance.

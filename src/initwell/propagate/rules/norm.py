@@ -33,6 +33,7 @@ from initwell.propagate.given.measured import measured
 from initwell.propagate.laws.components import in_parts
 from initwell.propagate.laws.few import normed
 from initwell.propagate.laws.functions import composed, line
+from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.laws.rectified import without
 from initwell.propagate.laws.swing import inverse_square
 from initwell.propagate.moments.atoms import together, viewed
@@ -73,18 +74,18 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
     profile = levelled(x, dims, x.changed(moments, 0.0).q) if centred else x.profile
     swing = x.swing if 0 in dims else 0.0
     found = replace(found, gaussian=x.gaussian, roots=((tag, 1.0),), profile=profile, swing=swing)
-    return _as_distributed(found, x, float(np.mean(scale)) if centred else None)
+    return _as_distributed(found, x, scale if centred else None)
 
 
-def _as_distributed(hat: Signal, x: Signal, scale: float | None, *, by_channel: bool = False) -> Signal:
+def _as_distributed(hat: Signal, x: Signal, scale: Array | None, *, by_channel: bool = False) -> Signal:
     """Say how x̂ is distributed, where it is known of x: divided by its channel's own size, it has lighter tails."""
-    if x.law is None or x.segmented or hat.segmented:
+    if x.law is None or len(x.law.values) != hat.means.size:
         return hat
-    spread, variance = relative_variance(x) if by_channel else 0.0, hat.q - hat.mean**2
-    law = None
+    spread = relative_variance(x) if by_channel else 0.0
+    mean, variance = hat.means.ravel(), variances(hat).ravel()
     if scale is not None and x.law.near is None and spread == 0:
-        law = without(x.law, scale, hat.mean, variance)
-    law = law or normed(x.law, spread, hat.mean, variance)
+        return replace(hat, law=without(x.law, np.broadcast_to(scale, x.means.shape).ravel(), mean, variance))
+    law = normed(x.law, spread, mean, variance)
     return replace(hat, law=law, gaussian=law is None)
 
 
@@ -211,7 +212,7 @@ def _batch_norm(call: Call) -> Sequence[Signal | None]:
     x, eps = call.signal("input"), float(call["eps"])
     dims, layout = _channels(call)
     if call["training"] or call["running_var"] is None:
-        scale = 1 / math.sqrt(float(_centred(x, tuple(dims))[1].mean()) + eps)
+        scale = 1 / np.sqrt(_centred(x, tuple(dims))[1] + eps)
         hat = _as_distributed(normalized(x, dims, eps, tag=call.op.outputs[0]), x, scale, by_channel=True)
         hat = scaled(_remembered(hat, x), _smaller(x, dims, eps))
     else:

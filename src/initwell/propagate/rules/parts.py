@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from initwell.propagate.laws.rectified import joined_laws, marginal
 from initwell.propagate.moments.alike import UNLIKE, merged, settled
 from initwell.propagate.moments.atoms import joined, matched, viewed
 from initwell.propagate.moments.by_pairs import by_pattern
 from initwell.propagate.moments.segments import Array, patterns
-from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
+from initwell.propagate.moments.signal import Atom, Image, Law, Signal, constant, merged_fidelity, replace
 from initwell.propagate.moments.slots import slot_axis
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -138,8 +139,17 @@ def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) ->
     dims = (*whole[0].dims[:dim], (Atom(sum(sizes), sample, tuple(sizes)),), *whole[0].dims[dim + 1 :])
     moments = np.stack(np.broadcast_arrays(*columns), axis)
     found = whole[0].changed(moments, means, dims=dims, gaussian=all(p.gaussian for p in parts))
-    found = replace(found, spread=max(p.spread for p in parts))
+    found = replace(found, spread=max(p.spread for p in parts), law=_law(found, parts, whole, axis))
     return settled(merged_fidelity(found, *parts), axis)
+
+
+def _law(found: Signal, parts: Sequence[Signal], whole: Sequence[Signal], axis: int) -> Law | None:
+    """Return how the entries of each part are distributed, if all are known and only this axis has segments."""
+    if found.gaussian or found.means.size != found.means.shape[axis]:
+        return None
+    if any(one.means.size != two.means.size for one, two in zip(parts, whole, strict=True)):
+        return None
+    return joined_laws([marginal(part) for part in parts])
 
 
 def _with_atom(signal: Signal, dim: int) -> Signal:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from initwell.errors import ArgumentError
 from initwell.propagate.laws.echoes import about, through_slope
 from initwell.propagate.laws.functions import (
     Function,
@@ -25,12 +26,13 @@ from initwell.propagate.laws.functions import (
 )
 from initwell.propagate.laws.gaussian import covariance, pair_moments
 from initwell.propagate.laws.peaks import masked, peak_law, within_window
-from initwell.propagate.laws.rectified import distribution, grid_of, through
+from initwell.propagate.laws.rectified import distribution, expected, grid_of, interpolated, through
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Gate, Image, Pointwise, Signal, merged_fidelity, replace
-from initwell.propagate.table import Call, Rule
+from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
 from initwell.trace.ops import ACTIVATIONS
@@ -57,7 +59,10 @@ def phi_of(op: Op) -> Activation:
     if op.functional == "aten.elu":
         return _elu(arguments)
     known = _PARAMETERS.get(op.functional, {})
-    return _catalogued(ACTIVATIONS[op.functional], tuple([(p, float(arguments[a])) for a, p in known.items()]))
+    try:
+        return _catalogued(ACTIVATIONS[op.functional], tuple([(p, float(arguments[a])) for a, p in known.items()]))
+    except ArgumentError as error:  # PyTorch takes more, such as a softshrink of threshold 0
+        raise UnknownSignalError(str(error)) from error
 
 
 @lru_cache(maxsize=256)
@@ -152,7 +157,8 @@ def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) 
         origin: u as later values remember it; None where no later mask can contain it.
     """
     image = Image(slope, u, g)
-    if g.segmented or u.segmented:
+    segmented = g.segmented or u.segmented
+    if segmented and (g.peak > 1 or g.dims != u.dims or not (g.gates or u.law is not None)):
         factor = evaluated(Image(slope, u))
         found = gram.multiplied(g.changed(g.moments * factor.moments, g.means * factor.means), g, factor)
         return merged_fidelity(replace(found, image=image, profile=g.profile), factor)
@@ -166,34 +172,41 @@ def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) 
         places = masked(g, u, slopes)
     else:
         mean, slopes = function_moments(slope, u)
+        if segmented:
+            return replace(_with_gates(slope, u, g, origin, mean, slopes), image=image, profile=g.profile)
         average, variance = float(mean.flat[0]), covariance(u)[0]
         places = masked(g, u, slopes, lambda at: pair_moments(slope.fn, slope.kinks, u.mean, variance, at)[1])
-    return replace(_with_gates(slope, u, g, origin, average, slopes), image=image, profile=places)
+    averages = np.full_like(u.means, average)
+    return replace(_with_gates(slope, u, g, origin, averages, slopes), image=image, profile=places)
 
 
-def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean: float, slopes: Array) -> Signal:
-    """Multiply by φ′(u), of this mean and these pair moments, a gradient whose parts may have met later masks."""
+def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean: Array, slopes: Array) -> Signal:
+    """Multiply by φ′(u), of these means and pair moments, a gradient whose parts may have met later masks."""
     gates = [gate for gate in g.gates if gate.moments.shape == g.moments.shape]
-    here = (0,) * g.moments.ndim
-    grid = grid_of(u)
+    here = tuple(slice(n) for n in u.means.shape)
+    grid, mean = grid_of(u), np.broadcast_to(mean, u.means.shape)
     rest = g.moments - sum((gate.moments for gate in gates), np.zeros_like(g.moments))
     heard = np.zeros_like(rest), np.zeros_like(grid)
     for echo in about(g.echoes, u, origin, rest.shape):
         before, after = through_slope(echo, f, u)
-        rest, heard = rest - before, (heard[0] + after, heard[1] + echo.moments[here] * echo.phi.fn(grid) ** 2)
-    moments, power, passed = rest * slopes + heard[0], rest[here] + heard[1], np.full_like(grid, rest[here])
-    points, weights = distribution(u)
+        square = echo.moments[here].reshape(-1, 1) * echo.phi.fn(grid) ** 2
+        rest, heard = rest - before, (heard[0] + after, heard[1] + square)
+    level = np.broadcast_to(rest[here].reshape(-1, 1), grid.shape)
+    moments, power, passed = rest * slopes + heard[0], level + heard[1], level
+    points, weights = distribution(u, f.kinks)
     slope = f.fn(points)
     for gate in gates:
         powers, passes = through(gate, grid, origin)
-        carried, alone = np.interp(points, grid, passes), float(weights @ np.interp(points, grid, passes))
-        twice = float(weights @ (slope * carried)) / (mean * alone) if mean * alone else 1.0
-        part = gate.moments * slopes * twice**2
-        part[here] = float(weights @ (slope**2 * np.interp(points, grid, powers)))
+        carried, squares = (interpolated(points, grid, table) for table in (passes, powers))
+        alone = expected(weights, carried)
+        both = mean.ravel() * alone
+        twice = np.where(both != 0, expected(weights, slope * carried) / np.where(both != 0, both, 1.0), 1.0)
+        part = gate.moments * slopes * over_pairs(u.atoms, twice.reshape(mean.shape))
+        part[here] = expected(weights, slope**2 * squares).reshape(mean.shape)
         moments, power = moments + part, power + powers
-        passed = passed + gate.moments[here] * passes / (alone or 1.0)
-    found = g.changed(np.asarray(moments), g.mean * mean)
-    gate = Gate(f.fn, u, found.moments, grid, power, passed / (g.q or 1.0))
+        passed = passed + gate.moments[here].reshape(-1, 1) * passes / np.where(alone != 0, alone, 1.0)[:, None]
+    found, size = g.changed(np.asarray(moments), g.means * mean), g.moments[here].reshape(-1, 1)
+    gate = Gate(f.fn, u, found.moments, grid, np.asarray(power), passed / np.where(size != 0, size, 1.0))
     return merged_fidelity(replace(found, gates=(gate,)), u)
 
 

@@ -15,12 +15,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
 from initwell.propagate.laws.gaussian import covariance
 from initwell.propagate.laws.peaks import Near, covariance_of_largest, of_pairs, peak_law
+from initwell.propagate.laws.rectified import discrete, marginal
+from initwell.propagate.moments.alike import of_segments
 from initwell.propagate.moments.atoms import matched, together
 from initwell.propagate.moments.incidence import Axis, adaptive, axis_of, geometry, spread
 from initwell.propagate.moments.places import LONGEST, by_axis, of_sizes, off_average, settled, sizes
@@ -28,7 +30,8 @@ from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Atom, Signal, replace
 from initwell.propagate.rules.behind import alone, behind
 from initwell.propagate.rules.branch import multiplied
-from initwell.propagate.rules.parts import padded
+from initwell.propagate.rules.cropping import stacked
+from initwell.propagate.rules.parts import padded, sliced
 from initwell.propagate.rules.pooled import Unpadded, gate_of, unpadded, without_padding
 from initwell.propagate.rules.reading import read_places
 from initwell.propagate.table import Call, Rule
@@ -87,14 +90,18 @@ def _overlap(axis: Axis, lag: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.i
 def largest(x: Signal, axes: Sequence[Axis]) -> Signal:
     """Take the largest entry of each window of the last dimensions."""
     first = len(x.dims) - len(axes)
+    if (dim := _parted(x, first)) is not None:
+        return stacked([largest(piece, axes) for piece in _pieces(x, dim, len(axes))], dim)
     x = alone(x, first)
     phi, u = behind(x, first)
     near = _near(u, axes)
     common = max(float(of_pairs(u, [n[0] for n in near]).flat[0]), 0.0)
     mean, within, between = 0.0, 0.0, 0.0
+    drawn: list[tuple[Array, Array]] = []
     for count, share in _counts(axes):
         points, chance = peak_law(u, count, common)
         values = phi.fn(points)
+        drawn.append((values, share * chance))
         centre = float(values @ chance)
         mean, between = mean + share * centre, between + share * centre**2
         within += share * (float((values * values) @ chance) - centre**2)
@@ -106,7 +113,20 @@ def largest(x: Signal, axes: Sequence[Axis]) -> Signal:
     space = tuple((Atom(a.sizes[0]),) if a.sizes[0] > 1 else () for a in axes)
     found = x.changed(np.asarray(moments), mean, dims=(*x.dims[:first], *space))
     known = read_places(x, len(axes))
-    return replace(found, profile=tuple(map(_of_windows, known, axes))).approximate(_WHY)
+    law = discrete(*(np.concatenate(column)[None] for column in zip(*drawn, strict=True)))
+    return replace(found, profile=tuple(map(_of_windows, known, axes)), law=law).approximate(_WHY)
+
+
+def _parted(x: Signal, first: int) -> int | None:
+    """Return the dimension before the spatial ones whose parts are of several kinds, if only one has any."""
+    found = [d for d in range(len(x.dims)) if any(atom.parts for atom in x.dims[d])]
+    return found[0] if len(found) == 1 and found[0] < first and len(x.dims[found[0]]) == 1 else None
+
+
+def _pieces(x: Signal, dim: int, count: int) -> list[Signal]:
+    ends, law, places = np.cumsum([0, *x.dims[dim][0].parts]), marginal(x), tuple(read_places(x, count))
+    found = [sliced(x, dim, int(a), int(b)) for a, b in pairwise(ends)]
+    return [replace(p, law=of_segments(law, np.array([i])), profile=places) for i, p in enumerate(found)]
 
 
 def _of_windows(places: Array, axis: Axis) -> Array:

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from initwell.propagate.given.draws import over_draws
 from initwell.propagate.laws.averages import decayed
-from initwell.propagate.laws.functions import Function, as_image, combined, evaluated, line, of_known_law, shared_images
+from initwell.propagate.laws.functions import Function, as_image, combined, evaluated, line, shared_images
+from initwell.propagate.laws.rectified import of_known_law
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
@@ -74,6 +76,9 @@ def _circular(phi: Function) -> Rule:
     """Cosine or sine; of angles without numbers, as rotary ones on the meta device, over the whole circle."""
 
     def rule(call: Call) -> Sequence[Signal]:
+        drawn = over_draws(call.trace, call.values, call.op.outputs[0])
+        if drawn is not None:
+            return [drawn]
         if call.has("self"):
             return [applied(phi, call.signal("self"))]
         return [independent(call.shape(), 0.5).approximate(_ANGLES)]
@@ -265,9 +270,10 @@ def _larger(sign: float) -> Rule:
 
 
 def _rand(call: Call) -> Sequence[Signal]:
-    """Uniform in (0, 1): Φ(z) of a fresh Gaussian z."""
+    """Uniform, in (0, 1) if it does not say where: Φ(z) of a fresh Gaussian z."""
     z = replace(independent(call.shape(), 1.0), gaussian=True)
-    return [evaluated(Image(Function(_uniform), z))]
+    low, high = (0.0 if call["from"] is None else call["from"]), (1.0 if call["to"] is None else call["to"])
+    return [evaluated(Image(Function(lambda u: low + (high - low) * _uniform(u)), z))]
 
 
 def _randn(call: Call) -> Sequence[Signal]:
@@ -322,6 +328,7 @@ RULES: Mapping[str, Rule] = {
     "aten.minimum": _larger(-1.0),
     "aten.rand": _rand,
     "aten.rand_like": _rand,
+    "aten.uniform": _rand,
     "aten.randn": _randn,
     "aten.randn_like": _randn,
     "aten.bernoulli": _bernoulli,

@@ -3,14 +3,19 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from initwell.propagate.laws.functions import as_image, line
 from initwell.propagate.laws.swing import seen
 from initwell.propagate.moments.atoms import expanded, permuted, viewed
 from initwell.propagate.moments.centring import over_all
+from initwell.propagate.moments.places import sizes
 from initwell.propagate.moments.segments import along
 from initwell.propagate.moments.signal import Average, Image, Signal, constant, replace
 from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import scaled
+from initwell.propagate.rules.cropping import cropped
+from initwell.propagate.rules.parts import padded
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -37,12 +42,29 @@ def _transpose(call: Call) -> Sequence[Signal]:
     order = list(range(len(x.dims)))
     i, j = call["dim0"], call["dim1"]
     order[i], order[j] = order[j], order[i]
-    return [permuted(x, order)]
+    return [permuted(_unread_apart(x), order)]
 
 
 def _permute(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
-    return [permuted(x, [d % len(x.dims) for d in call["dims"]])]
+    return [permuted(_unread_apart(x), [d % len(x.dims) for d in call["dims"]])]
+
+
+def _unread_apart(x: Signal) -> Signal:
+    """Make positions at an end that have nothing segments of their own, since places are known of the last axes only.
+
+    Such is a gradient where no output read: patches of 2 leave the last of 9 rows out.
+    """
+    first, ends = len(x.dims) - len(x.profile), {}
+    for i, places in enumerate(x.profile):
+        there = np.flatnonzero(sizes(places) > 0)
+        if 0 < there.size < places.shape[-1] and not x.segmented:
+            ends[first + i] = (int(there[0]), places.shape[-1] - 1 - int(there[-1]))
+    for dim, (before, after) in ends.items():
+        x = cropped(x, dim, before, x.shape[dim] - after) if before or after else x
+    for dim, (before, after) in ends.items():
+        x = padded(x, dim, before, after) if before or after else x
+    return x
 
 
 def _expand(call: Call) -> Sequence[Signal]:

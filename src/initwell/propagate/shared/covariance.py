@@ -10,6 +10,7 @@ values follows from those of what they were made of:
     φ(u) with ψ(v)          Σ a_k b_k c^k with Hermite coefficients of φ and ψ, c the correlation of u and v
     φ(u) with w             E[φ′(u)] Cov(u, w)                                                       (Stein's lemma)
     g·φ′(u) with h·ψ′(v)    Cov(g, h) · E[φ′(u) ψ′(v)]
+    rows of one table       by how often two places show the same row: ``tables``
 
 and a shape is bookkeeping. Assumptions: entries are jointly Gaussian as far as needed, gradients are independent of the
 activations they meet, a factor that is not listed varies with nothing. Gates of one unit at different times are not
@@ -29,7 +30,7 @@ from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Dims, Signal
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.parts import concatenated
-from initwell.propagate.shared import pairs
+from initwell.propagate.shared import pairs, tables
 from initwell.propagate.shared.linearized import SUMS, Linearized, gradient_of
 from initwell.propagate.shared.pairs import Pair, Stretch, picked, raw, total
 from initwell.propagate.shared.reuse import BENT, CUTS, NORMS, PRODUCTS, SLOPES, Reuse, argument
@@ -125,6 +126,11 @@ class Covariances:
             return self._sloped(p, q)
         if name == "aten.cat":
             return self._joined(p, q)
+        if name == tables.SHOWN:
+            same = self.reuse.root(p.inputs[0]) == self.reuse.root(q.inputs[0])
+            return tables.both_shown(p, q, self._known, self._values) if same else None
+        if name == tables.PUT_BACK:
+            return self._put_back(p, q)
         if name == "aten.mul" and _factors(p) is not None and _factors(q) is not None:
             return self._multiplied(p, q)
         return self._unlike(v, p, w, q)
@@ -138,6 +144,11 @@ class Covariances:
                 found = total(*((factor, self.of(part, v)) for factor, part in self._terms.parts(q)))
                 return None if found is None else found.swapped()
         return None
+
+    def _put_back(self, p: Op, q: Op) -> Pair | None:
+        g, h = gradient_of(p), gradient_of(q)
+        gradients = None if g is None or h is None else self.of(g, h)
+        return None if gradients is None else tables.both_put_back(gradients, p, q, self._values)
 
     def _cut(self, v: int, p: Op, w: int, q: Op) -> Pair | None:
         a, b = p.inputs[0], q.inputs[0]

@@ -29,6 +29,9 @@ SLOPES: Mapping[str, str] = {
 }
 """Ops that multiply a gradient by the derivative of such a function → that function's op."""
 
+TABLES: Mapping[str, str] = {"aten.embedding": "weight", "aten.embedding_dense_backward": "grad_output"}
+"""Look-ups in a table, and gradients put back into one → the argument that they are linear in."""
+
 _TURNS = frozenset({"aten.t", "aten.transpose", "aten.permute", "aten.view"})
 Tags = frozenset[tuple[object, ...]]
 Weight = tuple[int, tuple[str, ...]]
@@ -45,11 +48,13 @@ class Reuse:
 
     @cached_property
     def any(self) -> bool:
-        """Whether some weight is used in two products of the forward."""
-        found: Counter[int] = Counter()
+        """Whether some weight is used in two products, or two look-ups, of the forward."""
+        found: Counter[tuple[int, bool]] = Counter()
         for op in self.trace.forward_ops:
             if op.functional in PRODUCTS:
-                found.update(weight[0] for weight in self._weights(op))
+                found.update((weight[0], False) for weight in self._weights(op))
+            elif op.functional in TABLES:
+                found[self.root(op.inputs[0]), True] += 1
         return any(n > 1 for n in found.values())
 
     def maker(self, value: int) -> Op | None:
@@ -109,6 +114,8 @@ class Reuse:
             names = ("grad_output", "grad_out")
         elif op.functional in NORMS:
             names = (NORMS[op.functional],)
+        elif op.functional in TABLES:
+            names = (TABLES[op.functional],)
         else:
             return [self.root(i) for i in op.inputs]
         return [self.root(i) for i in (argument(op, name) for name in names) if i is not None]

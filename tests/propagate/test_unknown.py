@@ -1,0 +1,124 @@
+"""What cannot be known of a model: an op is named, or where the unknown comes from; never a guess, never an error."""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import initwell as iw
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Model(nn.Module):
+    """One layer, put to use as a test says."""
+
+    def __init__(self, forward: Callable[[Tensor, nn.Module], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.how = nn.Linear(8, 8), forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(x, self.layer)
+
+
+def divided(x: Tensor, layer: nn.Module) -> Tensor:
+    y: Tensor = layer(x) / 0.0
+    return y
+
+
+def of_nothing(x: Tensor, layer: nn.Module) -> Tensor:
+    return torch.sqrt(layer(x) * 0)
+
+
+def raised(x: Tensor, layer: nn.Module) -> Tensor:
+    y: Tensor = layer(x) + math.inf
+    return y
+
+
+@pytest.mark.parametrize(
+    ("model", "op"),
+    [
+        (Model(divided), "aten.div"),
+        (Model(of_nothing), "aten.div"),
+        (Model(raised), "aten.add"),
+        (nn.Sequential(nn.Linear(8, 8), nn.Softshrink(0.0)), "aten.softshrink"),
+    ],
+    ids=["by zero", "root of zero", "infinite", "limit of a function"],
+)
+def test_what_has_no_moments_is_unknown_and_the_op_is_named(model: nn.Module, op: str) -> None:
+    found = iw.predict(model, normal(4, 8))
+    assert any(note.startswith("Unknown: ") and f"{op} (" in note for note in found.notes)
+    assert any(row["fidelity"] == "unknown" for row in found.rows)
+
+
+class Unlisted(nn.Module):
+    """Has a weight in a list, where PyTorch does not see it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.hidden = nn.Linear(8, 8), [nn.Parameter(normal(8, 8))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x) @ self.hidden[0]
+        return y
+
+
+def test_weights_that_are_not_the_models_own_are_named() -> None:
+    found = iw.predict(nn.Sequential(nn.Tanh(), Unlisted()), normal(4, 8))
+    assert [row["forward_rms"] is None for row in found.rows] == [False, False, True]
+    note = "Unknown, as neither the model's own nor of the batch (a weight that is not registered, or what another "
+    assert any(said.startswith(note) and said.endswith("tensors at module '1'.") for said in found.notes)
+
+
+def test_weights_of_a_loss_are_named() -> None:
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(8))
+
+        def forward(self, output: Tensor) -> Tensor:
+            return (output * self.weight).square().mean()
+
+    found = iw.predict(nn.Linear(8, 8), normal(4, 8), loss=Weighted())
+    assert any("not registered" in note and "(loss)" in note for note in found.notes)
+
+
+def test_what_another_thread_makes_is_named() -> None:
+    def elsewhere(x: Tensor, layer: nn.Module) -> Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            y: Tensor = pool.submit(layer, x).result()
+            return y
+
+    found = iw.predict(Model(elsewhere), normal(4, 8))
+    assert any("another thread" in note and "output.0" in note for note in found.notes)
+
+
+def test_gradients_of_parts_that_are_written_are_named() -> None:
+    ring = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
+    found = iw.predict(nn.Sequential(ring), normal(4, 3, 8, 8))
+    assert any(note.startswith("Gradients of parts that are written into a tensor are not") for note in found.notes)
+
+
+def test_squares_beyond_the_largest_number_are_no_warning() -> None:
+    found = iw.predict(nn.Linear(8, 4).double(), normal(4, 8).double() * 1e200)
+    assert any("input.0" in note for note in found.notes) and found.rows[0]["fidelity"] == "unknown"
+
+
+def test_a_sparse_weight_is_unknown_where_its_op_is() -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(8).to_sparse())
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = torch.sparse.mm(self.weight, x)
+            return y
+
+    found = iw.predict(Sparse(), normal(8, 4))
+    assert "aten._sparse_addmm" in found.unsupported
+    assert found.parameters[0]["weight_rms"] == pytest.approx(math.sqrt(1 / 8))
