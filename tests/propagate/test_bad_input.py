@@ -1,6 +1,7 @@
 """What bad input gets: an error that names it and the cure, or a note; never a number."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -217,8 +218,8 @@ def test_a_plan_of_another_model_is_refused() -> None:
 def test_what_a_plan_leaves_out_is_named() -> None:
     longer = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), nn.Linear(4, 4))
     found = iw.predict(longer, normal(2, 8), plan=iw.plan(net(), "kaiming"))
-    assert "The plan has no rows for these, which count as they are: 3.weight, 3.bias." in found.notes
-    assert not any("no rows" in n for n in iw.predict(net(), normal(2, 8), plan=iw.plan(net(), "kaiming")).notes)
+    assert "Not drawn, for want of a row, so they count as they are: 3.weight, 3.bias." in found.notes
+    assert not any("want of a row" in n for n in iw.predict(net(), normal(2, 8), plan=iw.plan(net(), "kaiming")).notes)
 
 
 def nothing(call: Call) -> Any:
@@ -309,3 +310,19 @@ def test_a_complex_model_gets_a_note_and_no_silence() -> None:
     found = iw.predict(model, torch.ones(2, 8, dtype=torch.complex64))
     assert found.rows == ()
     assert any(note.startswith("Complex numbers have no moments") for note in found.notes)
+
+
+def test_batches_of_ragged_rows_or_of_quantized_numbers_are_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PyTorch's own: both are going to change
+        ragged = torch.nested.nested_tensor([normal(2, 8), normal(3, 8)])
+        coarse = torch.quantize_per_tensor(normal(2, 8), 0.1, 0, torch.quint8)
+    with pytest.raises(ArgumentError, match=r"batch: got a nested tensor\. Give it padded"):
+        iw.predict(net(), ragged)
+    with pytest.raises(ArgumentError, match=r"batch: got a quantized tensor\. Give it dequantized"):
+        iw.predict(net(), coarse)
+
+
+def test_a_batch_of_8_bits_is_refused_by_the_model() -> None:
+    with pytest.raises((ArgumentError, ModelError), match="float8"):
+        iw.predict(net(), normal(2, 8).to(torch.float8_e4m3fn))

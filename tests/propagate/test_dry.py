@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,3 +203,66 @@ def test_models_of_transformers_are_followed_whole(kind: str, options: dict[str,
         assert rms == pytest.approx(
             float(tensor.square().mean().sqrt()), rel=4 * 0.71 / math.sqrt(tensor.numel()) + 1e-3
         )
+
+
+@pytest.mark.parametrize("build", [nn.Linear(3, 2), "resnet", None], ids=["model", "name", "nothing"])
+def test_what_does_not_build_is_refused(build: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"build: got a \w+\. Give a function that makes the model"):
+        dry(build)
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.attention = nn.LSTM(64, 64, batch_first=True), nn.MultiheadAttention(64, 4, batch_first=True)
+        self.both, self.own = nn.Bilinear(64, 64, 64), Scaled(64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, _ = self.steps(x)
+        y, _ = self.attention(h, h, h)
+        z: Tensor = self.own(self.both(y, x))
+        return z
+
+
+class Scaled(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+def test_modules_on_meta_are_asked_what_they_would_draw() -> None:
+    torch.manual_seed(0)
+    batch = torch.randn(16, 4, 64, generator=torch.Generator().manual_seed(0))
+    real = iw.predict(Attends(), batch)
+    with torch.device("meta"):
+        unborn = Attends()
+    before = torch.get_rng_state()
+    found = iw.predict(unborn, batch)
+    assert torch.equal(torch.get_rng_state(), before) and all(p.is_meta for p in unborn.parameters())
+    assert not any("without numbers, plan or known default" in note for note in found.notes)
+    # Of the smallest, 256 biases, the size of a draw is off by √(0.8/256)/2 = 3 %.
+    for one, two in zip(found.parameters, real.parameters, strict=True):
+        assert one["weight_rms"] == pytest.approx(two["weight_rms"], rel=0.1)
+
+
+@pytest.mark.parametrize("dim", [0, 2])
+def test_the_magnitudes_of_weight_norm_are_the_norms_of_what_is_drawn(dim: int) -> None:
+    def build() -> nn.Module:
+        layer: nn.Module = nn.utils.parametrizations.weight_norm(nn.Conv1d(64, 48, 5), dim=dim)
+        return layer
+
+    model, draws = dry(build)
+    assert all(row.distribution is not None for row in draws.rows)
+    batch = torch.randn(8, 64, 20, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    found, real = iw.predict(model, batch, plan=draws), iw.predict(build(), batch)
+    # 15 360 weights: the size of a draw is off by √(0.8/15360)/2 = 0.4 %.
+    for one, two in zip(found.rows, real.rows, strict=True):
+        assert one["forward_rms"] == pytest.approx(two["forward_rms"], rel=0.02)

@@ -244,7 +244,8 @@ def test_positions_that_no_input_decides_are_checked_too() -> None:
             return x + self.table(torch.arange(x.shape[1], device=x.device))  # type: ignore[no-any-return]
 
     assert {r["fidelity"] for r in iw.predict(Positions(), torch.ones(2, 4, 8)).rows} == {"exact"}
-    with pytest.raises(ArgumentError, match=r"batch: .*rows 0 to 4\. The embedding at 'table' has 4 rows"):
+    text = r"batch: got a shape whose positions are 0 to 4\. The embedding at 'table' has 4 rows: give a shorter one"
+    with pytest.raises(ArgumentError, match=text):
         iw.predict(Positions(), torch.ones(2, 5, 8))
 
 

@@ -1,6 +1,7 @@
 """What cannot be known of a model: an op is named, or where the unknown comes from; never a guess, never an error."""
 
 import math
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -122,3 +123,48 @@ def test_a_sparse_weight_is_unknown_where_its_op_is() -> None:
     found = iw.predict(Sparse(), normal(8, 4))
     assert "aten._sparse_addmm" in found.unsupported
     assert found.parameters[0]["weight_rms"] == pytest.approx(math.sqrt(1 / 8))
+
+
+def test_a_buffer_that_is_no_number_is_named() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(8)).eval()
+    assert isinstance(model[0], nn.BatchNorm1d) and model[0].running_var is not None
+    model[0].running_var[0] = math.nan
+    found = iw.predict(model, normal(4, 8))
+    assert "NaN or infinite entries, so what is made of them is unknown: 0.running_var." in found.notes
+
+
+def test_buffers_that_are_sparse_or_quantized_come_back() -> None:
+    model = nn.Sequential(nn.Linear(8, 4))
+    model.register_buffer("sparse", torch.eye(3).to_sparse())
+    assert iw.predict(model, normal(4, 8)).rows[0]["forward_rms"] > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PyTorch's own: quantized tensors are going to change
+        model.register_buffer("few", torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.quint8))
+    found = iw.predict(model, normal(4, 8))
+    assert found.rows[0]["forward_rms"] > 0
+    assert any(
+        "'few' cannot lie on the meta device" in note and "run on the given batch" in note for note in found.notes
+    )
+
+
+def test_known_numbers_without_a_size_name_their_op() -> None:
+    class Far(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+            return self.layer(x), places.float().log()
+
+    found = iw.predict(Far(), (normal(4, 8), torch.arange(8)))
+    assert "Unknown: 1 of 2 values, through aten.log (1×)." in found.notes
+
+
+def test_the_first_op_that_is_unknown_is_named_first() -> None:
+    def many(x: Tensor, layer: nn.Module) -> Tensor:
+        y: Tensor = layer(x).tanh() * 2
+        return (y.abs().ceil() + 1).cos().exp().floor().erf().sigmoid().add(1).sqrt()
+
+    found = iw.predict(Model(many), normal(4, 8), rules={"aten.tanh": lambda call: (None,)})
+    said = next(note for note in found.notes if note.startswith("Unknown: "))
+    assert "values, through aten.tanh (1×), aten.mul (" in said and " more" in said

@@ -7,6 +7,7 @@ random, so that mean and standard deviation come out sharp. Tensors made in othe
 stay real.
 """
 
+import copy
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from initwell.errors import InitwellError, ModelError
+from initwell.errors import ArgumentError, InitwellError, ModelError
 from initwell.records import Record, Row, TableRecord, plain
 from initwell.trace.batch import check_module
 from initwell.trace.keep import random_kept
@@ -27,6 +28,7 @@ _POINTS = 4096
 _ALIKE = frozenset({"aten.clone", "aten._to_copy", "aten.mul", "aten.div", "aten.add", "aten.sub", "aten.neg"})
 
 
+_NORMS = frozenset({"aten.norm", "aten.linalg_vector_norm"})
 _FILLERS = frozenset({"_no_grad_trunc_normal_", "orthogonal_", "sparse_", "dirac_"})
 _IS_META: Any = vars(torch._C.TensorBase)["is_meta"].__get__
 
@@ -93,12 +95,16 @@ def dry(build: Callable[[], nn.Module]) -> tuple[nn.Module, Draws]:
         The model, its weights on the meta device, and what would have been drawn into them.
 
     Raises:
+        ArgumentError: no function, or one that gives no model.
         ModelError: the constructor fails so, as one does that needs numbers of its weights.
 
     >>> model, draws = dry(lambda: nn.Linear(100, 20))
     >>> model.weight.device.type, round(draws.rows[0].distribution.std, 4)
     ('meta', 0.0577)
     """
+    if not callable(build) or isinstance(build, nn.Module):
+        cure = "Give a function that makes the model, such as lambda: Net()."
+        raise ArgumentError("build", f"a {type(build).__name__}", cure)
     mode = _Dry()
     try:
         with random_kept(), _Skipped(mode), mode:
@@ -108,7 +114,7 @@ def dry(build: Callable[[], nn.Module]) -> tuple[nn.Module, Draws]:
         raise
     except Exception as error:
         raise ModelError(
-            f"The model could not be built without its weights: {type(error).__name__}: {error} "
+            f"The model could not be built without its weights: {type(error).__name__}: {error}. "
             "Build it on a real device."
         ) from error
     names: dict[int, list[str]] = {}
@@ -121,6 +127,32 @@ def dry(build: Callable[[], nn.Module]) -> tuple[nn.Module, Draws]:
         for first, *others in names.values()
     )
     return model, Draws(rows, _notes(rows, [name for name, b in model.named_buffers() if b.is_meta]))
+
+
+def redrawn(module: nn.Module) -> dict[str, Drawn]:
+    """Return what a module's own ``reset_parameters`` would draw into its weights on the meta device.
+
+    Args:
+        module: stays as it is: a copy of it is asked.
+
+    Returns:
+        Name → what would be drawn; without those that could not be followed, and nothing where it has no such method.
+
+    >>> round(redrawn(nn.LSTM(3, 16, device="meta"))["weight_hh_l0"].std * 48**0.5, 3)
+    1.0
+    """
+    method = next((name for name in ("reset_parameters", "_reset_parameters") if hasattr(module, name)), None)
+    if method is None:
+        return {}
+    mode = _Dry()
+    try:
+        with random_kept(), _Skipped(mode), mode:
+            twin = copy.deepcopy(module)
+            getattr(twin, method)()
+    except Exception:  # a method of the user's own: whatever it raises, what it would draw is not known
+        return {}
+    found = {name: mode.drawn(p) for name, p in twin.named_parameters(recurse=False) if p.is_meta}
+    return {name: drawn for name, drawn in found.items() if drawn is not None}
 
 
 def _notes(rows: Sequence[DrawnRow], buffers: Sequence[str]) -> tuple[str, ...]:
@@ -170,6 +202,8 @@ class _Dry(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(out, Tensor) and out.is_meta and out.is_floating_point():
             if packet.endswith("_") and args and isinstance(args[0], Tensor):
                 self._store(args[0], self._written(packet, func, args, kwargs))
+            elif packet in _NORMS:
+                self._shadows[_key(out)] = (out.untyped_storage(), self._normed(args, out))
             elif packet in _ALIKE:
                 self._shadows[_key(out)] = (out.untyped_storage(), self._same_on_shadow(func, args, kwargs))
         return out
@@ -222,6 +256,14 @@ class _Dry(TorchDispatchMode):  # type: ignore[no-untyped-call]
             blank = torch.zeros(_POINTS, dtype=torch.float64)
             return func(blank, *args[1:], **kwargs)  # type: ignore[no-any-return]
         return self._same_on_shadow(func, args, kwargs)
+
+    def _normed(self, args: Any, out: Tensor) -> Tensor | None:
+        """Return Euclidean norms, as weight norm takes them of what was drawn: next to √(n E[x²]), n entries each."""
+        shadow, power = self._shadow(args[0]), args[1] if len(args) > 1 else 2
+        if shadow is None or power != 2:
+            return None
+        size = math.sqrt(float(shadow.square().mean()) * args[0].numel() / max(out.numel(), 1))
+        return torch.full((_POINTS,), size, dtype=torch.float64)
 
     def _copied(self, source: Tensor) -> Tensor | None:
         if source.is_meta:

@@ -83,7 +83,7 @@ def predict(
         notes = [*getattr(plan, "notes", ())]
         trace = traced(model, batch, loss, notes)
         values, start = _begun(model, trace, batch, described, plan, notes)
-    found = walk(trace, table, without_nan(trace, start, notes), values)
+    found = walk(trace, table, without_nan(trace, start, values, notes), values)
     # The numbers have done their work: a prediction may be kept long, and they are up to 256 MB.
     return prediction(replace(trace, folded=Folded()), found, [*notes, *values.folded.notes], learning_rate)
 

@@ -107,13 +107,19 @@ def check_batch(batch: Any, *, values: bool) -> None:
         ArgumentError: naming the tensor within the batch, and what to do.
     """
     for name, tensor in tensors(batch, "batch"):
-        if tensor.numel() == 0:
-            raise ArgumentError(name, f"an empty tensor of shape {tuple(tensor.shape)}", "Give at least one sample.")
         if tensor.layout is not torch.strided:
             kind = str(tensor.layout).removeprefix("torch.")
             raise ArgumentError(name, f"a tensor of layout {kind}", "Give it dense: tensor.to_dense().")
+        if tensor.is_quantized or tensor.is_nested:
+            cure = "dequantized: tensor.dequantize()" if tensor.is_quantized else "padded: tensor.to_padded_tensor(0.0)"
+            raise ArgumentError(
+                name, f"a {'quantized' if tensor.is_quantized else 'nested'} tensor", f"Give it {cure}."
+            )
+        if tensor.numel() == 0:
+            raise ArgumentError(name, f"an empty tensor of shape {tuple(tensor.shape)}", "Give at least one sample.")
         if values and not tensor.is_meta and tensor.is_floating_point():
-            bad = int((~torch.isfinite(tensor)).sum())
+            # PyTorch does not ask numbers of 8 bits.
+            bad = int((~torch.isfinite(tensor if tensor.itemsize > 1 else tensor.float())).sum())
             if bad:
                 cure = "Clean or mask them first: statistics of such a batch would all be NaN."
                 raise ArgumentError(name, f"{bad} NaN or infinite entries of {tensor.numel()}", cure)

@@ -90,7 +90,8 @@ def _same(a: Any, b: Any) -> bool:
 
 def _write_back(tensor: Tensor, value: Tensor) -> None:
     now = tensor.detach()
-    if not torch.equal(now, value):
+    one, two = (t if t.layout is torch.strided else t.to_dense() for t in (now, value))
+    if not torch.equal(one, two):
         now.copy_(value)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from initwell.errors import ModelError
 from initwell.initializers.distributions import Normal
 from initwell.sampling.fill import fill
 
@@ -24,7 +25,7 @@ def on_meta(model: nn.Module, twins: MutableMapping[Tensor, Tensor]) -> Iterator
     try:
         for store, name, tensor in saved:
             if tensor not in twins:
-                twins[tensor] = _twin(tensor)
+                twins[tensor] = _twin(name, tensor)
             store[name] = twins[tensor]
         yield
     finally:
@@ -32,8 +33,12 @@ def on_meta(model: nn.Module, twins: MutableMapping[Tensor, Tensor]) -> Iterator
             store[name] = tensor
 
 
-def _twin(tensor: Tensor) -> Tensor:
-    twin = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+def _twin(name: str, tensor: Tensor) -> Tensor:
+    try:
+        twin = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+    except (NotImplementedError, RuntimeError) as error:
+        said = str(error).partition(".")[0]
+        raise ModelError(f"{name!r} cannot lie on the meta device: {type(error).__name__}: {said}") from None
     if not isinstance(tensor, nn.Parameter):
         return twin
     parameter = nn.Parameter(twin, tensor.requires_grad)

@@ -192,16 +192,19 @@ def note_strangers(trace: Trace, values: Known, notes: list[str]) -> None:
         )
 
 
-def without_nan(trace: Trace, start: Mapping[int, Signal], notes: list[str]) -> dict[int, Signal]:
+def without_nan(trace: Trace, start: Mapping[int, Signal], values: Known, notes: list[str]) -> dict[int, Signal]:
     """Take signals that are no finite numbers as unknown, and name the weights and buffers that they are of.
 
     Args:
         trace: of the model.
         start: value id → signal.
+        values: known numbers, those of buffers among them.
         notes: gets a line where there are some.
     """
     kept = {value: found for value, found in start.items() if np.isfinite(found.moments).all()}
     lost = [trace.values[value].name for value in start if value not in kept]
+    buffers = [v for v in trace.values if v.kind == "buffer" and v.is_floating and v.id in values]
+    lost += [v.name for v in buffers if trace.consumers(v.id) and bool(values[v.id].isnan().any())]
     if lost:
         named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
         notes.append(f"NaN or infinite entries, so what is made of them is unknown: {named}.")

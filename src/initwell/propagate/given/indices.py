@@ -87,7 +87,9 @@ def _refused(trace: Trace, op: Op, index: int, got: tuple[int, int], rows: int) 
         said, owner = f"indices from {between}", f"{op.packet} at {where(op.path)} looks among {rows} places"
     if index not in given and op.path != _LOSS:
         said = f"what is made of it looks up rows {between}"
-    source = _source(trace, index, given) or ("loss" if op.path == _LOSS else "batch")
+    source = _source(trace, index, given) or ("loss" if op.path == _LOSS else "")
+    if not source:  # positions, which the shape of the batch alone decides
+        return ArgumentError("batch", f"a shape whose positions are {between}", f"{owner}: give a shorter one.")
     return ArgumentError(source, said, f"{owner}: give whole numbers from 0 to {rows - 1}.")
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from initwell.errors import ArgumentError
+from initwell.propagate.dry import redrawn
 from initwell.propagate.given.measured import measured, measured_weight, with_places, with_unlike_noted
 from initwell.propagate.moments.signal import Signal, constant, independent, replace
 from initwell.trace.batch import as_arguments, tensors, uncompiled
@@ -133,7 +134,7 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
         notes.append(f"Parameters without numbers, plan or known default: {', '.join(missing)}.")
     if left := _left_out(plan, trace, own_names, tensors_by_name):
         named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        notes.append(f"The plan has no rows for these, which count as they are: {named}.")
+        notes.append(f"Not drawn, for want of a row, so they count as they are: {named}.")
     return found
 
 
@@ -179,9 +180,12 @@ def _magnitudes(
 
 
 def _default(model: nn.Module, name: str, tensor: Tensor) -> Signal | None:
-    # torch.nn.modules: Linear and convolutions U(±1/√fan_in), Embedding N(0, 1), norms, its own too, the identity.
+    # torch.nn.modules: Linear and convolutions U(±1/√fan_in), Embedding N(0, 1), norms, its own too, the identity;
+    # others, such as LSTM and attention, are asked.
     path, _, own = name.rpartition(".")
     module = model.get_submodule(path)
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear) and own == "bias":
+        return constant(tensor.shape, 0.0)  # the last layer of attention, which sets it so
     if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
         fan = math.prod(module.weight.shape[1:])
         return replace(independent(tensor.shape, 1 / (3 * fan)), scatter=(0.8,))
@@ -191,7 +195,8 @@ def _default(model: nn.Module, name: str, tensor: Tensor) -> Signal | None:
     own_norm = type(module).__name__.endswith("Norm") and tensor.ndim == 1
     if isinstance(module, norms) or own_norm:
         return constant(tensor.shape, 1.0 if own == "weight" else 0.0)
-    return None
+    drawn = redrawn(module).get(own)
+    return None if drawn is None else independent(tensor.shape, drawn.mean**2 + drawn.std**2, drawn.mean)
 
 
 def buffer_signals(model: nn.Module, trace: Trace, notes: list[str]) -> dict[int, Signal]:

@@ -308,12 +308,14 @@ def varied(signal: Signal, axes: Sequence[int], value: int) -> Array:
         value: that they follow.
 
     Returns:
-        E[x_i x_i] − E[x_i x_j] times what the rows' source says; 0 where they all agree.
+        √(E[x_i²] E[x_j²]) − E[x_i x_j] times what the rows' source says; 0 where they all agree.
     """
     same = signal.moments
     for axis in axes:
         pairs = signal.atoms[axis].patterns
-        same = (same.take(pairs.first, axis) + same.take(pairs.second, axis)) / 2
+        one, two = same.take(pairs.first, axis), same.take(pairs.second, axis)
+        # Products of rows of two sizes vary by both: those with a row of zeros are 0.
+        same = np.sign(one) * np.sqrt(np.maximum(one * two, 0.0))
     source = _source(signal, axes[0], value) or Source(value, 0.0)
     apart = np.where(_differ(signal, axes), source.apart, 1.0)
     return np.asarray((same - signal.moments) * source.strength * apart)

@@ -9,6 +9,7 @@ from initwell.propagate.given.measured import masked_weight
 from initwell.propagate.laws.functions import as_image
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
+from initwell.propagate.rules.again import of_sum
 from initwell.propagate.rules.beside import ALONE, beside, law_beside
 from initwell.propagate.rules.branch import (
     added,
@@ -25,8 +26,10 @@ from initwell.propagate.rules.branch import (
 from initwell.propagate.rules.byhand import centred_by_hand, gradient_by_hand, normalized_by_hand
 from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.deviation import of_deviation
+from initwell.propagate.rules.lengths import by_length_of_few
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
+from initwell.propagate.rules.unlike import refuse_unlike
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -69,7 +72,7 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
         found = joined(found, common(call, first, second, beta), (a, b))
         if (with_few := beside(call, first, second, beta)) is not None:
             found = joined(found, with_few, (a, b)).approximate(ALONE)
-        return [found]
+        return [of_sum(call, found, first, second)]
 
     return rule
 
@@ -80,6 +83,7 @@ def _spread(x: Signal, number: Signal, shape: Sequence[int]) -> Signal:
 
 
 def _mul(call: Call) -> Sequence[Signal]:
+    refuse_unlike(call)
     for one, two in (("self", "other"), ("other", "self")):
         if _is_number(call, two) and call.has(one):
             return [scaled(_spread(call.signal(one), operand(call, two), call.shape()), operand(call, two).mean)]
@@ -113,6 +117,8 @@ def _pruned(call: Call) -> Signal | None:
 
 
 def _div(call: Call) -> Sequence[Signal]:
+    if by_length_of_few(call):
+        raise UnknownSignalError("a gradient divided by the length of a sum of few weights")
     divisor = operand(call, "other")
     if _is_number(call, "other"):
         if divisor.mean == 0:

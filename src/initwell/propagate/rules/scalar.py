@@ -5,6 +5,7 @@ Gaussian is one more function of it. A choice by what is independent of both tak
 random numbers are Φ(z) of a fresh Gaussian z, so that floor(keep + rand) is the mask that it is.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,7 @@ _BOUNDED: Mapping[str, Function] = {
     "asin": Function(lambda u: np.arcsin(np.clip(u, -1.0, 1.0)), (-1.0, 1.0)),
 }
 _COSINE = "an angle of a cosine that is within 1, taken as Gaussian: its powers live of the tails"
+_DIRECTIONS = "an angle of a cosine, taken as that of even directions"
 _NOWHERE_NEGATIVE = frozenset({"aten.exp", "aten.softplus", "aten.sigmoid", "aten.relu", "aten.abs"})
 # 1/√u and log u of what may be 0 or negative have no moments.
 _POSITIVE = frozenset({"rsqrt", "reciprocal", "log", "log2"})
@@ -87,10 +89,26 @@ def _circular(phi: Function) -> Rule:
 
 
 def _angle(phi: Function) -> Rule:
+    """Apply what is defined within 1 alone, so that its input is taken as the cosine of two unit vectors.
+
+    Of directions that are even in D dimensions it has the density (1 − c²)^((D − 3)/2), of variance 1/D: c² is a Beta
+    of ½ and (D − 1)/2, and c that function of a Gaussian z which has its quantiles. A Gaussian's tails are longer.
+    """
+
     def rule(call: Call) -> Sequence[Signal]:
-        return [applied(phi, call.signal("self")).approximate(_COSINE)]
+        x = call.signal("self")
+        if x.segmented or not 0 < x.q < 0.5 or x.mean**2 > 0.01 * x.q:
+            return [applied(phi, x).approximate(_COSINE)]
+        size = math.sqrt(x.q)
+        return [applied(Function(lambda u: phi.fn(_of_unit_vectors(u / size, 1 / x.q))), x).approximate(_DIRECTIONS)]
 
     return rule
+
+
+def _of_unit_vectors(z: Array, dimensions: float) -> Array:
+    from scipy.special import betaincinv, erf
+
+    return np.asarray(np.sign(z) * np.sqrt(betaincinv(0.5, (dimensions - 1) / 2, erf(np.abs(z) / math.sqrt(2)))))
 
 
 def _unary(name: str, phi: Function) -> Rule:

@@ -146,10 +146,12 @@ def _of_two_kinds(s: Signal, rows: Uneven) -> Signal:
     found = rows.weights(s, _SQUARE.shapes(scores, left).ravel()).approximate(_WHY)
     whole, apart = rows.ends()
     rates = {i: (whole - apart) * _SQUARE.steep(scores, left, k) for k, i in enumerate(rows.axes[1])}
-    coupled = rows.averaged(lambda kind: kind.coupled((1, 1)), 2)
-    for i, rate in (rates | dict.fromkeys(rows.axes[0], coupled)).items():
+    for i, rate in rates.items():
         varies = found.averaged(()) - found.averaged([i])
         found = rescaled(found, i, rate / varies if varies > 0 else 0.0)
+    coupled = rows.coupled(found, lambda kind: kind.coupled((1, 1)))
+    for i in rows.axes[0]:
+        found = rescaled(found, i, coupled)
     return found
 
 
@@ -167,10 +169,9 @@ def _back_through_two_kinds(g: Signal, s: Signal, rows: Uneven) -> Signal:
     for k, i in enumerate(rows.axes[1]):
         rate = (whole - apart) * moment.steep(scores, left, k)
         found = _following(found, inner, s, (i, k), apart + grown.averaged([k]) * (whole - apart), rate)
-    coupled = rows.averaged(lambda kind: coupling_of_two_kinds(kind, common=shared > 0), 2) * inner.q
+    coupled = rows.coupled(found, lambda kind: coupling_of_two_kinds(kind, common=shared > 0), inner)
     for i in rows.axes[0]:
-        varies = found.averaged(()) - found.averaged([i])
-        found = rescaled(found, i, coupled / varies if varies > 0 else 0.0)
+        found = rescaled(found, i, coupled)
     return found
 
 
@@ -257,7 +258,7 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     if mask is not None or uneven(s, dim) is None:
         s, _ = _one_axis(_by_rows(_own(s, mask), mask), dim, segments=False)
     g, s = together(g, s, s.shape)
-    if mask is None and (rows := uneven(s, dim)) is not None:
+    if mask is None and (rows := uneven(s, dim, g)) is not None:
         return _back_through_two_kinds(g, s, rows)
     g, axis = _one_axis(g, dim, segments=True)
     s, _ = _one_axis(s, dim, segments=False)

@@ -29,6 +29,7 @@ from initwell.propagate.moments.incidence import Axis, geometry
 from initwell.propagate.moments.labels import labels
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Atom, Signal, Source, merged_fidelity
+from initwell.propagate.rules.again import of_convolution
 from initwell.propagate.rules.answers import answered
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
@@ -190,7 +191,7 @@ def _convolution(call: Call) -> Sequence[Signal]:
     if call["transposed"]:
         return [y]
     y = scattered(y, x, weight, taken(known, conv.axes), weight.shape[1])
-    return [of_few(y, x, weight, conv.axes)]
+    return [of_convolution(call, of_few(y, x, weight, conv.axes))]
 
 
 def _convolution_backward(call: Call) -> Sequence[Signal | None]:
@@ -208,7 +209,7 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
             dx = conv.tapped(grouped, conv.weight, roles, (1, 0), (1, 0))
             known = read_places(g, len(conv.axes))
             dx = scaled(profiled(_back_together(dx, x.shape), known, conv.axes, conv.roles["x"]), g.undone)
-        found.append(_answered(call, _image(call, "grad_output", dx, g), x, conv))
+        found.append(of_convolution(call, _answered(call, _image(call, "grad_output", dx, g), x, conv)))
     if wanted[1]:
         roles = conv.roles["y"] + conv.roles["x"] + "k"
         dw = conv.tapped(grouped, _grouped(x, conv.groups), roles, (0, 0), (1, 1))

@@ -81,6 +81,24 @@ class Uneven:
         whole, apart = (lambda kind, of=of: float(of(kind)[0, 0]) for of in (_own, _apart))
         return self.averaged(whole, 1), self.averaged(apart, 1)
 
+    def coupled(self, found: Signal, value: Callable[[TwoKinds], float], inner: Signal | None = None) -> float:
+        """Return how strongly entries of the first kind of a row go with what scores or gradients follow.
+
+        Args:
+            found: the result, of the same atoms: of its entries, the share that is no other's.
+            value: how strongly E[y_i y_j] goes with it, of a kind of rows.
+            inner: what it is to be multiplied by, by row.
+        """
+        alone = [np.arange(len(atom.patterns.parts)) for atom in self.atoms[1]]
+        five = self.averages(self.split(found.moments)).reshape(*(a.patterns.counts.size for a in self.atoms[1]), 5)
+        own = (five[..., 0] - five[..., 1])[np.ix_(*alone)].ravel()
+        factors = np.array([value(kind) for kind in self.kinds])[self.which].ravel()
+        if inner is not None:
+            factors = factors * inner.diagonal.ravel()
+        pairs = np.array([kind.counts[0] ** 2 for kind in self.kinds])[self.which].ravel() * _lengths(self.atoms[1])
+        whole = float(pairs @ own)
+        return float(pairs @ factors) / whole if whole > 0 else 0.0
+
     def split(self, moments: Array) -> Array:
         """Return moments with one axis of all patterns of rows, and one of all patterns of entries."""
         moved = np.transpose(moments, (*self.axes[1], *self.axes[0]))
@@ -173,12 +191,13 @@ class Uneven:
         return found
 
 
-def uneven(s: Signal, dim: int) -> Uneven | None:
+def uneven(s: Signal, dim: int, g: Signal | None = None) -> Uneven | None:
     """Return rows of scores of two kinds; None where all entries of a row are alike.
 
     Args:
         s: scores.
         dim: along which the softmax is taken.
+        g: a gradient of the same atoms: it tells the kinds of rows whose scores are all alike, as those of zeros are.
     """
     axes = s.axes([dim])
     if not any(s.atoms[i].parts for i in axes):
@@ -191,6 +210,9 @@ def uneven(s: Signal, dim: int) -> Uneven | None:
     second = sizes < _LOW * sizes.max(axis=1, keepdims=True)
     if not second.any():
         return None
+    if g is not None and g.diagonal.shape == s.diagonal.shape:
+        met = np.transpose(g.diagonal, (*rows, *axes)).reshape(sizes.shape)
+        second |= ~second.any(axis=1, keepdims=True) & (met < _LOW * met.max(axis=1, keepdims=True))
     first = Uneven((axes, rows), atoms, second, (), np.arange(len(sizes)).reshape(shape))
     five = first.averages(first.split(s.moments)).reshape(*(a.patterns.counts.size for a in atoms[1]), 5)
     alone = five[tuple(slice(len(a.patterns.parts)) for a in atoms[1])].reshape(-1, 5)
