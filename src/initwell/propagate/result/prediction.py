@@ -221,5 +221,6 @@ def _notes(walk: Walk, rows: Sequence[Row]) -> list[str]:
         more = f" and {len(through) - _NAMED} more" if len(through) > _NAMED else ""
         ops = ", through " + ", ".join(through[:_NAMED]) + more if through else ""
         found.append(f"Unknown: {unknown} of {len(rows)} values{ops}.")
+        found += [f"Not known is {why}: {where_first}." for why, where_first in walk.causes.items()]
     reasons = dict.fromkeys(reason for signal in walk.signals.values() for reason in signal.reasons)
     return found + [f"Approximate: {reason}." for reason in reasons]
