@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -62,12 +63,14 @@ def large():
 
 
 @pytest.fixture
-def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     path = tmp_path / "models_to_predict.py"
     path.write_text(MODELS)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "modules", {**sys.modules})
-    return str(path)
+    yield str(path)
+    # Not a copy of sys.modules in its place: extension modules that are first imported meanwhile, as SciPy's, miss it.
+    for name in [name for name, module in sys.modules.items() if getattr(module, "__file__", None) == str(path)]:
+        del sys.modules[name]
 
 
 def out(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -225,6 +228,21 @@ def pictured(size: Any) -> nn.Module:
     model = nn.Sequential(nn.Conv2d(size[0], 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     setattr(model, "pretrained_cfg", {"input_size": size})  # noqa: B010
     return model
+
+
+def test_where_what_a_library_says_does_not_fit_the_cure_is_an_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def film(name: str, pretrained: bool) -> nn.Module:
+        model = nn.Sequential(nn.Conv3d(3, 4, 3))
+        setattr(model, "pretrained_cfg", {"input_size": (3, 2, 8)})  # noqa: B010
+        return model
+
+    library(monkeypatch, "timm", list_models=lambda: ["film"], create_model=film)
+    text = fails(capsys, "timm:film")
+    assert (
+        "It was tried with random input 8x3x2x8, as timm:film takes it, seed 0: give --input, a shape such as" in text
+    )
 
 
 def test_a_library_says_what_its_models_take(

@@ -218,8 +218,8 @@ def test_a_plan_of_another_model_is_refused() -> None:
 def test_what_a_plan_leaves_out_is_named() -> None:
     longer = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), nn.Linear(4, 4))
     found = iw.predict(longer, normal(2, 8), plan=iw.plan(net(), "kaiming"))
-    assert "The plan has no rows for these, which count as they are: 3.weight, 3.bias." in found.notes
-    assert not any("no rows" in n for n in iw.predict(net(), normal(2, 8), plan=iw.plan(net(), "kaiming")).notes)
+    assert "Not drawn, for want of a row, so they count as they are: 3.weight, 3.bias." in found.notes
+    assert not any("want of a row" in n for n in iw.predict(net(), normal(2, 8), plan=iw.plan(net(), "kaiming")).notes)
 
 
 def nothing(call: Call) -> Any:

@@ -250,3 +250,19 @@ def test_modules_on_meta_are_asked_what_they_would_draw() -> None:
     # Of the smallest, 256 biases, the size of a draw is off by √(0.8/256)/2 = 3 %.
     for one, two in zip(found.parameters, real.parameters, strict=True):
         assert one["weight_rms"] == pytest.approx(two["weight_rms"], rel=0.1)
+
+
+@pytest.mark.parametrize("dim", [0, 2])
+def test_the_magnitudes_of_weight_norm_are_the_norms_of_what_is_drawn(dim: int) -> None:
+    def build() -> nn.Module:
+        layer: nn.Module = nn.utils.parametrizations.weight_norm(nn.Conv1d(64, 48, 5), dim=dim)
+        return layer
+
+    model, draws = dry(build)
+    assert all(row.distribution is not None for row in draws.rows)
+    batch = torch.randn(8, 64, 20, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    found, real = iw.predict(model, batch, plan=draws), iw.predict(build(), batch)
+    # 15 360 weights: the size of a draw is off by √(0.8/15360)/2 = 0.4 %.
+    for one, two in zip(found.rows, real.rows, strict=True):
+        assert one["forward_rms"] == pytest.approx(two["forward_rms"], rel=0.02)

@@ -145,3 +145,26 @@ def test_buffers_that_are_sparse_or_quantized_come_back() -> None:
     assert any(
         "'few' cannot lie on the meta device" in note and "run on the given batch" in note for note in found.notes
     )
+
+
+def test_known_numbers_without_a_size_name_their_op() -> None:
+    class Far(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+            return self.layer(x), places.float().log()
+
+    found = iw.predict(Far(), (normal(4, 8), torch.arange(8)))
+    assert "Unknown: 1 of 2 values, through aten.log (1×)." in found.notes
+
+
+def test_the_first_op_that_is_unknown_is_named_first() -> None:
+    def many(x: Tensor, layer: nn.Module) -> Tensor:
+        y: Tensor = layer(x).tanh() * 2
+        return (y.abs().ceil() + 1).cos().exp().floor().erf().sigmoid().add(1).sqrt()
+
+    found = iw.predict(Model(many), normal(4, 8), rules={"aten.tanh": lambda call: (None,)})
+    said = next(note for note in found.notes if note.startswith("Unknown: "))
+    assert "values, through aten.tanh (1×), aten.mul (" in said and " more" in said

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from initwell.cli import asked, batches
 from initwell.cli.batches import Example
 from initwell.cli.output import Output
-from initwell.errors import ArgumentError
+from initwell.errors import ArgumentError, ModelError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,6 +64,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         raise ArgumentError(given[0], "no scheme that it could change", f"Give --scheme, or leave --{given[0]} out.")
     example = batches.example(options, required=False)
     model, plan = _built(options, example)
+    guessed = example is None
     if example is None:
         from initwell.cli.natural import natural
 
@@ -71,7 +72,12 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.scheme:
         plan = asked.planned(options, model, example)
     loss = cross_entropy(example, options.seed) if options.loss == "cross-entropy" else None
-    found = predict(model, example.batch, loss=loss, plan=plan, learning_rate=options.lr)
+    try:
+        found = predict(model, example.batch, loss=loss, plan=plan, learning_rate=options.lr)
+    except ModelError as error:
+        if not guessed:
+            raise
+        raise ModelError(f"{error} It was tried with {example.words}: give --input, {batches.SHAPE}.") from error
     _show(options, output, found)
     if options.out:
         output.path("Page:", _page(options, example, found))

@@ -28,6 +28,7 @@ _POINTS = 4096
 _ALIKE = frozenset({"aten.clone", "aten._to_copy", "aten.mul", "aten.div", "aten.add", "aten.sub", "aten.neg"})
 
 
+_NORMS = frozenset({"aten.norm", "aten.linalg_vector_norm"})
 _FILLERS = frozenset({"_no_grad_trunc_normal_", "orthogonal_", "sparse_", "dirac_"})
 _IS_META: Any = vars(torch._C.TensorBase)["is_meta"].__get__
 
@@ -201,6 +202,8 @@ class _Dry(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(out, Tensor) and out.is_meta and out.is_floating_point():
             if packet.endswith("_") and args and isinstance(args[0], Tensor):
                 self._store(args[0], self._written(packet, func, args, kwargs))
+            elif packet in _NORMS:
+                self._shadows[_key(out)] = (out.untyped_storage(), self._normed(args, out))
             elif packet in _ALIKE:
                 self._shadows[_key(out)] = (out.untyped_storage(), self._same_on_shadow(func, args, kwargs))
         return out
@@ -253,6 +256,14 @@ class _Dry(TorchDispatchMode):  # type: ignore[no-untyped-call]
             blank = torch.zeros(_POINTS, dtype=torch.float64)
             return func(blank, *args[1:], **kwargs)  # type: ignore[no-any-return]
         return self._same_on_shadow(func, args, kwargs)
+
+    def _normed(self, args: Any, out: Tensor) -> Tensor | None:
+        """Return Euclidean norms, as weight norm takes them of what was drawn: next to √(n E[x²]), n entries each."""
+        shadow, power = self._shadow(args[0]), args[1] if len(args) > 1 else 2
+        if shadow is None or power != 2:
+            return None
+        size = math.sqrt(float(shadow.square().mean()) * args[0].numel() / max(out.numel(), 1))
+        return torch.full((_POINTS,), size, dtype=torch.float64)
 
     def _copied(self, source: Tensor) -> Tensor | None:
         if source.is_meta:

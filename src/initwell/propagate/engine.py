@@ -15,7 +15,7 @@ from initwell.propagate.routing.choices import Choices
 from initwell.propagate.shared.joint import Joint
 from initwell.propagate.shared.partners import shared_operands
 from initwell.propagate.shared.radial import Radial
-from initwell.propagate.table import Call, RuleTable, UnknownSignalError
+from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
 from initwell.propagate.writes import overwritten
 from initwell.records import Record
 from initwell.trace.trace import Op, Trace
@@ -32,12 +32,13 @@ class Walk(Record):
     Attributes:
         signals: value id → signal; values that are not there are unknown. Known numbers are measured when asked for.
         unsupported: ops without a rule → how often they ran.
-        unknown: ops with a rule whose output is unknown all the same, as of an unknown or infinite input → how often.
+    return Walk(known, dict(sorted(unsupported.items())), dict(+unknown), causes)
     """
 
     signals: Mapping[int, Signal]
     unsupported: Mapping[str, int]
     unknown: Mapping[str, int]
+    causes: Mapping[str, str]
 
 
 @np.errstate(all="ignore")
@@ -60,6 +61,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     known = Signals(start, values)
     unsupported: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
+    causes: dict[str, str] = {}
     shared = values.once("shared", lambda: shared_operands(trace, values))
     joint = Joint(trace, known, values, table)
     choices = Choices(trace, known, values, table)
@@ -85,14 +87,16 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
             found = tuple(blank.amended(op, along, others=along is not whole))
             if op.index in shared:
                 found = tuple(s if s is None or s.joint else s.approximate(shared[op.index]) for s in found)
-        except UnknownSignalError:
+        except UnknownSignalError as error:
             found = (None,) * len(op.outputs)
+            if isinstance(error, UnknowableError):
+                causes.setdefault(str(error), f"{op.packet} at {op.path or 'the model itself'}")
         except Exception as error:
             raise _failure(op, error) from error
         unknown[op.packet] += bool(found) and not _is_known(found[0])
         _keep(trace, op, found, known)
     blank.settle(known)
-    return Walk(known, dict(sorted(unsupported.items())), dict(sorted((+unknown).items())))
+    return Walk(known, dict(sorted(unsupported.items())), dict(+unknown), causes)
 
 
 def _failure(op: Op, error: Exception) -> RuleError:

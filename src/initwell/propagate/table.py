@@ -89,6 +89,10 @@ class UnknownSignalError(Exception):
     """A rule asked for a value that an earlier op left unknown; its outputs are unknown too."""
 
 
+class UnknowableError(UnknownSignalError):
+    """What an op makes cannot be known, though all that it reads is: the message says why, and is told."""
+
+
 Rule = Callable[[Call], Sequence[Signal | None]]
 
 

@@ -117,7 +117,7 @@ def _spread(draws: int, count: int) -> Array:
 
     >>> points = _spread(512, 2)
     >>> [round(float(v), 2) for v in (points.mean(), points.min(), np.cos(6 * points.sum(1)).mean())]
-    [0.5, 0.0, -0.08]
+    [0.5, 0.0, 0.0]
     """
     ratio = 2.0
     for _ in range(64):

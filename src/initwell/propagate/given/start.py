@@ -134,7 +134,7 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
         notes.append(f"Parameters without numbers, plan or known default: {', '.join(missing)}.")
     if left := _left_out(plan, trace, own_names, tensors_by_name):
         named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        notes.append(f"The plan has no rows for these, which count as they are: {named}.")
+        notes.append(f"Not drawn, for want of a row, so they count as they are: {named}.")
     return found
 
 

@@ -1,5 +1,6 @@
 """What ``predict`` returns: one row a value, one row a parameter, and what could not be known."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -181,6 +182,11 @@ def _update_note(parameters: Sequence[Row], learning_rate: float | None) -> list
     ]
 
 
+def _valueless(rows: Sequence[Row]) -> Mapping[str, int]:
+    """Count the ops of unknown values: where no rule is to blame, of known numbers that are infinite or no numbers."""
+    return Counter(row["op"] for row in rows if row["forward_rms"] is None)
+
+
 def _unfollowed(trace: Trace, walk: Walk, rows: Sequence[Row]) -> list[str]:
     """Name the gradients that no op of the trace made: autograd carries those of a part by the whole tensor."""
     ids = [(row["path"], trace.gradients.get(row["value"], -1)) for row in rows]
@@ -202,10 +208,15 @@ def _notes(walk: Walk, rows: Sequence[Row]) -> list[str]:
     if unknown:
         # Views and copies only where nothing else is to blame.
         plain_ops = {*VIEWS, *COPIES}
-        blamed = {k: n for k, n in walk.unknown.items() if functional(k) not in plain_ops} or walk.unknown
+        blamed = (
+            {k: n for k, n in walk.unknown.items() if functional(k) not in plain_ops}
+            or walk.unknown
+            or _valueless(rows)
+        )
         through = [f"{name} ({n}×)" for name, n in blamed.items()]
         more = f" and {len(through) - _NAMED} more" if len(through) > _NAMED else ""
         ops = ", through " + ", ".join(through[:_NAMED]) + more if through else ""
         found.append(f"Unknown: {unknown} of {len(rows)} values{ops}.")
+        found += [f"Not known is {why}: {where_first}." for why, where_first in walk.causes.items()]
     reasons = dict.fromkeys(reason for signal in walk.signals.values() for reason in signal.reasons)
     return found + [f"Approximate: {reason}." for reason in reasons]

@@ -29,6 +29,7 @@ from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.lengths import by_length_of_few
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
+from initwell.propagate.rules.unlike import refuse_unlike
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -82,6 +83,7 @@ def _spread(x: Signal, number: Signal, shape: Sequence[int]) -> Signal:
 
 
 def _mul(call: Call) -> Sequence[Signal]:
+    refuse_unlike(call)
     for one, two in (("self", "other"), ("other", "self")):
         if _is_number(call, two) and call.has(one):
             return [scaled(_spread(call.signal(one), operand(call, two), call.shape()), operand(call, two).mean)]
