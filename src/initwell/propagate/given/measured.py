@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from initwell.propagate.moments.places import of_sizes, sizes
-from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.segments import MOST, Array, patterns
 from initwell.propagate.moments.signal import Atom, Signal, replace
 
 _FRESH = 4.0
@@ -94,9 +94,15 @@ def measured_weight(tensor: Tensor) -> Signal:
     lies within four of them says nothing about the next draw; rows that sum to zero, or a mean, lie far outside. Equal
     entries, such as a temperature or a gate of one number each, were not drawn at all, however few they are.
 
+    A row of a few numbers, each many times over, is known by segments: a bias that opens some gates and shuts others.
+
     >>> measured_weight(torch.ones(4)).mean
     1.0
+    >>> measured_weight(torch.tensor([1.0, 1.0, 1.0, 5.0, 5.0])).means.tolist()
+    [1.0, 5.0]
     """
+    if (written := _in_runs(tensor)) is not None:
+        return written
     signal = measured(tensor)
     if float(tensor.detach().min()) == float(tensor.detach().max()):
         return signal
@@ -113,6 +119,18 @@ def measured_weight(tensor: Tensor) -> Signal:
     squares = tensor.detach().double().square()
     scatter = float(squares.square().mean() / squares.mean() ** 2) - 1.0
     return replace(signal.changed(moments, 0.0), scatter=(scatter,))
+
+
+def _in_runs(tensor: Tensor) -> Signal | None:
+    """Return a row of numbers by its runs of equal ones; None where they are no fewer than half as many, or but one."""
+    if tensor.ndim != 1:
+        return None
+    numbers, parts = torch.unique_consecutive(tensor.detach(), return_counts=True)
+    if not 1 < len(numbers) <= min(MOST, len(tensor) // 2):
+        return None
+    lengths, means = tuple(parts.tolist()), numbers.double().cpu().numpy()
+    found = patterns(lengths)
+    return Signal(((Atom(len(tensor), False, lengths),),), means[found.first] * means[found.second], means)
 
 
 def masked_weight(weight: Tensor, mask: Tensor) -> Signal | None:

@@ -271,6 +271,22 @@ def _shared(own: Atom, other: Atom, share: float, rest: float) -> tuple[Source, 
     return tuple(sorted(sources.values(), key=lambda s: -s.strength)[:_MOST])
 
 
+def averaged(parts: Sequence[tuple[int, tuple[Source, ...]]]) -> tuple[Source, ...]:
+    """Return what rows follow that were joined: of two rows drawn at random, each follows a value as its own part does.
+
+    Args:
+        parts: how many rows there are of each, and what they follow.
+    """
+    found = dict[int, Source]()
+    total = sum(count for count, _ in parts)
+    for count, sources in parts:
+        for s in sources:
+            old = found.get(s.value)
+            share = s.strength * count / total
+            found[s.value] = replace(s, strength=share + (old.strength if old else 0.0))
+    return tuple(sorted(found.values(), key=lambda s: -s.strength)[:_MOST])
+
+
 def forgotten(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:
     """Return atoms that follow nothing."""
     return tuple([replace(atom, follows=()) if atom.follows else atom for atom in dim])

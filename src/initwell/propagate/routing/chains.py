@@ -164,6 +164,14 @@ def is_order(trace: Trace, ref: object, made: set[int] | frozenset[int] | None =
     return False
 
 
+def is_token(trace: Trace, ref: object) -> bool:
+    """Whether an index says of each sorted row which token it is of: order // k."""
+    op = maker(trace, ref)
+    return (
+        op is not None and op.functional in ("aten.floor_divide", "aten.div") and is_order(trace, op.arguments["self"])
+    )
+
+
 def is_expert(trace: Trace, ref: object) -> bool:
     """Whether whole numbers are the indices of a choice, sorted or not."""
     return choice(trace, ref) is not None

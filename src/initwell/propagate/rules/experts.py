@@ -15,7 +15,7 @@ from initwell.propagate.moments.atoms import expanded, matched, permuted, viewed
 from initwell.propagate.moments.labels import labels
 from initwell.propagate.moments.signal import Signal, merged_fidelity
 from initwell.propagate.moments.slots import Slots, by_row, marked, slot_axis, summed_by_expert
-from initwell.propagate.routing.chains import choice, is_order, maker
+from initwell.propagate.routing.chains import choice, is_order, is_token
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.ordered import cumulated
 from initwell.propagate.rules.parts import one_atom
@@ -30,14 +30,6 @@ def slots_of(call: Call, ref: object) -> Slots | None:
     chosen = call.known.get(op.outputs[0]) if op is not None else None
     axis = slot_axis(chosen) if chosen is not None else None
     return chosen.atoms[axis].slots if chosen is not None and axis is not None else None
-
-
-def _tokens_of(call: Call, ref: object) -> bool:
-    """Whether an index says of each sorted row which token it is of: order // k."""
-    op = maker(call.trace, ref)
-    if op is None or op.functional not in ("aten.floor_divide", "aten.div"):
-        return False
-    return is_order(call.trace, op.arguments["self"])
 
 
 def _rows_of(x: Signal, slots: Slots) -> Signal:
@@ -65,7 +57,7 @@ def rows_looked_up(call: Call, ref: object) -> Sequence[Signal | None]:
     x, rows = call.signal("self"), call.shape()[0]
     if is_order(call.trace, ref):
         return [_rows_of(x, slots)]
-    if _tokens_of(call, ref):
+    if is_token(call.trace, ref):
         tokens = x.shape[0]
         wide = expanded(viewed(x, (tokens, 1, *x.shape[1:])), (tokens, rows // tokens, *x.shape[1:]))
         return [_rows_of(viewed(wide, (rows, *x.shape[1:])), slots)]
@@ -93,7 +85,7 @@ def rows_put_back(call: Call, ref: object) -> Sequence[Signal | None]:
     if is_order(call.trace, ref):
         return [_rows_of(g, slots)]
     rows = _rows_of(g, slots)
-    if not _tokens_of(call, ref):
+    if not is_token(call.trace, ref):
         return [summed_by_expert(rows)] if length == slots.experts else []
     split = viewed(rows, (length, rows.shape[0] // length, *g.shape[1:]))
     return [summed(split, [1], keep=False, mean=False)]

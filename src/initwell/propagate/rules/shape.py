@@ -153,9 +153,11 @@ def _full(call: Call) -> Sequence[Signal]:
 
 
 def _fill(call: Call) -> Sequence[Signal]:
-    if not isinstance(call["value"], (int, float)):
+    known = call.value("value")  # x[:, 0] = 1 makes a tensor of 1
+    value = call["value"] if known is None or known.numel() != 1 else float(known)
+    if not isinstance(value, (int, float)):
         raise UnknownSignalError("a fill with a tensor")
-    return [constant(call.shape(), float(call["value"]))]
+    return [constant(call.shape(), float(value))]
 
 
 def _scalar_tensor(call: Call) -> Sequence[Signal]:
@@ -182,6 +184,7 @@ RULES: Mapping[str, Rule] = {
     "aten.ones": _filled(1.0),
     "aten.scalar_tensor": _scalar_tensor,
     "aten.fill": _fill,
+    "aten.zero": _filled(0.0),
     "aten.full": _full,
     "aten.full_like": _full,
 }

@@ -3,6 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from initwell.propagate.laws.functions import Function, as_image, composed, evaluated
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.signal import Image, Signal, replace
+from initwell.propagate.rules.branch import multiplied, scaled
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _MADE_BY = """
@@ -36,6 +40,24 @@ def norms_by_hand(trace: Trace) -> dict[int, Norm]:
         if norm is not None and maker is not None:
             found[maker.index] = norm
     return found
+
+
+def gates_by_row(trace: Trace) -> dict[int, Norm]:
+    """Return products of rows with one number a row by the index of the backward op that makes that number's gradient.
+
+    Such as a gate of each token: of y = x·r it gets Σ x g = R(y)/r, like a norm's scale.
+    """
+    found = {}
+    for op in trace.forward_ops:
+        x, y = (operand(op, name) for name in ("self", "other"))
+        if op.functional != "aten.mul" or x is None or y is None:
+            continue
+        for rows, r in ((x, y), (y, x)):
+            shape, wide = trace.values[r].shape, trace.values[rows].shape
+            maker = trace.producer(trace.gradients.get(r, -1))
+            if len(wide) > 1 < wide[-1] and shape == (*wide[:-1], 1) and maker is not None:
+                found[maker.index] = Norm(op, r, frozenset())
+    return {index: gate for index, gate in found.items() if trace.ops[index].functional == "aten.sum"}
 
 
 def _norm(trace: Trace, op: Op) -> Norm | None:
@@ -93,3 +115,24 @@ def operand(op: Op, name: str) -> int | None:
 def size(trace: Trace, value: int) -> int:
     """Return how many entries a value has."""
     return math.prod(trace.values[value].shape)
+
+
+def over(scale: Signal, gradient: Signal, square: float) -> Signal:
+    """Return R/scale, R of this second moment: both of a norm's ways to write it, y = x·r and y = x/r, ask for that.
+
+    Args:
+        scale: r, a function of the rows' average square.
+        gradient: what R/scale would be, taken at random.
+        square: E[R²].
+    """
+    if scale.shape == gradient.shape:
+        # Gradients behind a mask, or of keys that several heads share, are cut finer than the rows.
+        scale, gradient = together(scale, gradient, gradient.shape)
+    image = as_image(scale)
+    if image.base is not None or image.pre.dims != gradient.dims:
+        return scaled(gradient, math.sqrt(max(square, 0.0) / scale.q / gradient.q))
+    inverse = composed(Function(lambda x: 1 / x), image)
+    # Where rows are of several sizes, R/scale is larger in larger ones, and R itself is not.
+    whole = multiplied(gradient, scale)
+    whole = gradient.changed(whole.moments * (max(square, 0.0) / whole.q), 0.0)
+    return replace(multiplied(whole, evaluated(Image(inverse, image.pre))), image=Image(inverse, image.pre, whole))

@@ -20,27 +20,31 @@ Assumption: a row's gradient is otherwise independent of it.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from initwell.propagate.given.known import Known
-from initwell.propagate.laws.functions import Function, as_image, composed, evaluated, line
+from initwell.propagate.laws.functions import as_image, line
 from initwell.propagate.laws.gaussian import nodes
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Image, Signal, replace
-from initwell.propagate.rules.branch import multiplied, scaled
+from initwell.propagate.moments.signal import Image, Signal
+from initwell.propagate.rules.branch import scaled
 from initwell.propagate.shared.attended import SAME, Attended
-from initwell.propagate.shared.handwritten import Norm, is_taken_off, norms_by_hand, operand, size
+from initwell.propagate.shared.handwritten import Norm, gates_by_row, is_taken_off, norms_by_hand, operand, over, size
+from initwell.propagate.shared.routed import MOVED, Head, Parts, apart, copies, summed, terms, together
 from initwell.trace.trace import Op, Trace
 
 Found = Sequence[Signal | None]
-Parts = Mapping[object, float]
 
 _REASON = "what a gradient has along its row, which a norm's scale gets: from sums and functions as independent"
-_LINEAR: Mapping[str, tuple[str, str]] = {"aten.mm": ("self", "mat2"), "aten.addmm": ("mat1", "mat2")}
+_LINEAR: Mapping[str, tuple[str, str]] = {
+    "aten.mm": ("self", "mat2"),
+    "aten.addmm": ("mat1", "mat2"),
+    "aten._grouped_mm": ("self", "mat2"),
+}
 _PRODUCTS = frozenset({"aten.bmm", "aten.mm"})
+_SHUT = frozenset({"aten.masked_fill", "aten.where"})
 _NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
 _JOINED = frozenset({"aten.cat", "aten.stack"})
 _VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape"})
@@ -48,20 +52,6 @@ _LONGEST = 9
 _STEP = 1e-3
 # Of what is less than this share of a row's gradient, the rounding of 32 bits is the larger part.
 _ROUNDING = 3e-6
-
-
-class Head(NamedTuple):
-    """A source as each of several rows that are one later on has it.
-
-    Attributes:
-        heads: of rows that are one.
-        source: of the later row; None for what each has of its own and adds up to 0.
-        op: where, of such.
-    """
-
-    heads: int
-    source: object
-    op: int = -1
 
 
 class Radial:
@@ -83,20 +73,28 @@ class Radial:
         self._attention = Attended(trace, self._signals)
         self._norms: Mapping[int, Norm] = values.once("norms by hand", lambda: norms_by_hand(trace))
         self._chains = frozenset[int]().union(*(norm.chain for norm in self._norms.values()))
+        self._gates: Mapping[int, Norm] = values.once("gates by row", lambda: gates_by_row(trace))
         self._ops = frozenset(norm.op.index for norm in self._norms.values())
         self._parts: dict[int, Parts | None] = {}
         self._variance: dict[object, float] = {}
 
     def amended(self, op: Op, found: Found) -> Found:
-        """Return the signals of an op's results; where it makes the gradient of a norm's scale, by its radial part."""
-        norm = self._norms.get(op.index)
+        """Return the signals of an op's results; where it makes that of a row's scale or gate, by its radial part."""
+        norm = self._norms.get(op.index, self._gates.get(op.index))
         if norm is None or not found or found[0] is None or found[0].q <= 0:
             return found
         parts, scale = self._of(norm.op.outputs[0]), self._signals.get(norm.scale)
         if parts is None or scale is None or scale.q <= 0:
             return found
         whole = self._variation(parts) / size(self._trace, norm.scale)
-        return (_over(scale, found[0], whole).approximate(_REASON), *found[1:])
+        if norm.op.outputs[0] in parts:
+            return found
+        if op.index not in self._norms or (scale.image is None and scale.average is None):
+            # A gate, or the sum of a router's weights: how 1/r goes with R is in what R/r would be at random.
+            self._random(norm.op.outputs[0])
+            alone = self._variance.get(norm.op.outputs[0], 0.0) / size(self._trace, norm.scale)
+            return (scaled(found[0], math.sqrt(whole / alone)).approximate(_REASON), *found[1:]) if alone else found
+        return (over(scale, found[0], whole).approximate(_REASON), *found[1:])
 
     def _of(self, value: int) -> Parts | None:
         """Return R of a value as source → factor; None where something is not known."""
@@ -105,13 +103,15 @@ class Radial:
         return self._parts[value]
 
     def _found(self, value: int) -> Parts | None:
+        if size(self._trace, value) == 0:
+            return {}  # what rotary embeddings leave as it is, where they turn all
         ways = []
         for op in self._trace.consumers(value):
             if op.phase == "forward" and any(o in self._trace.gradients for o in op.outputs):
                 ways.append(self._through(op, value))
         if not ways or None in ways or value in self._trace.outputs.values():
             return self._random(value)
-        return _sum(way for way in ways if way is not None)
+        return summed(way for way in ways if way is not None)
 
     def _random(self, value: int) -> Parts | None:
         signal, gradient = self._signals.get(value), self._gradient(value)
@@ -131,7 +131,7 @@ class Radial:
             return self._norm(op, value)
         if op.functional in SAME:
             ways = [self._of(o) for o in op.outputs if o in self._trace.gradients]
-            return None if None in ways else self._regrouped(op, value, _sum(way for way in ways if way is not None))
+            return None if None in ways else self._regrouped(op, value, summed(way for way in ways if way is not None))
         if op.functional in _LINEAR and self._is_weight(operand(op, _LINEAR[op.functional][1])):
             return self._less_bias(op) if operand(op, _LINEAR[op.functional][0]) == value else None
         if op.functional in _PRODUCTS:
@@ -146,6 +146,10 @@ class Radial:
             return self._attended(op, self._attention.scores(op, value))
         if op.functional in ("aten.mul", "aten.div"):
             return self._product(op, value)
+        if op.functional in MOVED:
+            return self._moved(op, value)
+        if op.functional in _SHUT and self._is_shut(op.outputs[0]):
+            return self._of(op.outputs[0])
         if op.functional in _JOINED:
             return self._piece(op, value)
         if op.functional in ("aten.add", "aten.sub") and operand(op, "other") is not None:
@@ -160,18 +164,41 @@ class Radial:
         if op.functional not in _VIEWS:
             return parts
         before, after = (self._last(i) for i in (value, op.outputs[0]))
+        if len(self._trace.values[op.outputs[0]].shape) == 1 < len(self._trace.values[value].shape):
+            return together(parts, before)  # numbers, of which each is a row
         if after > before and after % before == 0 and self._is_read(op.outputs[0]):
-            return self._of_heads(op, value, after // before, parts)
-        return _together(parts, before // after) if before > after and before % after == 0 else parts
+            return self._of_heads(op, value, after // before, parts, before / after)
+        return together(parts, before // after) if before > after and before % after == 0 else parts
 
-    def _of_heads(self, op: Op, value: int, heads: int, parts: Parts) -> Parts:
+    def _of_heads(self, op: Op, value: int, heads: int, parts: Parts, share: float) -> Parts:
+        """Return R of each of several rows that are one later on, which holds a share of what they have at random."""
         alone = self._alone(op, value)
         if alone is None:
             return parts
-        found: dict[object, float] = {Head(heads, source): c / math.sqrt(heads) for source, c in parts.items()}
         self._variance.update({Head(heads, source): self._variance[source] for source in parts})
-        self._variance[Head(heads, None, op.index)] = alone * (1 - 1 / heads)
-        return {**found, Head(heads, None, op.index): 1.0}
+        self._variance[Head(heads, None, op.index)] = alone * max(1 - share, 0.0)
+        return {**apart(parts, heads), Head(heads, None, op.index): 1.0}
+
+    def _moved(self, op: Op, value: int) -> Parts | None:
+        """Return R of rows, or entries of rows, that are copied, added up or put elsewhere."""
+        parts, n = self._of(op.outputs[0]), terms(self._trace, op)
+        if parts is None or operand(op, "self") != value:
+            return None
+        if not n:
+            return together(parts, copied) if (copied := copies(self._trace, op)) else self._function(op, value)
+        term, whole = (self._signals.get(i) for i in (value, op.outputs[0]))
+        if term is None or whole is None or term.q <= 0:
+            return None
+        return self._of_heads(op, value, n, parts, max(whole.q / term.q / n**2, self._alike(op, value)))
+
+    def _alike(self, op: Op, value: int) -> float:
+        """Return how much of rows that are added up, each times a number of its own, is one row; 0 of other rows."""
+        made = self._trace.producer(value)
+        gate = next((gate for gate in self._gates.values() if gate.op is made), None)
+        if made is None or gate is None:
+            return 0.0
+        rows = self._signals.get(next((i for i in made.inputs if i != gate.scale), -1))
+        return 0.0 if rows is None or rows.q <= 0 else rows.averaged(rows.axes(op.arguments["dim"])) / rows.q
 
     def _last(self, value: int) -> int:
         shape = self._trace.values[value].shape
@@ -239,10 +266,12 @@ class Radial:
             share = float(weights[i]) / whole
             found.append({source: c * share for source, c in parts.items()})
             found.append({(op.index, j): float(i == j) - share for j in range(len(weights))})
-        return _sum(found)
+        return summed(found)
 
     def _alone(self, op: Op, value: int) -> float | None:
         """Return Σ x² g² of one of the values that an op puts side by side."""
+        if size(self._trace, value) == 0:
+            return 0.0
         signal, gradient = self._signals.get(value), self._gradient(op.outputs[0])
         if len(self._trace.consumers(value)) == 1:
             gradient = self._gradient(value) or gradient
@@ -280,7 +309,7 @@ class Radial:
             return found
         ratio = math.sqrt(self._variation(found) / self._variation(keys))
         shared = {source: c * linked[1] * ratio for source, c in keys.items()}
-        return _sum([shared, {source: c * math.sqrt(1 - linked[1] ** 2) for source, c in found.items()}])
+        return summed([shared, {source: c * math.sqrt(1 - linked[1] ** 2) for source, c in found.items()}])
 
     def _attended(self, op: Op, variance: float | None) -> Parts | None:
         """Return a source of its own, of this variance."""
@@ -301,14 +330,18 @@ class Radial:
         if mean is not None and mean.functional == "aten.mean" and mean.inputs[0] == one:
             # Deviations from the row's own mean: R(x) = R(x − x̄), and the mean itself has no more to add.
             return self._of(op.outputs[0]) if value == one else {}
-        whole, other = self._signals.get(op.outputs[0]), two if value == one else one
-        if other is not None and other in self._values and whole is not None and whole.mask is not None:
-            # What a mask shuts has no gradient.
+        other = two if value == one else one
+        if other is not None and other in self._values and self._is_shut(op.outputs[0]):
             return self._of(op.outputs[0])
         a, b = (self._signals.get(i if i is not None else -1) for i in (one, two))
         if a is None or b is None or one == two or op.arguments.get("alpha", 1) not in (1, None):
             return None
         return self._shared(op, op.outputs[0], a.q, b.q, 1.0 if value == one else -1.0)
+
+    def _is_shut(self, value: int) -> bool:
+        """Whether a mask shuts some scores: what it shuts has no gradient."""
+        signal = self._signals.get(value)
+        return signal is not None and signal.mask is not None
 
     def _shared(self, op: Op, out: int, first: float, second: float, sign: float) -> Parts | None:
         """Return the part of R that one summand gets: the first with sign 1, the second with −1."""
@@ -318,7 +351,7 @@ class Radial:
         beta = (whole.q + first - second) / 2 / whole.q
         self._variance[(op.index,)] = size(self._trace, out) * gradient.q * max(first - beta * beta * whole.q, 0.0)
         share = beta if sign > 0 else 1.0 - beta
-        return _sum([{source: c * share for source, c in parts.items()}, {(op.index,): sign}])
+        return summed([{source: c * share for source, c in parts.items()}, {(op.index,): sign}])
 
     def _function(self, op: Op, value: int) -> Parts | None:
         """Return the part of R that comes through a function of one number."""
@@ -333,25 +366,7 @@ class Radial:
             return None
         beta = cross / square
         self._variance[op.index, value] = size(self._trace, out) * gradient.q * max(own - beta * cross, 0.0)
-        return _sum([{source: c * beta for source, c in parts.items()}, {(op.index, value): 1.0}])
-
-
-def _over(scale: Signal, gradient: Signal, square: float) -> Signal:
-    """Return R/scale, R of this second moment: both of a norm's ways to write it, y = x·r and y = x/r, ask for that.
-
-    Args:
-        scale: r, a function of the rows' average square.
-        gradient: what R/scale would be, taken at random.
-        square: E[R²].
-    """
-    image = as_image(scale)
-    if image.base is not None or image.pre.dims != gradient.dims:
-        return scaled(gradient, math.sqrt(max(square, 0.0) / scale.q / gradient.q))
-    inverse = composed(Function(lambda x: 1 / x), image)
-    # Where rows are of several sizes, R/scale is larger in larger ones, and R itself is not.
-    whole = multiplied(gradient, scale)
-    whole = gradient.changed(whole.moments * (max(square, 0.0) / whole.q), 0.0)
-    return replace(multiplied(whole, evaluated(Image(inverse, image.pre))), image=Image(inverse, image.pre, whole))
+        return summed([{source: c * beta for source, c in parts.items()}, {(op.index, value): 1.0}])
 
 
 def _points(v: Signal | None, y: Signal | None) -> tuple[Array, Array, Array] | None:
@@ -374,22 +389,3 @@ def _points(v: Signal | None, y: Signal | None) -> tuple[Array, Array, Array] | 
         sent = np.where(below != 0, inner.phi.fn(u) * rise / below, 0.0)
     found = (sent, np.asarray(outer.phi.fn(u)), weights / weights.sum())
     return found if all(np.isfinite(part).all() for part in found) else None
-
-
-def _together(parts: Parts, heads: int) -> Parts:
-    """Return R of rows of so many heads, of which each has these parts."""
-    ways: list[Parts] = []
-    for source, c in parts.items():
-        if not (isinstance(source, Head) and source.heads == heads):
-            ways.append({source: c})
-        elif source.source is not None:
-            ways.append({source.source: c * math.sqrt(heads)})
-    return _sum(ways)
-
-
-def _sum(ways: Iterable[Parts]) -> Parts:
-    found: dict[object, float] = {}
-    for way in ways:
-        for source, c in way.items():
-            found[source] = found.get(source, 0.0) + c
-    return found

@@ -1,0 +1,102 @@
+"""Rows that are copied, added up, taken apart or put elsewhere, and what each has of a gradient along them.
+
+With R(v) = Σ v·∂L/∂v over a row, as in ``radial``:
+
+    y = H parts of v side by side, each a row     R(v) = Σ_h R(y_h)         R(y_h) = R(v)/H + s_h
+    y = n copies of v                             R(v) = Σ_j R(y_j)
+    y = v_1 + … + v_n                             R(v_j) = R(y)/n + s_j
+
+where Σ s = 0, for parts and terms of one size. A token that goes to k experts is copied to k rows, and is the sum of k
+later, so that what adds up to 0 where they part has added up to 0 again where they meet. Rows in the order of their
+experts, and entries that are picked from a row, have the R of those that they were: what is not picked has no gradient.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from initwell.propagate.routing.chains import is_order, is_token
+from initwell.propagate.shared.handwritten import size
+from initwell.trace.trace import Op, Trace
+
+Parts = Mapping[object, float]
+
+_PICKED = frozenset({"aten.topk", "aten.gather"})
+MOVED = frozenset({*_PICKED, "aten.index", "aten.sum"})
+"""Ops that put rows, or entries of rows, elsewhere, copy them or add them up."""
+
+
+class Head(NamedTuple):
+    """A source as each of several rows that are one later on has it.
+
+    Attributes:
+        heads: of rows that are one.
+        source: of the later row; None for what each has of its own and adds up to 0.
+        op: where, of such.
+    """
+
+    heads: int
+    source: object
+    op: int = -1
+
+
+def copies(trace: Trace, op: Op) -> int:
+    """Return how many rows an op makes of each that it reads: 0 where it does anything else.
+
+    Args:
+        trace: that it is part of.
+        op: one of ``MOVED``.
+    """
+    rank = len(trace.values[op.inputs[0]].shape)
+    if op.functional in _PICKED:
+        return int(int(op.arguments["dim"]) % max(rank, 1) == rank - 1)
+    indices = op.arguments.get("indices", ())
+    if op.functional != "aten.index" or len(indices) != 1:
+        return 0
+    if is_order(trace, indices[0]):
+        return 1
+    before, after = (size(trace, i) for i in (op.inputs[0], op.outputs[0]))
+    return after // before if is_token(trace, indices[0]) else 0
+
+
+def terms(trace: Trace, op: Op) -> int:
+    """Return how many rows an op adds up to each that it makes; 0 where it does anything else.
+
+    Args:
+        trace: that it is part of.
+        op: one of ``MOVED``.
+    """
+    shape, dims = trace.values[op.inputs[0]].shape, op.arguments.get("dim")
+    if op.functional != "aten.sum" or not isinstance(dims, (tuple, list)) or len(dims) != 1:
+        return 0
+    dim = int(dims[0]) % len(shape)
+    return shape[dim] if dim < len(shape) - 1 else 0
+
+
+def apart(parts: Parts, heads: int) -> dict[object, float]:
+    """Return what each of so many rows has of the R of one."""
+    return {Head(heads, source): c / math.sqrt(heads) for source, c in parts.items()}
+
+
+def together(parts: Parts, heads: int) -> Parts:
+    """Return R of rows of so many heads, of which each has these parts.
+
+    >>> together({**apart({"y": 1.0}, 4), Head(4, None, 7): 1.0, "own": 1.0}, 4)
+    {'y': 1.0, 'own': 1.0}
+    """
+    ways: list[Parts] = []
+    for source, c in parts.items():
+        if not (isinstance(source, Head) and source.heads == heads):
+            ways.append({source: c})
+        elif source.source is not None:
+            ways.append({source.source: c * math.sqrt(heads)})
+    return summed(ways)
+
+
+def summed(ways: Iterable[Parts]) -> Parts:
+    """Return the sum of several parts of one R."""
+    found: dict[object, float] = {}
+    for way in ways:
+        for source, c in way.items():
+            found[source] = found.get(source, 0.0) + c
+    return found
