@@ -1,5 +1,6 @@
 """The walk: one Signal for every value of a Trace, op by op. It knows no op by name."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
                 unsupported[op.packet] += 1
             _forget(op, known)
             continue
-        call = Call(op, trace, known, values)
+        call = Call.of_walk(op, trace, known, values)
         try:
             found = tuple(rule(call))
             _check(trace, op, found)
@@ -93,7 +94,8 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
                 causes.setdefault(str(error), f"{op.packet} at {op.path or 'the model itself'}")
         except Exception as error:
             raise _failure(op, error) from error
-        unknown[op.packet] += bool(found) and not _is_known(found[0])
+        found = tuple([s if _is_known(s) else None for s in found])
+        unknown[op.packet] += bool(found) and found[0] is None
         _keep(trace, op, found, known)
     blank.settle(known)
     return Walk(known, dict(sorted(unsupported.items())), dict(+unknown), causes)
@@ -125,13 +127,19 @@ def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
 
 
 def _is_known(signal: Signal | None) -> bool:
-    return signal is not None and bool(np.isfinite(signal.moments).all())
+    # A sum is finite only of what is; sums of what is may overflow.
+    return signal is not None and (
+        math.isfinite(np.add.reduce(signal.moments, axis=None)) or bool(np.isfinite(signal.moments).all())
+    )
 
 
 def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) -> None:
-    _forget(op, known)
+    if op.mutates:
+        _forget(op, known)
     for value, signal in zip(op.outputs, found, strict=True):
-        if signal is not None and _is_known(signal):
+        if signal is None:
+            known.forget(value)
+        else:
             known[value] = signal
     if not op.mutates:
         return
@@ -142,5 +150,5 @@ def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) 
             # Another view of all that was written.
             known[new] = viewed(whole, trace.values[new].shape)
     for new, signal in overwritten(trace, op, known).items():
-        if new not in known and np.all(np.isfinite(signal.moments)):
+        if new not in known and _is_known(signal):
             known[new] = signal

@@ -16,8 +16,9 @@ from initwell.propagate.moments.alike import UNLIKE, merged, settled
 from initwell.propagate.moments.atoms import joined, matched, viewed
 from initwell.propagate.moments.by_pairs import by_pattern
 from initwell.propagate.moments.gram import averaged
+from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import Array, patterns
-from initwell.propagate.moments.signal import Atom, Image, Law, Signal, constant, merged_fidelity, replace
+from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
 from initwell.propagate.moments.slots import slot_axis
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef

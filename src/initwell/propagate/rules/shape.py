@@ -10,8 +10,9 @@ from initwell.propagate.laws.swing import seen
 from initwell.propagate.moments.atoms import expanded, permuted, viewed
 from initwell.propagate.moments.centring import over_all
 from initwell.propagate.moments.places import sizes
+from initwell.propagate.moments.remembered import Average
 from initwell.propagate.moments.segments import along
-from initwell.propagate.moments.signal import Average, Image, Signal, constant, replace
+from initwell.propagate.moments.signal import Image, Signal, constant, replace
 from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.cropping import cropped
