@@ -89,8 +89,10 @@ class Radial:
         whole = self._variation(parts) / size(self._trace, norm.scale)
         if norm.op.outputs[0] in parts:
             return found
-        if op.index not in self._norms or (scale.image is None and scale.average is None):
-            # A gate, or the sum of a router's weights: how 1/r goes with R is in what R/r would be at random.
+        varies = scale.q - scale.mean**2 > _ROUNDING * scale.q
+        if op.index not in self._norms or (varies and scale.image is None and scale.average is None):
+            # A gate, or the sum of a router's weights: how 1/r goes with R is in what R/r would be at random. That of
+            # a softmax's is 1 and goes with nothing.
             self._random(norm.op.outputs[0])
             alone = self._variance.get(norm.op.outputs[0], 0.0) / size(self._trace, norm.scale)
             return (scaled(found[0], math.sqrt(whole / alone)).approximate(_REASON), *found[1:]) if alone else found
