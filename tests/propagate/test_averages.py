@@ -8,7 +8,8 @@ from torch import Tensor, nn
 import initwell as iw
 from initwell.propagate.laws.averages import gamma_moments, is_average_of_squares
 from initwell.propagate.laws.functions import Function
-from initwell.propagate.moments.signal import Average, Signal, independent, replace
+from initwell.propagate.moments.remembered import Average
+from initwell.propagate.moments.signal import Signal, independent, replace
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.vector_norm import euclidean
 

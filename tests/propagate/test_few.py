@@ -12,7 +12,8 @@ import initwell as iw
 from initwell.propagate.laws.few import FEW, excess_of, tailed
 from initwell.propagate.laws.rectified import binned
 from initwell.propagate.moments.alike import refined
-from initwell.propagate.moments.signal import Image, Law, independent
+from initwell.propagate.moments.remembered import Law
+from initwell.propagate.moments.signal import Image, independent
 from initwell.theory.activations import activation
 
 SEEDS = 16

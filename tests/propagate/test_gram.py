@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.propagate.moments.atoms import permuted, viewed
-from initwell.propagate.moments.gram import adding, fluctuation, following, mixed
+from initwell.propagate.moments.gram import adding, averaged, fluctuation, following, mixed
 from initwell.propagate.moments.signal import Source, independent
 from initwell.propagate.rules.contraction import contract
 
@@ -145,6 +145,39 @@ def test_parts_of_one_projection_are_images_of_its_input_and_not_of_each_other()
             size, error = square([run.rows[i][key] for run in runs])
             assert error < 0.02
             assert row[key] == pytest.approx(size, rel=0.04 + 3 * error), row
+
+
+class Parted(Attention):
+    """The same, with its keys and values taken apart between two tokens and put together again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        k, v = (torch.cat([part[:, :9], part[:, 9:]], 1) for part in (k, v))
+        y: Tensor = (q @ k.mT * (self.gain / math.sqrt(x.shape[-1]))).softmax(-1) @ v
+        return y
+
+
+def test_rows_that_are_cut_and_joined_are_images_still() -> None:
+    """Where that was forgotten, the gradient of the queries was 14 % too small."""
+    model, generator = Parted(64, 1, 1.0, norm=True, pooled=False), torch.Generator().manual_seed(6)
+    batches = [torch.randn(6, 64, 64, generator=generator) for _ in range(SEEDS)]
+    predicted = iw.predict(model, iw.signal((6, 64, 64)), plan=iw.plan(model, "xavier"))
+    runs = []
+    for seed, batch in enumerate(batches):
+        iw.init_(model, "xavier", seed=seed)
+        runs.append(iw.measure(model, batch, seed=seed))
+    for i, row in enumerate(predicted.rows):
+        size, error = square([run.rows[i]["gradient_rms"] for run in runs])
+        assert error < 0.02
+        assert row["gradient_rms"] == pytest.approx(size, rel=0.04 + 3 * error), row
+
+
+def test_what_joined_rows_follow_is_an_average() -> None:
+    one, two = Source(1, 0.2), Source(2, 0.1)
+    found = averaged([(3, (one,)), (1, (one, two)), (4, ())])
+    assert [s.value for s in found] == [1, 2]
+    assert [s.strength for s in found] == pytest.approx([0.1, 0.0125])
 
 
 def test_heads_have_a_spread_each_and_rows_of_all_of_them_its_average() -> None:

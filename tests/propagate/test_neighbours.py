@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.rules.neighbours import _WHY
+from initwell.propagate.moments.places import even
+from initwell.propagate.rules.neighbours import _WHY, _places
 
 SEEDS = 16
 GENERATOR = torch.Generator().manual_seed(0)
@@ -68,3 +69,10 @@ def test_a_known_matrix_is_one_at_the_border_too() -> None:
     found = iw.predict(model, batch, plan=iw.plan(model, "lecun"))
     assert found.rows[-1]["forward_rms"] ** 2 == pytest.approx((whole**2).sum() / 36, rel=1e-6)
     assert any(_WHY in note for note in found.notes)
+
+
+def test_places_that_are_all_alike_have_nothing_of_their_own() -> None:
+    """What is left of them is rounding error: divided by 1e-300, it made a gradient of 0."""
+    error = 1e-17 * np.random.default_rng(0).standard_normal((5, 5))
+    found = _places(np.stack([np.full((5, 5), 3.0), error - error.mean()]))
+    assert np.allclose(found, even(5))

@@ -110,3 +110,21 @@ def test_a_hook_on_a_parameter_changes_its_gradient() -> None:
     assert iw.predict(model, batch()).parameters[0]["gradient_rms"] == pytest.approx(3 * once)
     hooks = layer.weight._backward_hooks or {}
     assert seen and list(hooks.values()) == [threefold]
+
+
+def test_tied_parameters_have_one_row_as_in_measure_and_are_named() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(50, 32), nn.Linear(32, 50, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            y: Tensor = self.head(self.table(tokens))
+            return y
+
+    model, tokens = Tied(), torch.arange(24).reshape(4, 6)
+    found, seen = iw.predict(model, tokens), iw.measure(model, tokens)
+    assert [row["parameter"] for row in found.parameters] == [row["parameter"] for row in seen.parameters]
+    tied = "Tied, one parameter under several names: head.weight, table.weight."
+    assert tied in found.notes and tied in seen.notes

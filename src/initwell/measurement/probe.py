@@ -139,13 +139,8 @@ def _measurement(
         loss=None if trace.loss is None else found.rows[trace.loss]["mean"],
         skipped=dict(sorted(skipped.items())),
         trace=trace,
-        notes=trace.notes + tuple(_tied(trace)),
+        notes=trace.notes + trace.tied_notes,
     )
-
-
-def _tied(trace: Trace) -> list[str]:
-    groups = {tuple(sorted((name, *others))) for name, others in trace.tied.items()}
-    return [f"Tied, one parameter under several names: {', '.join(group)}." for group in sorted(groups)]
 
 
 def _with_gradient(row: dict[str, Any], found: _Statistics) -> Row:

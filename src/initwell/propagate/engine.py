@@ -1,5 +1,6 @@
 """The walk: one Signal for every value of a Trace, op by op. It knows no op by name."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
                 unsupported[op.packet] += 1
             _forget(op, known)
             continue
-        call = Call(op, trace, known, values)
+        call = Call.of_walk(op, trace, known, values)
         try:
             found = tuple(rule(call))
             _check(trace, op, found)
@@ -125,14 +126,20 @@ def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
 
 
 def _is_known(signal: Signal | None) -> bool:
-    return signal is not None and bool(np.isfinite(signal.moments).all())
+    # A sum is finite only of what is; sums of what is may overflow.
+    return signal is not None and (
+        math.isfinite(np.add.reduce(signal.moments, axis=None)) or bool(np.isfinite(signal.moments).all())
+    )
 
 
 def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) -> None:
-    _forget(op, known)
+    if op.mutates:
+        _forget(op, known)
     for value, signal in zip(op.outputs, found, strict=True):
         if signal is not None and _is_known(signal):
             known[value] = signal
+        else:
+            known.forget(value)
     if not op.mutates:
         return
     whole = known.get(op.outputs[0]) if op.outputs else None
@@ -142,5 +149,5 @@ def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) 
             # Another view of all that was written.
             known[new] = viewed(whole, trace.values[new].shape)
     for new, signal in overwritten(trace, op, known).items():
-        if new not in known and np.all(np.isfinite(signal.moments)):
+        if new not in known and _is_known(signal):
             known[new] = signal

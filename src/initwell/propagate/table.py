@@ -29,6 +29,13 @@ class Call:
     known: Mapping[int, Signal]
     values: Known = field(default_factory=Known.nothing)
 
+    @classmethod
+    def of_walk(cls, op: Op, trace: Trace, known: Mapping[int, Signal], values: Known) -> "Call":
+        """Return a call of these fields: a walk makes thousands, and a constructor would set each field by itself."""
+        found = object.__new__(cls)
+        vars(found).update(op=op, trace=trace, known=known, values=values)
+        return found
+
     def __getitem__(self, name: str) -> Any:
         """Return a plain argument by its schema name."""
         return self.op.arguments.get(name)
@@ -52,12 +59,10 @@ class Call:
         Raises:
             UnknownSignalError: it is no reference to a tensor, or not known.
         """
-        if not isinstance(ref, ValueRef):
+        signal = self.known.get(ref.id) if isinstance(ref, ValueRef) else None
+        if signal is None:
             raise UnknownSignalError(str(ref))
-        try:
-            return self.known[ref.id]
-        except KeyError:
-            raise UnknownSignalError(str(ref)) from None
+        return signal
 
     def value(self, name: str) -> Tensor | None:
         """Return the real numbers of a tensor argument that depends on nothing random: a mask, positions, an index.

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class PiecewisePolynomial:
         found = _value(self.pieces[-1], x)
         for knot, piece in zip(self.knots[::-1], self.pieces[-2::-1], strict=True):
             found = np.where(x <= knot, _value(piece, x), found)
-        return np.asarray(found + np.zeros_like(x))
+        return np.asarray(found) if self.knots else np.asarray(found + np.zeros_like(x))
 
     def times(self, factor: float) -> "PiecewisePolynomial":
         """Multiply it by a number."""
@@ -139,6 +139,7 @@ def _derivatives(polynomial: Polynomial) -> Iterator[Polynomial]:
         polynomial = [k * c for k, c in enumerate(polynomial)][1:]
 
 
+@lru_cache(maxsize=256)
 def _hermite(t: float, terms: int) -> Array:
     """Return the normalized Hermite polynomials h_0, h_1, … at t."""
     roots = _roots(terms)

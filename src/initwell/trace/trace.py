@@ -208,6 +208,12 @@ class Trace(TableRecord):
     def _shown(self) -> dict[int, int]:
         return {}
 
+    @property
+    def tied_notes(self) -> tuple[str, ...]:
+        """Say which parameters go under several names, one line each."""
+        groups = {tuple(sorted((name, *others))) for name, others in self.tied.items()}
+        return tuple(f"Tied, one parameter under several names: {', '.join(group)}." for group in sorted(groups))
+
     def consumers(self, value: int) -> tuple[Op, ...]:
         """Return the ops, forward and backward, that read a value, in order."""
         return tuple(self.ops[i] for i in self._consumers.get(value, ()))

@@ -7,7 +7,7 @@ Trace, whatever the weights. A rule asks ``Call.value`` for the numbers, or ``Ca
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -128,12 +128,30 @@ class Signals(MutableMapping[int, Signal]):
 
     def __getitem__(self, value: int) -> Signal:
         """Return the signal of a value."""
-        if value not in self._found:
+        signal = self.get(value)
+        if signal is None:
+            raise KeyError(value)
+        return signal
+
+    def __contains__(self, value: object) -> bool:
+        """Whether a value has a signal."""
+        return isinstance(value, int) and self.get(value) is not None
+
+    @overload
+    def get(self, value: int, default: None = None) -> Signal | None: ...
+
+    @overload
+    def get(self, value: int, default: Signal | T) -> Signal | T: ...
+
+    def get(self, value: int, default: Any = None) -> Any:
+        """Return the signal of a value, or another where it has none."""
+        signal = self._found.get(value)
+        if signal is None:
             signal = self._known.signal(value)
             if signal is None:
-                raise KeyError(value)
+                return default
             self._found[value] = signal
-        return self._found[value]
+        return signal
 
     def __setitem__(self, value: int, signal: Signal) -> None:
         """Give a value its signal."""

@@ -39,7 +39,8 @@ def gamma_law(mean: float, variance: float) -> tuple[Array, Array]:
 def gamma_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
     """Return E[f(v)] by segment and E[f(v)f(v')] by pattern of an average of squares.
 
-    >>> from initwell.propagate.moments.signal import Average, independent, replace
+    >>> from initwell.propagate.moments.remembered import Average
+    >>> from initwell.propagate.moments.signal import independent, replace
     >>> x = independent((500, 8), 1.0)
     >>> v = replace(independent((500,), 1.0 + 2 / 8, 1.0), average=Average("square", x, (1,)))
     >>> from initwell.propagate.laws.functions import Function

@@ -14,7 +14,7 @@ degrees of freedom, and where it is a third of the variance it is 29 % of x̂²,
 import itertools
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache, reduce
 
 import numpy as np
 
@@ -38,35 +38,35 @@ def in_parts(x: Signal, moments: Array, axes: Sequence[int]) -> Array:
     >>> bool(np.allclose(in_parts(x, x.moments - 1 / 12, (0, 1)), x.moments - 1 / 12))
     True
     """
-    sizes = [x.atoms[axis].size for axis in axes]
-    here = (0,) * moments.ndim
-    if len(axes) < 2 or len(axes) > _MOST_AXES or x.segmented or moments[here] <= 0:
+    if len(axes) < 2 or len(axes) > _MOST_AXES or x.segmented or moments.flat[0] <= 0:
         return moments
-    parts = [(along, _part(moments, axes, sizes, along)) for along in _subsets(len(axes))]
-    free = np.array([math.prod(sizes[i] - 1 for i in along) for along, _ in parts], dtype=np.float64)
-    shares = np.maximum(np.array([float(part[here]) for _, part in parts]) / float(moments[here]), 0.0)
-    if float((shares / free).max()) < _LEAST or shares.sum() <= 0:
+    parts, free = _parts(tuple([x.atoms[axis].size for axis in axes]))
+    order = (*axes, *[i for i in range(moments.ndim) if i not in axes])
+    rows = moments.transpose(order).reshape(len(parts) + 1, -1)
+    shares = np.maximum(parts[:, 0] @ rows[:, 0] / rows[0, 0], 0.0)
+    whole = float(np.add.reduce(shares))
+    if float((shares / free).max()) < _LEAST or whole <= 0:
         return moments
-    shares = shares / shares.sum()
-    found = _expected(shares, free)
-    factors = np.where(shares > 0, found / np.where(shares > 0, shares, 1.0), 1.0)
+    shares = shares / whole
+    factors = np.where(shares > 0, _expected(shares, free) / np.where(shares > 0, shares, 1.0), 1.0)
     # What is no part of a mean that was taken off, if anything, stays.
-    return np.asarray(moments + sum((f - 1) * part for f, (_, part) in zip(factors, parts, strict=True)))
+    more = ((factors - 1) @ parts.reshape(len(parts), -1)).reshape(parts[0].shape)
+    found = (rows + more @ rows).reshape((2,) * moments.ndim)
+    return np.asarray(found.transpose(np.argsort(order)))
 
 
-@cache
-def _subsets(count: int) -> list[tuple[int, ...]]:
-    return [t for n in range(1, count + 1) for t in itertools.combinations(range(count), n)]
+@lru_cache(maxsize=1024)
+def _parts(sizes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return what takes moments along axes of these sizes to those of each part: a matrix a part, of all patterns.
 
-
-def _part(moments: Array, axes: Sequence[int], sizes: Sequence[int], along: Sequence[int]) -> Array:
-    """Return the moments of what varies along these of the axes alone."""
-    found = moments
-    for i, (axis, n) in enumerate(zip(axes, sizes, strict=True)):
-        average = np.array([[1 / n, 1 - 1 / n]] * 2)
-        matrix = np.eye(2) - average if i in along else average
-        found = np.moveaxis(np.tensordot(matrix, found, (1, axis)), 0, axis)
-    return np.asarray(found)
+    And the degrees of freedom of each part, which varies along some of the axes alone.
+    """
+    average = [np.array([[1 / n, 1 - 1 / n]] * 2) for n in sizes]
+    count = range(len(sizes))
+    parts = [t for n in count for t in itertools.combinations(count, n + 1)]
+    each = [[np.eye(2) - average[i] if i in part else average[i] for i in count] for part in parts]
+    free = [math.prod(sizes[i] - 1 for i in part) for part in parts]
+    return np.array([reduce(np.kron, matrices) for matrices in each]), np.array(free, dtype=np.float64)
 
 
 def _expected(shares: Array, free: Array) -> Array:
@@ -76,8 +76,13 @@ def _expected(shares: Array, free: Array) -> Array:
     [0.29, 0.71]
     """
     # In log t both ends fall off exponentially.
-    t = np.exp(np.arange(-14.0, 14.0, 0.2))
-    each = 2 * shares[:, None] * t / free[:, None]
+    t = _times()
+    each = (2 * shares / free)[:, None] * t
     whole = np.exp(-(free / 2) @ np.log1p(each)) * t * 0.2
     found = (shares[:, None] / (1 + each)) @ whole
     return np.asarray(found / found.sum())
+
+
+@cache
+def _times() -> Array:
+    return np.asarray(np.exp(np.arange(-14.0, 14.0, 0.2)))

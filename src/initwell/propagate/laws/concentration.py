@@ -36,11 +36,13 @@ _LARGE = 1024.0
 _LONGEST = 1e8
 # Of an integral over two rows so many points along each are enough for nine digits.
 _POINTS = 70
-# Up to this variance of scores, moments of two rows are polynomials of these degrees in their correlation.
+# Up to this variance of scores, moments of two rows are polynomials in their correlation: of these degrees, tried from
+# the first on that may do at a variance.
 _SMOOTH = 3.0
-_DEGREES = (8, 16, 32)
+_DEGREES = ((8, 0.015), (10, 0.07), (12, 0.2), (16, 0.4), (20, 0.7), (24, 1.2), (32, _SMOOTH))
 
 Powers = Sequence[int]
+Kinds = tuple[tuple[Powers, Powers], ...]
 
 
 @dataclass(frozen=True)
@@ -156,14 +158,18 @@ def between(variance: float, count: float, correlation: float, powers: Sequence[
     >>> (between(1.0, 4, 1.0, [((1,), (1,))]) / Weights(4).moments(1.0, [(2,)])).round(6).tolist()
     [1.0]
     """
+    return _kept_between(variance, count, correlation, tuple([(tuple(a), tuple(b)) for a, b in powers]))
+
+
+@lru_cache(maxsize=4096)
+def _kept_between(variance: float, count: float, correlation: float, powers: Kinds) -> Array:
     if count <= 1 or variance <= 0:
         return np.array([max(count, 1.0) ** -(sum(a) + sum(b)) for a, b in powers])
-    kinds = tuple((tuple(a), tuple(b)) for a, b in powers)
 
     def at(v: float) -> Array:
-        series = _by_correlation(v, count, kinds)
+        series = _by_correlation(v, count, powers)
         if series is None:
-            return _between(v, count, correlation, kinds)
+            return _between(v, count, correlation, powers)
         return np.asarray(np.cos(np.arange(len(series)) * math.acos(min(max(correlation, -1.0), 1.0))) @ series)
 
     return _beyond(variance, at)
@@ -191,12 +197,12 @@ def _beyond(variance: float, moments: Callable[[float], Array], limit: Array | N
 
 
 @lru_cache(maxsize=256)
-def _by_correlation(variance: float, count: float, powers: tuple[tuple[Powers, Powers], ...]) -> Array | None:
+def _by_correlation(variance: float, count: float, powers: Kinds) -> Array | None:
     """Return Chebyshev's coefficients of each moment in ρ: shape (terms, moments); None where it takes too many.
 
     Moments are power series in ρ, whose coefficients are about those of e^(vρ).
     """
-    for degree in _DEGREES if variance <= _SMOOTH else ():
+    for degree in [d for d, most in _DEGREES if variance <= most]:
         place = np.pi * np.arange(degree + 1) / degree
         ends = np.where(np.arange(degree + 1) % degree == 0, 0.5, 1.0)
         known = np.array([_between(variance, count, float(c), powers) for c in np.cos(place)])
@@ -208,7 +214,7 @@ def _by_correlation(variance: float, count: float, powers: tuple[tuple[Powers, P
 
 
 @lru_cache(maxsize=4096)
-def _between(variance: float, count: float, correlation: float, powers: tuple[tuple[Powers, Powers], ...]) -> Array:
+def _between(variance: float, count: float, correlation: float, powers: Kinds) -> Array:
     series, step = _factors(variance, count)
     scaled = [coefficients * correlation ** np.arange(coefficients.shape[1]) for coefficients in series]
     kinds = {(0, 0), *((a, b) for one, two in powers for a, b in zip(one, two, strict=True))}
@@ -246,18 +252,31 @@ def _factors(variance: float, count: float) -> tuple[Sequence[Array], float]:
 @lru_cache(maxsize=4096)
 def _averaged(variance: float, rows: Weights, powers: Powers) -> float:
     """Average over the rows' variances."""
-    if rows.spread < 1e-9:
-        return _moment(variance, rows.count, rows.width, powers)
-    nodes, weights = gamma_nodes(round(1 / rows.spread, 6))
-    return float(weights @ [_moment(variance * x, rows.count, rows.width, powers) for x in nodes.tolist()])
-
-
-def _moment(variance: float, count: float, width: float, powers: Powers) -> float:
-    single = _transforms(variance, width)
-    inside = _power(single[0], count - len(powers)) / math.factorial(sum(powers) - 1)
-    for power in powers:
+    single, inside = _by_variances(variance, rows), _others(variance, rows, len(powers))
+    for power in powers[:-1]:
         inside = inside * single[power]
-    return float(inside.sum()) * _STEP
+    return float(inside @ single[powers[-1]]) * _STEP / math.factorial(sum(powers) - 1)
+
+
+@lru_cache(maxsize=256)
+def _by_variances(variance: float, rows: Weights) -> Sequence[Array]:
+    """Return ``_transforms`` at each of the rows' variances, one after the other."""
+    if rows.spread < 1e-9:
+        return _transforms(variance, rows.width)
+    each = [_transforms(variance * x, rows.width) for x in gamma_nodes(round(1 / rows.spread, 6))[0].tolist()]
+    return [np.concatenate(of) for of in zip(*each, strict=True)]
+
+
+@lru_cache(maxsize=1024)
+def _others(variance: float, rows: Weights, less: int) -> Array:
+    """Return what all weights but so many come to over equal steps of log x, each variance by its share of rows."""
+    none = _by_variances(variance, rows)[0]
+    found = _power(none, rows.count - less)
+    if rows.spread < 1e-9:
+        return found
+    nodes, weights = gamma_nodes(round(1 / rows.spread, 6))
+    lengths = [_transforms(variance * x, rows.width)[0].size for x in nodes.tolist()]
+    return np.asarray(found * np.repeat(weights, lengths))
 
 
 def _power(none: Array, power: float) -> Array:

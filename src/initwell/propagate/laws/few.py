@@ -24,8 +24,9 @@ import numpy as np
 
 from initwell.propagate.laws.rectified import binned, distribution, expected
 from initwell.propagate.moments.incidence import Axis
+from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Image, Law, Signal, replace
+from initwell.propagate.moments.signal import Image, Signal, replace
 
 FEW = "a sum of few terms, no Gaussian, by its fourth moments"
 # Of an excess below this a law is taken as Gaussian.
@@ -49,10 +50,10 @@ def of_few(y: Signal, x: Signal, weight: Signal, axes: Sequence[Axis]) -> Signal
     points, weights = (row[0] for row in distribution(made.pre))
     values = made.phi.fn(points)
     values = values - weights @ values
-    variance = float(weights @ values**2)
-    own = float(weights @ values**4) / variance**2 - 3 if variance > 0 else 0.0
-    inside = [axis.inside.sum(axis=1) for axis in axes]
-    count, square = (weight.shape[1] ** k * math.prod(float((n**k).mean()) for n in inside) for k in (1, 2))
+    squares = values * values
+    variance = float(weights @ squares)
+    own = float((weights * squares) @ squares) / variance**2 - 3 if variance > 0 else 0.0
+    count, square = (weight.shape[1] ** k * math.prod(axis.degrees[k - 1] for axis in axes) for k in (1, 2))
     tails = weight.scatter[0]
     few = ((1 + tails) * (3 + own) - 3) / count
     if few < _LEAST or own < _LEAST:

@@ -14,6 +14,7 @@ from functools import cache, cached_property, lru_cache
 import numpy as np
 
 from initwell.propagate.moments.by_pairs import by_pattern, over_pairs
+from initwell.propagate.moments.copies import kept
 from initwell.propagate.moments.segments import Array, Indices
 from initwell.propagate.moments.signal import Signal
 from initwell.theory.piecewise import PiecewisePolynomial
@@ -27,19 +28,28 @@ _POINTS = 16
 
 def variances(signal: Signal) -> Array:
     """Return the variance by segment: of the shape of ``signal.means``."""
+    if not signal.segmented:
+        return np.full(signal.means.shape, _variance(signal))
     found = np.maximum(signal.diagonal - signal.means**2, 0.0)
     return np.asarray(np.where(found <= 1e-14 * np.maximum(signal.diagonal, 1e-300), 0.0, found))
 
 
+def _variance(signal: Signal) -> float:
+    """Return the variance of a signal without segments."""
+    q, found = signal.q, signal.q - signal.mean**2
+    return found if found > 1e-14 * max(q, 1e-300) else 0.0
+
+
+@kept
 def covariance(signal: Signal) -> tuple[float, Array]:
     """Return (variance, correlation for each pattern) of a signal about its mean."""
-    spread = variances(signal)
-    if spread.size == 1:
-        variance = float(spread.flat[0])
+    if not signal.segmented:
+        variance = _variance(signal)
         if variance == 0:
             return 0.0, np.ones_like(signal.moments)
         found = (signal.moments - signal.mean**2) / variance
         return variance, np.minimum(np.maximum(found, -1.0), 1.0)
+    spread = variances(signal)
     scale = over_pairs(signal.atoms, np.sqrt(spread))
     correlations = (signal.moments - over_pairs(signal.atoms, signal.means)) / np.where(scale > 0, scale, 1.0)
     average = spread if spread.size == 1 else np.asarray(max(signal.q - signal.mean**2, 0.0))
@@ -214,10 +224,18 @@ def series_moments(one: Series, two: Series, correlations: Array) -> Array:
     """Return E[f(u) g(v)] = Σ a_k b_k c^k and the rest."""
     products = one.coefficients * two.coefficients
     c = correlations.ravel()
-    found = np.vander(c, _TERMS, increasing=True) @ products
+    found = _powers(c) @ products
     rest = math.sqrt(one.rest * two.rest)
     found = found + rest * _tail(c) if rest else found
     return np.asarray(found.reshape(correlations.shape))
+
+
+def _powers(c: Array) -> Array:
+    """Return 1, c, c² … of each."""
+    found = np.empty((c.size, _TERMS))
+    found[:, 0], found[:, 1:] = 1.0, c[:, None]
+    np.multiply.accumulate(found[:, 1:], axis=1, out=found[:, 1:])
+    return found
 
 
 def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Array, Array]:
@@ -233,17 +251,18 @@ def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Ar
     """
     _, correlations = covariance(u)
     if not u.segmented:
-        mean, moments = pair_moments(f, kinks, u.mean, float(variances(u).flat[0]), correlations)
+        mean, moments = pair_moments(f, kinks, u.mean, _variance(u), correlations)
         return np.full_like(u.means, mean), moments
-    pairs = np.stack([u.means.ravel(), variances(u).ravel()], axis=1)
-    kinds, which = np.unique(pairs, axis=0, return_inverse=True)
-    series = [hermite(f, kinks, float(m), float(v)) for m, v in kinds]
+    kinds: dict[tuple[float, float], int] = {}
+    pairs = zip(u.means.ravel().tolist(), variances(u).ravel().tolist(), strict=True)
+    which = np.array([kinds.setdefault(pair, len(kinds)) for pair in pairs])
+    series = [hermite(f, kinks, mean, variance) for mean, variance in kinds]
     labels = np.asarray(which.reshape(u.means.shape), np.int64)
     sides = (np.broadcast_to(by_pattern(u.atoms, labels, second=side), u.moments.shape) for side in (False, True))
     first, second = (side.ravel() for side in sides)
     terms, rest = np.array([s.coefficients for s in series]), np.sqrt(np.array([s.rest for s in series]))
     c = correlations.ravel()
-    found = np.einsum("ik,ik,ik->i", terms[first], terms[second], np.vander(c, _TERMS, increasing=True))
+    found = np.einsum("ik,ik,ik->i", terms[first], terms[second], _powers(c))
     if rest.any():
         found = found + rest[first] * rest[second] * _tail(c)
     moments = found.reshape(u.moments.shape)

@@ -13,12 +13,15 @@ Assumption: φ(u) enters u' with one factor a, and b is independent of u.
 
 import math
 from collections.abc import Sequence
+from functools import cache, lru_cache
 
 import numpy as np
 
 from initwell.propagate.laws.gaussian import nodes, variances
+from initwell.propagate.moments.copies import kept
+from initwell.propagate.moments.remembered import Gate, Law
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Gate, Image, Law, Signal, replace
+from initwell.propagate.moments.signal import Image, Signal, replace
 
 _BINS = 80
 _REACH = 4.0
@@ -43,22 +46,44 @@ def distribution(u: Signal, kinks: tuple[float, ...] | None = None) -> tuple[Arr
     """
     law = u.law
     if law is None:
-        z, w = nodes((), 0.0, 1.0)
-        values = u.means.reshape(-1, 1) + np.sqrt(np.maximum(variances(u), 1e-300)).reshape(-1, 1) * z
-        return values, np.broadcast_to(w / w.sum(), values.shape)
+        return _of_gaussian(u)
     if not law.variance.any():
         return law.values, law.weights
     if kinks is not None and _is_smooth(law):
-        return _stacked([_by_density(law, row, kinks) for row in range(len(law.values))])
+        return _by_densities(law, kinks)
+    return _of_law(law)
+
+
+@kept
+def _of_gaussian(u: Signal) -> tuple[Array, Array]:
+    z, w = _normal()
+    values = u.means.reshape(-1, 1) + np.sqrt(np.maximum(variances(u), 1e-300)).reshape(-1, 1) * z
+    return values, w[None] if len(values) == 1 else np.broadcast_to(w, values.shape)
+
+
+@cache
+def _normal() -> tuple[Array, Array]:
+    z, w = nodes((), 0.0, 1.0)
+    return z, w / w.sum()
+
+
+@kept
+def _of_law(law: Law) -> tuple[Array, Array]:
     z, w = _coarse()
     found = law.values[:, :, None] + np.sqrt(law.variance)[:, None, None] * z
     weights = law.weights[:, :, None] * w
     return found.reshape(len(found), -1), weights.reshape(len(found), -1)
 
 
+@kept
 def _is_smooth(law: Law) -> bool:
     spread = expected(law.weights, (law.values - expected(law.weights, law.values)[:, None]) ** 2)
     return bool((law.variance >= _SMOOTH**2 * spread).all())
+
+
+@lru_cache(maxsize=16)
+def _by_densities(law: Law, kinks: tuple[float, ...]) -> tuple[Array, Array]:
+    return _stacked([_by_density(law, row, kinks) for row in range(len(law.values))])
 
 
 def _by_density(law: Law, row: int, kinks: tuple[float, ...]) -> tuple[Array, Array]:
@@ -123,6 +148,7 @@ def of_known_law(u: Signal) -> bool:
     return u.gaussian or u.law is not None or u.q == u.mean**2
 
 
+@cache
 def _coarse() -> tuple[Array, Array]:
     # Equal steps, with 0 between two points: a rectified stream has half its mass on one value, and its kink there.
     z = np.linspace(-5.5, 5.5, _STEPS)
@@ -249,12 +275,24 @@ def _stacked(rows: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 def grid_of(u: Signal) -> Array:
     """Return the points at which what depends on an entry is tabulated: a row for each segment."""
     spread = np.sqrt(variances(u)).reshape(-1, 1)
-    return np.asarray(u.means.reshape(-1, 1) + np.where(spread > 0, spread, 1.0) * np.linspace(-7.0, 7.0, _GRID))
+    return np.asarray(u.means.reshape(-1, 1) + np.where(spread > 0, spread, 1.0) * _steps())
+
+
+@cache
+def _steps() -> Array:
+    return np.linspace(-7.0, 7.0, _GRID)
 
 
 def interpolated(points: Array, grid: Array, table: Array) -> Array:
     """Return a table's numbers at these points, row by row."""
-    return np.stack([np.interp(*row) for row in zip(points, grid, table, strict=True)])
+    return np.stack([_at(*row) for row in zip(points, grid, table, strict=True)])
+
+
+def _at(points: Array, grid: Array, table: Array) -> Array:
+    # Where a table says one number everywhere, it is that.
+    if table[-1] == table[0] and bool((table == table[0]).all()):
+        return np.full_like(points, table[0])
+    return np.asarray(np.interp(points, grid, table))
 
 
 def through(gate: Gate, grid: Array, origin: Signal | None) -> tuple[Array, Array]:

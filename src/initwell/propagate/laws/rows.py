@@ -177,9 +177,12 @@ class Moment(Record):
         correlation = np.clip(np.where(size > 0, s.moments / np.where(size > 0, size, 1.0), 1.0), -1.0, 1.0)
         wide = np.where(_fluctuates(s), math.sqrt(3 * s.spread) * (1 - correlation**2), 0.0)
         rows = np.stack(np.broadcast_arrays(size, correlation, wide), -1).round(4).reshape(-1, 3)
-        cases, places = np.unique(rows, axis=0, return_inverse=True)
-        found = [self._averaged(left.typical, known_variance(v * left.uneven[0]), c, x) for v, c, x in cases.tolist()]
-        return np.asarray(np.array(found)[places].reshape(s.moments.shape))
+        cases = [tuple(row) for row in rows.tolist()]
+        known = {
+            (v, c, x): self._averaged(left.typical, known_variance(v * left.uneven[0]), c, x)
+            for v, c, x in dict.fromkeys(cases)
+        }
+        return np.array([known[case] for case in cases]).reshape(s.moments.shape)
 
     def _averaged(self, count: float, v: float, correlation: float, wide: float) -> float:
         # Gauss's three nodes.

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import MOST, Indices, merging, refinement
-from initwell.propagate.moments.signal import Atom, Dims, Law, Signal, replace
+from initwell.propagate.moments.signal import Atom, Dims, Signal, replace
 
 UNLIKE = "parts of unlike size along one axis, taken as alike"
 
@@ -57,7 +58,7 @@ def merged(signal: Signal, axis: int, groups: Sequence[int]) -> Signal:
 
 def _merged(signal: Signal, axis: int, groups: Sequence[int]) -> tuple[Signal, bool]:
     atom = signal.atoms[axis]
-    merge = merging(atom.patterns.parts, groups)
+    merge = merging(atom.patterns.parts, tuple(groups))
     moments, means, parts = merge.moments(signal.moments, axis), merge.means(signal.means, axis), merge.parts
     new = replace(atom, parts=parts if len(parts) > 1 else ())
     dims = replaced_atoms(signal.dims, axis, 1, (new,))
@@ -108,7 +109,7 @@ def settled(signal: Signal, axis: int) -> Signal:
 
 def _alike(signal: Signal, axis: int, place: int) -> bool:
     one, two = (signal.diagonal.take(i, axis) for i in (place, place + 1))
-    return bool(np.allclose(one, two, rtol=1e-8, atol=1e-10 * abs(signal.q)))
+    return bool((np.abs(one - two) <= 1e-8 * np.abs(two) + 1e-10 * abs(signal.q)).all())
 
 
 def replaced_atoms(dims: Dims, axis: int, count: int, parts: tuple[Atom, ...]) -> Dims:

@@ -176,18 +176,24 @@ def viewed(signal: Signal, shape: Sequence[int]) -> Signal:
     >>> [len(dim) for dim in viewed(independent((8, 16, 64), 1.0), (128, 4, 16)).dims]
     [2, 1, 1]
     """
-    total = math.prod(signal.shape)
-    lengths = [n if n >= 0 else total // -math.prod(shape) for n in shape]
-    if math.prod(lengths) != total:
-        raise ShapeError("shape", f"{tuple(shape)} for {signal.shape}", "A view keeps the number of entries.")
-    if tuple(lengths) == signal.shape:
+    lengths = _lengths(signal.shape, tuple(shape))
+    if lengths == signal.shape:
         return signal
-    steps, ends = _regrouping(tuple([a.size for a in signal.atoms]), tuple(lengths))
+    steps, ends = _regrouping(tuple([a.size for a in signal.atoms]), lengths)
     flat = replace(signal, dims=(signal.atoms,)) if steps else signal
     for axis, inner in steps:
         flat = cut(flat, axis, inner) if inner else joined(flat, axis)
     atoms = flat.atoms
     return flat.regrouped(tuple([atoms[a:b] for a, b in pairwise(ends)]), flat.moments, flat.means)
+
+
+@lru_cache(maxsize=4096)
+def _lengths(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
+    total = math.prod(old)
+    lengths = tuple([n if n >= 0 else total // -math.prod(new) for n in new])
+    if math.prod(lengths) != total:
+        raise ShapeError("shape", f"{new} for {old}", "A view keeps the number of entries.")
+    return lengths
 
 
 @lru_cache(maxsize=4096)

@@ -1,10 +1,11 @@
 """Averages over atoms, and what is left of a value without them."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from initwell.propagate.moments.segments import Array, along, dropped
+from initwell.propagate.moments.segments import FEW, Array, Layout, along, dropped, patterns
 from initwell.propagate.moments.signal import Signal
 
 
@@ -16,12 +17,25 @@ def over_all(signal: Signal, moments: Array, axes: Sequence[int]) -> Array:
         moments: its own, or others by the same patterns.
         axes: the atoms.
     """
+    if axes and moments.size <= FEW:
+        layout = signal.layout
+        weights = _weights(tuple([layout[axis] for axis in axes]), tuple(axes), moments.ndim)
+        return np.asarray(np.add.reduce(moments * weights, axis=tuple(axes), keepdims=True))
     for axis in axes:
         atom = signal.atoms[axis]
         shape = moments.shape
         found = dropped(moments, atom.patterns.every, axis)
         moments = found.reshape((*shape[:axis], 1, *shape[axis + 1 :]))
     return moments
+
+
+@lru_cache(maxsize=1024)
+def _weights(layout: Layout, axes: tuple[int, ...], rank: int) -> Array:
+    """Return the shares of pairs along axes of these segments, for each pattern."""
+    found = np.ones((1,) * rank)
+    for parts, axis in zip(layout, axes, strict=True):
+        found = found * patterns(parts).every.reshape([-1 if i == axis else 1 for i in range(rank)])
+    return found
 
 
 def centred(signal: Signal, axes: Sequence[int]) -> Array:

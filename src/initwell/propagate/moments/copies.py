@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import fields
-from functools import cache
-from typing import Any, Generic, TypeVar, overload
+from functools import cache, wraps
+from typing import Any, Generic, TypeVar, cast, overload
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class worked_out(Generic[T]):
@@ -41,6 +42,28 @@ class worked_out(Generic[T]):
             return self
         found = vars(record)[self._name] = self._work(record)
         return found
+
+
+def kept(work: Callable[[R], T]) -> Callable[[R], T]:
+    """Let a function of one record keep what it found with the record's ``kept``, which goes with what it is made of.
+
+    >>> class Square:
+    ...     side = 3
+    ...     kept = worked_out(lambda self: {})
+    >>> square, calls = Square(), []
+    >>> area = kept(lambda record: calls.append(1) or record.side**2)
+    >>> area(square), area(square), len(calls)
+    (9, 9, 1)
+    """
+
+    @wraps(work)
+    def found(record: R) -> T:
+        known: dict[object, Any] = record.kept  # type: ignore[attr-defined]
+        if work not in known:
+            known[work] = work(record)
+        return cast(T, known[work])
+
+    return found
 
 
 @cache

@@ -14,13 +14,13 @@ and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plu
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate, pairwise
+from functools import lru_cache, reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
-from initwell.propagate.moments.segments import Array, dropped
-from initwell.propagate.moments.signal import Atom, Signal, Source, replace
+from initwell.propagate.moments.segments import FEW, Array, Layout, over, patterns
+from initwell.propagate.moments.signal import Atom, Signal, Source, relabelled, replace
 
 # Of more values than these, rows follow the rest too little to matter.
 _MOST = 4
@@ -42,22 +42,19 @@ def fluctuation(x: Signal, features: Sequence[int]) -> float:
     >>> fluctuation(independent((3, 8), 2.0), [1])
     0.125
     """
-    varied = _from_row_to_row(x, features)
-    squares = varied**2
-    # One axis is left for every column; take the last one off, and again.
-    for i in reversed(x.axes(features)):
-        atom = x.atoms[i].patterns
-        squares, varied = squares @ atom.every, varied @ atom.agree
-    size, left = float(varied), x.spread / _matrices(x, features)
-    return min(left + float(squares) / size / size, 1.0) if size > 0 else left
+    axes = x.axes(features)
+    order, between, agree, every = _rows_of(x, axes)
+    varied = x.moments.transpose(order).reshape(agree.size, -1).dot(between)
+    size, left = float(agree.dot(varied)), x.spread / _matrices(x, axes) if x.spread else 0.0
+    return min(left + float(every.dot(varied * varied)) / size / size, 1.0) if size > 0 else left
 
 
-def _matrices(x: Signal, features: Sequence[int]) -> int:
+def _matrices(x: Signal, axes: Sequence[int]) -> int:
     """Return of how many products the features are made, each with a spread of its own: the heads of attention.
 
     Of a batched product both free axes follow something, and those of the batch nothing.
     """
-    atoms = [x.atoms[i] for i in x.axes(features)]
+    atoms = [x.atoms[i] for i in axes]
     return math.prod(a.size for a in atoms if not a.follows) if any(a.follows for a in atoms) else 1
 
 
@@ -93,31 +90,37 @@ def varying(x: Signal, features: Sequence[int]) -> float:
         x: any signal.
         features: its dimensions that count features; the others count rows.
     """
-    varied = _from_row_to_row(x, features)
-    for i in reversed(x.axes(features)):
-        varied = varied @ x.atoms[i].patterns.agree
-    return max(float(varied), 0.0) / x.q if x.q > 0 else 0.0
+    order, between, agree, _ = _rows_of(x, x.axes(features))
+    varied = float(agree.dot(x.moments.transpose(order).reshape(agree.size, -1).dot(between)))
+    return max(varied, 0.0) / x.q if x.q > 0 else 0.0
 
 
-def _from_row_to_row(x: Signal, features: Sequence[int]) -> Array:
-    """Return the moments between features of a row, less those between rows: one axis for each atom of features."""
-    kept = x.axes(features)
-    others = [i for i in range(x.moments.ndim) if i not in kept]
-    # What rows of one sample have in common is no part of how they vary.
-    apart = [i for i in others if not x.atoms[i].sample] or others
-    if not others:
-        return x.moments
-    own = common = x.moments
-    for i in reversed(others):
-        own, common = _at(own, x.atoms[i], i, differ=False), _at(common, x.atoms[i], i, differ=i in apart)
-    return np.asarray(own - common)
+def _rows_of(x: Signal, axes: tuple[int, ...]) -> tuple[tuple[int, ...], Array, Array, Array]:
+    work = _rows if x.moments.size <= FEW else _rows.__wrapped__
+    return work(x.layout, tuple([a.sample for a in x.atoms]), axes)
 
 
-def _at(moments: Array, atom: Atom, axis: int, *, differ: bool) -> Array:
-    """Average over the pairs of an atom that differ, or those that agree."""
-    if not atom.parts:
-        return np.asarray(moments.take(int(differ), axis))
-    return dropped(moments, atom.patterns.differ if differ else atom.patterns.agree, axis)
+@lru_cache(maxsize=4096)
+def _rows(
+    layout: Layout, samples: tuple[bool, ...], features: tuple[int, ...]
+) -> tuple[tuple[int, ...], Array, Array, Array]:
+    """Return what takes moments to those between features of a row, less those between rows.
+
+    Args:
+        layout: the segments of each axis.
+        samples: which axes count samples: what rows of one sample have in common is no part of how they vary.
+        features: the axes of features.
+
+    Returns:
+        The order that puts features first, weights of the others' patterns, and those of features' that average over
+        all that agree and over all.
+    """
+    others = [i for i in range(len(layout)) if i not in features]
+    apart = [k for k, i in enumerate(others) if not samples[i]] or range(len(others))
+    rows, columns = (tuple([layout[i] for i in of]) for of in (others, features))
+    between = over(rows, ()) - over(rows, apart) if others else np.ones(1)
+    every = reduce(np.multiply.outer, [patterns(parts).every for parts in columns], np.ones(())).ravel()
+    return (*features, *others), between, over(columns, ()), every
 
 
 def mixed(a: Signal, b: Signal, alpha: float, beta: float) -> float:
@@ -153,14 +156,15 @@ def summed(found: Signal, a: Signal, b: Signal, alpha: float, beta: float) -> Si
         alpha: factor of a.
         beta: factor of b.
     """
+    sources = {}
     for i, (one, two) in enumerate(zip(a.atoms, b.atoms, strict=True)):
         if one.follows or two.follows:
             if not two.follows and b.averaged([i]) == b.q:
                 continue  # as a bias, which all rows have in common
             varies = [f**2 * max(x.q - x.averaged([i]), 0.0) for x, f in ((a, alpha), (b, beta))]
             total = sum(varies) or 1.0
-            found = shared_out(found, b, i, varies[0] / total, varies[1] / total)
-    return replace(found, spread=mixed(a, b, alpha, beta))
+            sources[i] = _shared(found.atoms[i], two, varies[0] / total, varies[1] / total)
+    return _with_sources(found, sources, mixed(a, b, alpha, beta))
 
 
 def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
@@ -174,13 +178,14 @@ def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
         a: one factor, independent of the other.
         b: the other.
     """
+    sources = {}
     for i, (one, two) in enumerate(zip(a.atoms, b.atoms, strict=True)):
         if one.follows or two.follows:
-            (p, q), (r, s) = ((x.averaged(()), x.averaged([i])) for x in (a, b))
+            (p, q), (r, s) = ((x.q, x.averaged([i])) for x in (a, b))
             total = p * r - q * s
             shares = (max((p - q) * s, 0.0) / total, max(q * (r - s), 0.0) / total) if total > 0 else (0.0, 0.0)
-            found = shared_out(found, b, i, *shares)
-    return found
+            sources[i] = _shared(found.atoms[i], two, *shares)
+    return _with_sources(found, sources)
 
 
 def following(signal: Signal, dims: Sequence[int], source: Source) -> Signal:
@@ -238,9 +243,10 @@ def _with_sources(signal: Signal, sources: Mapping[int, tuple[Source, ...]], spr
     changed = {i: new for i, new in sources.items() if new != signal.atoms[i].follows}
     if not changed:
         return replace(signal, **more) if more else signal
-    atoms = [replace(atom, follows=changed[i]) if i in changed else atom for i, atom in enumerate(signal.atoms)]
-    ends = [0, *accumulate(map(len, signal.dims))]
-    return replace(signal, dims=tuple([tuple(atoms[a:b]) for a, b in pairwise(ends)]), **more)
+    atoms = list(signal.atoms)
+    for i, new in changed.items():
+        atoms[i] = replace(atoms[i], follows=new)
+    return relabelled(signal, atoms, **more)
 
 
 def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:
@@ -253,13 +259,32 @@ def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: flo
         share: what of the signal's strength stays.
         rest: how much of the other's strength there is in it.
     """
-    sources = {s.value: s for s in other.atoms[axis].follows} if rest > 0 else {}
-    sources = {value: replace(s, strength=s.strength * rest) for value, s in sources.items()}
-    for s in signal.atoms[axis].follows:
+    return _with_sources(signal, {axis: _shared(signal.atoms[axis], other.atoms[axis], share, rest)})
+
+
+def _shared(own: Atom, other: Atom, share: float, rest: float) -> tuple[Source, ...]:
+    """Return what two parts of a value follow along an axis; the arguments are those of ``shared_out``."""
+    sources = {s.value: replace(s, strength=s.strength * rest) for s in other.follows} if rest > 0 else {}
+    for s in own.follows:
         old = sources.get(s.value)
         sources[s.value] = replace(s, strength=s.strength * share + (old.strength if old else 0.0))
-    strongest = sorted(sources.values(), key=lambda s: -s.strength)[:_MOST]
-    return _with_sources(signal, {axis: tuple(strongest)})
+    return tuple(sorted(sources.values(), key=lambda s: -s.strength)[:_MOST])
+
+
+def averaged(parts: Sequence[tuple[int, tuple[Source, ...]]]) -> tuple[Source, ...]:
+    """Return what rows follow that were joined: of two rows drawn at random, each follows a value as its own part does.
+
+    Args:
+        parts: how many rows there are of each, and what they follow.
+    """
+    found = dict[int, Source]()
+    total = sum(count for count, _ in parts)
+    for count, sources in parts:
+        for s in sources:
+            old = found.get(s.value)
+            share = s.strength * count / total
+            found[s.value] = replace(s, strength=share + (old.strength if old else 0.0))
+    return tuple(sorted(found.values(), key=lambda s: -s.strength)[:_MOST])
 
 
 def forgotten(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:

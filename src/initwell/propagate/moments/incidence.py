@@ -41,6 +41,12 @@ class Axis:
         return self.sizes == (n, n, 1) and bool((self.at[:, 0] == np.arange(n)).all())
 
     @cached_property
+    def degrees(self) -> tuple[float, float]:
+        """How many taps of an output read an input, on average, and the average of the square."""
+        taps = self.inside.sum(axis=1)
+        return float(taps.mean()), float((taps**2).mean())
+
+    @cached_property
     def places(self) -> NDArray[np.int64]:
         """``at``, and 0 where that is padding."""
         return np.where(self.inside, self.at, 0)
@@ -123,8 +129,12 @@ def geometry(call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: 
     n = len(kernel)
     stride, padding, dilation = (spread(call[k], n) for k in ("stride", "padding", "dilation"))
     stride = stride if call["stride"] not in ((), None) else tuple(kernel)
-    columns = (inputs, outputs, kernel, stride, padding, dilation)
-    return [spatial_axis(i, o, k, s, p, d) for i, o, k, s, p, d in zip(*columns, strict=True)]
+    return list(_axes(tuple(inputs), tuple(outputs), tuple(kernel), stride, padding, dilation))
+
+
+@lru_cache(maxsize=1024)
+def _axes(*columns: tuple[int, ...]) -> tuple[Axis, ...]:
+    return tuple([spatial_axis(i, o, k, s, p, d) for i, o, k, s, p, d in zip(*columns, strict=True)])
 
 
 def spread(value: object, n: int) -> tuple[int, ...]:

@@ -1,12 +1,19 @@
 """Labels of axes in a contraction: which axes of two operands and of their product are the same."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain
+from functools import cache, lru_cache, reduce
+from itertools import accumulate, chain
 from string import ascii_letters
 
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 Pairs = tuple[tuple[int, int], ...]
+# Tables of as many entries are made once and kept.
+_MOST = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -58,3 +65,89 @@ def labels(ranks_a: Sequence[int], ranks_b: Sequence[int], over: Pairs, batch: P
         kept_a,
         kept_b,
     )
+
+
+@cache
+def spans(counts: tuple[int, ...]) -> tuple[range, ...]:
+    """Return which axes belong to each dimension, of so many axes each.
+
+    >>> spans((2, 0, 1))
+    (range(0, 2), range(2, 2), range(2, 3))
+    """
+    return tuple([range(end - n, end) for end, n in zip(accumulate(counts), counts, strict=True)])
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What pairs of moments are weighed by where two operands are contracted; the same object each time.
+
+    Attributes:
+        tables: one for each axis summed over, and for each spatial axis, as ``Labels.moments`` has them.
+    """
+
+    tables: tuple[Array, ...]
+
+
+def bilinear(names: str, a: Array, b: Array, weights: Weights) -> Array:
+    """Contract moments as labels say: small ones by one table of all pairs of their entries, which is kept.
+
+    >>> one = Weights((np.array([4.0, 12.0]),))
+    >>> bilinear("ab,bd,b->ad", np.ones((2, 2)), np.ones((2, 2)), one).tolist()
+    [[16.0, 16.0], [16.0, 16.0]]
+    """
+    table = _table(names, a.shape, b.shape, weights)
+    if table is None:
+        return _multiplied(names, a, b, weights)
+    every, shape = table
+    return np.asarray(every.dot(np.multiply.outer(a, b).reshape(-1)).reshape(shape))
+
+
+def _multiplied(names: str, a: Array, b: Array, weights: Weights) -> Array:
+    """Contract as a product of matrices, where nothing but single axes are summed over; else entry by entry."""
+    plan = _plan(names)
+    if plan is None:
+        return np.asarray(np.einsum(names, a, b, *weights.tables))
+    (first, shared, free), second, order = plan
+    a, b = a.transpose(first), b.transpose(second)
+    summed = a.shape[shared + free :]
+    factor = reduce(np.multiply.outer, weights.tables, np.ones(())).ravel()
+    batch, rows, columns = a.shape[:shared], a.shape[shared : shared + free], b.shape[shared + len(summed) :]
+    left = a.reshape(*batch, math.prod(rows), -1) * factor
+    found = left @ b.reshape(*batch, left.shape[-1], -1)
+    return np.asarray(found.reshape(*batch, *rows, *columns).transpose(order))
+
+
+@lru_cache(maxsize=1024)
+def _plan(names: str) -> tuple[tuple[tuple[int, ...], int, int], tuple[int, ...], tuple[int, ...]] | None:
+    """Return the orders of axes of a, with how many it shares and has alone, of b, and of the product."""
+    (one, two, *others), out = names[: names.index("-")].split(","), names[names.index(">") + 1 :]
+    shared, own = [c for c in one if c in two and c in out], [c for c in one if c not in two]
+    summed, rest = list("".join(others)), [c for c in two if c not in one]
+    if set(summed) != {c for c in one if c in two and c not in out} or not set(own + rest) <= set(out):
+        return None
+    first, second = [*shared, *own, *summed], [*shared, *summed, *rest]
+    made = [*shared, *own, *rest]
+    orders = [tuple([of.index(c) for c in by]) for of, by in ((one, first), (two, second))]
+    return (orders[0], len(shared), len(own)), orders[1], tuple([made.index(c) for c in out])
+
+
+@lru_cache(maxsize=1024)
+def _table(
+    names: str, a: tuple[int, ...], b: tuple[int, ...], weights: Weights
+) -> tuple[Array, tuple[int, ...]] | None:
+    """Return the matrix from all products of an entry of a and one of b to the contraction's, and its shape."""
+    (one, two, *others), out = names[: names.index("-")].split(","), names[names.index(">") + 1 :]
+    sizes = dict(zip(one + two, a + b, strict=True))
+    for letters, table in zip(others, weights.tables, strict=True):
+        sizes.update(zip(letters, table.shape, strict=True))
+    shape, letters = tuple([sizes[c] for c in out]), "".join(dict.fromkeys(out + one + two))
+    if not others or math.prod((*shape, *a, *b)) > _MOST:
+        return None
+    found = np.zeros((*shape, *a, *b))
+    # A view of the entries whose indices agree where their letters do.
+    there = np.einsum(f"{out}{one}{two}->{letters}", found)
+    some = "".join(dict.fromkeys("".join(others)))
+    factor = np.einsum(f"{','.join(others)}->{some}", *weights.tables)
+    order = [some.index(c) for c in letters if c in some]
+    there[...] = factor.transpose(order).reshape([sizes[c] if c in some else 1 for c in letters])
+    return found.reshape(math.prod(shape), -1), shape

@@ -11,9 +11,9 @@ With S = 1 these are the two patterns "agree" and "differ", n and n(n − 1).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache, reduce
 from itertools import accumulate
 
 import numpy as np
@@ -21,6 +21,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+# So few patterns are averaged by a matrix of new by old.
+_SMALL = 64
+# Weights of so many patterns are kept.
+FEW = 1 << 11
 
 # Beyond so many segments of one axis, neighbours that differ least are taken as alike (and said to be).
 MOST = 32
@@ -73,7 +78,31 @@ def patterns(parts: tuple[int, ...]) -> Patterns:
     return Patterns(parts, one, two, swap, counts, agree / total, differ, counts / total**2, rows)
 
 
-def refinement(parts: Sequence[int], finer: Sequence[int]) -> tuple[Indices, Indices]:
+Layout = tuple[tuple[int, ...], ...]
+
+
+def over(layout: Layout, differ: Collection[int]) -> Array:
+    """Return the weights that average over all pairs that differ along some axes and agree along the others.
+
+    Args:
+        layout: the segments of each axis.
+        differ: which axes.
+
+    >>> over(((4,), (1, 3)), [0]).tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.75, 0.0, 0.0, 0.0, 0.0]
+    """
+    each = [patterns(parts).differ if i in differ else patterns(parts).agree for i, parts in enumerate(layout)]
+    return np.asarray(reduce(np.multiply.outer, each, np.ones(()))).ravel()
+
+
+@lru_cache(maxsize=4096)
+def averaging(layout: Layout, differ: tuple[int, ...]) -> Array:
+    """Return ``over`` of few patterns, the same each time."""
+    return over(layout, differ)
+
+
+@lru_cache(maxsize=4096)
+def refinement(parts: tuple[int, ...], finer: tuple[int, ...]) -> tuple[Indices, Indices]:
     """Say which old pattern, and which old segment, each new one is when segments are split.
 
     Args:
@@ -123,6 +152,16 @@ class Merging:
 
     def moments(self, array: Array, axis: int) -> Array:
         """Average patterns along one axis of an array."""
+        if len(self.patterns) <= _SMALL:
+            return along(array, self.matrix, axis)
+        return self._moments(array, axis)
+
+    @cached_property
+    def matrix(self) -> Array:
+        """What takes a few patterns to the new ones."""
+        return self._moments(np.eye(len(self.patterns)), 0)
+
+    def _moments(self, array: Array, axis: int) -> Array:
         found = _averaged(array, self.patterns, self.counts, len(self.parts) * (len(self.parts) + 1), axis)
         for new, old in self.empty:
             found[(slice(None),) * axis + (new,)] = array.take(old, axis)
@@ -133,7 +172,8 @@ class Merging:
         return _averaged(array, self.groups, self.lengths, len(self.parts), axis)
 
 
-def merging(parts: Sequence[int], groups: Sequence[int]) -> Merging:
+@lru_cache(maxsize=1024)
+def merging(parts: tuple[int, ...], groups: tuple[int, ...]) -> Merging:
     """Take neighbouring segments as alike.
 
     Args:

@@ -18,7 +18,6 @@ parts: ``moments[.., d, ..]`` becomes ``moments[.., d1, d2, ..] = moments[.., d1
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -26,15 +25,18 @@ import numpy as np
 
 from initwell.errors import ArgumentError
 from initwell.propagate.moments.copies import names, worked_out
-from initwell.propagate.moments.segments import Array, Patterns, patterns
+from initwell.propagate.moments.labels import spans
+from initwell.propagate.moments.segments import FEW, Array, Layout, Patterns, averaging, patterns
 from initwell.records import Record
 
 if TYPE_CHECKING:
     from initwell.propagate.given.mask import Mask
     from initwell.propagate.laws.echoes import Echo
+    from initwell.propagate.moments.remembered import Average, Gate, Law
     from initwell.propagate.moments.slots import Slots
 
 Fidelity = Literal["exact", "approximate"]
+_PARTS = attrgetter("parts")
 
 
 @dataclass(frozen=True)
@@ -111,48 +113,6 @@ class Image:
 
 
 @dataclass(frozen=True, eq=False)
-class Average:
-    """Says that a value is E[x], E[x²], or E[(x − x̄)²], averaged over some dimensions, x being ``of``."""
-
-    kind: Literal["mean", "square", "variance"]
-    of: "Signal"
-    dims: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Law:
-    """How one entry is distributed that is no Gaussian: Σ weights·N(values, variance), a row for each segment.
-
-    ``image`` times ``factor`` is what the values stand for, if that is known; the Gaussian part has mean ``offset``. Of
-    a sum of few terms ``near`` is by how much squares go together beyond a Gaussian's, by pattern; see ``laws``.
-    """
-
-    values: Array
-    weights: Array
-    variance: Array
-    image: Image | None
-    factor: Array
-    offset: Array
-    near: Array | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Gate:
-    """Says that a part of a gradient went through φ′(u), u being ``pre``: what it is, given u.
-
-    ``moments`` are those of that part; E[g²|u] = φ′(u)²·power(u), and E[g|u] goes as φ′(u)·passed(u): tables over
-    ``grid``, a row for each segment.
-    """
-
-    slope: Callable[[Array], Array]
-    pre: "Signal"
-    moments: Array
-    grid: Array
-    power: Array
-    passed: Array
-
-
-@dataclass(frozen=True, eq=False)
 class Signal:
     """One tensor at initialization; see the module's text.
 
@@ -192,14 +152,14 @@ class Signal:
     reasons: tuple[str, ...] = ()
     gaussian: bool = False
     image: Image | None = None
-    law: Law | None = None
-    gates: tuple[Gate, ...] = ()
+    law: "Law | None" = None
+    gates: "tuple[Gate, ...]" = ()
     roots: tuple[tuple[int, float], ...] = ()
     peak: int = 1
     profile: tuple[Array, ...] = ()
-    average: Average | None = None
+    average: "Average | None" = None
     square_of: "Signal | None" = None
-    centred_of: Average | None = None
+    centred_of: "Average | None" = None
     joint: bool = False
     scatter: tuple[float, ...] = ()
     undone: float = 1.0
@@ -214,7 +174,7 @@ class Signal:
     def __post_init__(self) -> None:
         """Refuse moments that do not belong to the atoms; write a mean that is one number out."""
         atoms = tuple([atom for dim in self.dims for atom in dim])
-        vars(self).update(atoms=atoms, _has_parts=any(map(attrgetter("parts"), atoms)))
+        vars(self).update(atoms=atoms, _has_parts=any(map(_PARTS, atoms)))
         self._fit()
 
     def _fit(self) -> None:
@@ -227,17 +187,27 @@ class Signal:
             cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
             raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)
         if self.means.shape != segments:
-            alike = self.means.size == 1 and not self._has_parts
-            vars(self)["means"] = self.means.reshape(segments) if alike else np.broadcast_to(self.means, segments)
+            one = self.means.size == 1
+            vars(self)["means"] = np.full(segments, self.means) if one else np.broadcast_to(self.means, segments)
 
     @worked_out
     def shape(self) -> tuple[int, ...]:
         """The tensor's shape."""
-        return tuple([math.prod([a.size for a in dim]) for dim in self.dims])
+        return tuple([dim[0].size if len(dim) == 1 else math.prod([a.size for a in dim]) for dim in self.dims])
+
+    @worked_out
+    def layout(self) -> Layout:
+        """The segments of each atom."""
+        return tuple([atom.parts or (atom.size,) for atom in self.atoms])
 
     @worked_out
     def cuts(self) -> dict[Dims, "Signal"]:
         """The same value with finer atoms, where it was needed so."""
+        return {}
+
+    @worked_out
+    def kept(self) -> dict[object, Any]:
+        """What functions of dims, moments and means alone found; see ``copies.kept``."""
         return {}
 
     @property
@@ -268,6 +238,8 @@ class Signal:
         """Return E[x x'] over all pairs that differ along these atoms and agree along the others."""
         if not self._has_parts:
             return float(self.moments[tuple([int(i in differ) for i in range(len(self.atoms))])])
+        if self.moments.size <= FEW:
+            return float(averaging(self.layout, tuple(sorted(differ))).dot(self.moments.reshape(-1)))
         whole = slice(None)
         found = self.moments[tuple([whole if a.parts else int(i in differ) for i, a in enumerate(self.atoms)])]
         for i, atom in enumerate(self.atoms):
@@ -295,24 +267,25 @@ class Signal:
 
     @worked_out
     def _spans(self) -> tuple[range, ...]:
-        ends = accumulate(map(len, self.dims))
-        return tuple([range(end - len(dim), end) for end, dim in zip(ends, self.dims, strict=True)])
+        return spans(tuple(map(len, self.dims)))
 
     def changed(
-        self, moments: Array, means: Array | float, *, dims: Dims | None = None, gaussian: bool = False
+        self, moments: Array, means: Array | float, *, dims: Dims | None = None, gaussian: bool = False, **more: Any
     ) -> "Signal":
-        """Return a signal of other numbers that keeps the fidelity and forgets where it came from."""
-        dims = self.dims if dims is None else dims
+        """Return a signal of other numbers, and fields, that keeps the fidelity and forgets where it came from."""
         means = means if isinstance(means, np.ndarray) else np.asarray(means, float)
-        return _bare(self, dims=dims, moments=moments, means=means, gaussian=gaussian)
+        dims = self.dims if dims is None else dims
+        return _bare(self, dims=dims, moments=moments, means=means, gaussian=gaussian, **more)
 
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
         means = self.means if means is None else means
-        kept = {name: getattr(self, name) for name in ("gaussian", "peak", "roots", "scatter")}
-        if self.law is not None:
-            kept["law"] = self.law if self.law.near is None else replace(self.law, near=np.zeros(()))
-        return _bare(self, dims=dims, moments=moments, means=means, **kept)
+        law = self.law
+        if law is not None and law.near is not None:
+            law = replace(law, near=np.zeros(()))
+        found = _bare(self, dims=dims, moments=moments, means=means, gaussian=self.gaussian, law=law)
+        vars(found).update(peak=self.peak, roots=self.roots, scatter=self.scatter)
+        return found
 
     def approximate(self, reason: str) -> "Signal":
         """Return it marked as approximate, and why."""
@@ -324,10 +297,11 @@ class Signal:
 def _bare(origin: Signal, **given: Any) -> Signal:
     """Return a signal of these fields and the fidelity of its origin: a constructor would set each field by itself."""
     found = object.__new__(Signal)
-    state = vars(found)
-    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, swing=origin.swing, **given)
+    state, old = vars(found), vars(origin)
+    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, swing=origin.swing)
+    state.update(given)
     if given["dims"] is origin.dims:
-        state.update(atoms=origin.atoms, _has_parts=origin._has_parts)
+        state.update({name: old[name] for name in _OF_DIMS if name in old})
         found._fit()
     else:
         found.__post_init__()
@@ -335,6 +309,8 @@ def _bare(origin: Signal, **given: Any) -> Signal:
 
 
 R = TypeVar("R")
+# What a Signal works out of its dims alone.
+_OF_DIMS = ("atoms", "_has_parts", "shape", "layout", "_spans")
 
 
 def replace(record: R, **changes: Any) -> R:
@@ -356,9 +332,27 @@ def replace(record: R, **changes: Any) -> R:
     if basis.isdisjoint(changes):
         return found
     for name in derived:
-        state.pop(name, None)
+        if "dims" in changes or name not in _OF_DIMS:
+            state.pop(name, None)
     if isinstance(found, Signal):
         found.__post_init__() if "dims" in changes else found._fit()
+    return found
+
+
+def relabelled(signal: Signal, atoms: Sequence[Atom], **changes: Any) -> Signal:
+    """Return a copy whose atoms, of the same sizes and segments, are others; what was worked out stays as it is.
+
+    Args:
+        signal: any signal.
+        atoms: one for each of its own.
+        changes: other fields that say nothing of how large entries are.
+    """
+    found = object.__new__(Signal)
+    state = vars(found)
+    state.update(vars(signal))
+    state.pop("cuts", None)
+    dims = tuple([tuple(atoms[span.start : span.stop]) for span in signal._spans])
+    state.update(changes, dims=dims, atoms=tuple(atoms))
     return found
 
 

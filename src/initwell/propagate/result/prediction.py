@@ -31,9 +31,9 @@ class Prediction(TableRecord):
             (moment between samples over q) and ``fidelity`` ("exact" under mean-field's independence, "approximate"
             or "unknown", of forward and backward together).
         inputs: the same for the floating tensors of the batch; their ``op`` is "input".
-        parameters: one mapping for each parameter: ``parameter``, ``shape``, ``weight_rms``, ``gradient_rms``,
-            ``update_ratio`` (learning rate × gradient rms / weight rms; None without a learning rate, a gradient, or
-            for a weight that is all 0) and ``fidelity``.
+        parameters: one mapping for each parameter, tied ones under the first of their names: ``parameter``, ``shape``,
+            ``weight_rms``, ``gradient_rms``, ``update_ratio`` (learning rate × gradient rms / weight rms; None without
+            a learning rate, a gradient, or for a weight that is all 0) and ``fidelity``.
         growth: how sizes change from block to block, one Growth for each chain of repeated modules.
         overlap_depth: the row, counted from 1, from which on samples are indistinguishable: their overlap is next to 1
             in every later layer. None where they stay apart.
@@ -103,7 +103,10 @@ def prediction(trace: Trace, walk: Walk, notes: Sequence[str], learning_rate: fl
         if trace.values[value].is_floating
     ]
     growth, depth = growths(trace, walk.signals), overlap_depth(trace, rows)
-    parameters = tuple(_parameter(trace, walk, name, value, learning_rate) for name, value in trace.parameters.items())
+    first: dict[int, str] = {}
+    for name, value in trace.parameters.items():
+        first.setdefault(value, name)
+    parameters = tuple(_parameter(trace, walk, name, value, learning_rate) for value, name in first.items())
     said = [*(text for found in growth if (text := found.said())), *overlap_note(rows, depth)]
     return Prediction(
         rows=tuple(rows),
@@ -116,6 +119,7 @@ def prediction(trace: Trace, walk: Walk, notes: Sequence[str], learning_rate: fl
             *_update_note(parameters, learning_rate),
             *notes,
             *trace.notes,
+            *trace.tied_notes,
             *_notes(walk, rows),
             *_unfollowed(trace, walk, rows),
         ),

@@ -12,8 +12,9 @@ from initwell.propagate.laws.functions import Function, line
 from initwell.propagate.laws.gaussian import covariance, hermite, series_moments
 from initwell.propagate.laws.rectified import marginal
 from initwell.propagate.moments.alike import plain
+from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Law, Pointwise, Signal, replace
+from initwell.propagate.moments.signal import Pointwise, Signal, replace
 from initwell.propagate.rules.parts import one_atom
 from initwell.theory.activations import activation
 

@@ -18,8 +18,9 @@ from initwell.propagate.laws.functions import as_image, is_line
 from initwell.propagate.laws.rectified import binned, distribution
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.incidence import Axis, geometry
+from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import Array, along
-from initwell.propagate.moments.signal import Image, Law, Signal, replace
+from initwell.propagate.moments.signal import Image, Signal, replace
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.table import Call
 from initwell.trace.ops import ACTIVATIONS
@@ -77,7 +78,7 @@ def _together(call: Call, conv: Op, x: Signal, b: Signal) -> Array | None:
         return None
     weight = call.known[conv.arguments["weight"].id]
     axes = geometry(Call(conv, call.trace, call.known, call.values), x.shape[2:], b.shape[2:], weight.shape[2:])
-    count = weight.shape[1] * math.prod(float(axis.inside.sum(axis=1).mean()) for axis in axes)
+    count = weight.shape[1] * math.prod(axis.degrees[0] for axis in axes)
     tails, spread = weight.scatter[0], math.sqrt(max(f.pre.q - f.pre.mean**2, 0.0))
     size = float(centred(x, x.axes([0, *range(2, len(x.dims))])).flat[0])
     if weight.shape[1] > 1 or size <= 0 or any(axis.sizes[0] != axis.sizes[1] for axis in axes):

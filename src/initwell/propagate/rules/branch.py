@@ -76,19 +76,27 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     """
     moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * _crossed(a, b)
     normal = (a.gaussian and b.gaussian) if gaussian is None else gaussian
-    found = a.changed(moments, alpha * a.means + beta * b.means, gaussian=normal)
-    roots = [(tag, c * alpha) for tag, c in a.roots] + [(tag, c * beta) for tag, c in b.roots]
-    gates = scaled(a, alpha).gates + scaled(b, beta).gates
     law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
-    profile = _mixed(a, b, alpha**2 * a.q, beta**2 * b.q)
-    echoes = scaled(a, alpha).echoes + scaled(b, beta).echoes
-    found = replace(found, roots=tuple(roots), gates=gates, law=law, profile=profile, echoes=echoes)
-    if a.swing or b.swing:
-        found = replace(found, swing=of_sum(a, b, alpha, beta))
-    found = gram.summed(found, a, b, alpha, beta)
-    larger = a if alpha**2 * a.q >= beta**2 * b.q else b
-    found = merged_fidelity(replace(found, peak=larger.peak), b)
+    parts = (a if _bare(a) else scaled(a, alpha)), (b if _bare(b) else scaled(b, beta))
+    found = a.changed(
+        moments,
+        alpha * a.means + beta * b.means,
+        gaussian=normal,
+        roots=(*[(tag, c * alpha) for tag, c in a.roots], *[(tag, c * beta) for tag, c in b.roots]),
+        gates=parts[0].gates + parts[1].gates,
+        law=law,
+        profile=_mixed(a, b, alpha**2 * a.q, beta**2 * b.q),
+        echoes=parts[0].echoes + parts[1].echoes,
+        peak=(a if alpha**2 * a.q >= beta**2 * b.q else b).peak,
+        swing=of_sum(a, b, alpha, beta) if a.swing or b.swing else 0.0,
+    )
+    found = merged_fidelity(gram.summed(found, a, b, alpha, beta), b)
     return found.approximate(_GATED) if law is not None and not (a.gaussian or b.gaussian) else found
+
+
+def _bare(signal: Signal) -> bool:
+    """Whether a signal remembers no gates and no echoes, which a factor would change."""
+    return not signal.gates and not signal.echoes
 
 
 def _crossed(a: Signal, b: Signal) -> Array:

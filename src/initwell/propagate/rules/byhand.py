@@ -22,7 +22,8 @@ import numpy as np
 from initwell.propagate.laws.functions import Function, as_image, function_moments
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.centring import centred, over_all
-from initwell.propagate.moments.signal import Average, Image, Signal, merged_fidelity, replace
+from initwell.propagate.moments.remembered import Average
+from initwell.propagate.moments.signal import Image, Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.norm import normalized

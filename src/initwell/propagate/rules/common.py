@@ -24,12 +24,13 @@ from initwell.propagate.rules.branch import fixed
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.shared.reuse import Reuse
 from initwell.propagate.table import Call
-from initwell.trace.trace import Op, ValueRef
+from initwell.trace.trace import Op, Trace, ValueRef
 
 _EVEN = "a value and its own normalized one, all channels of one size"
 _MOST = 12
 # So many ops lie between a weight and the factor that is made of it.
 _STEPS = 6
+_TERMS = frozenset({"aten.add", "aten.sub", "aten.neg", "aten.mul"})
 _NORMS: Mapping[str, str] = {
     "aten.native_batch_norm": "training",
     "aten._native_batch_norm_legit": "training",
@@ -73,6 +74,8 @@ def common(call: Call, first: str, second: str, beta: float) -> tuple[Array, boo
     shape = tuple(call.shape())
     if any(tuple(call.trace.values[ref.id].shape) != shape for ref in (a, b)):
         return None
+    if call.values.once(f"apart {call.op.index} {first}", lambda: _apart(call.trace, a.id, b.id)):
+        return None
     ends = [base(call.trace, ref.id) for ref in (a, b)]
     one, two = (_terms(call, ref.id, 1.0, end) for ref, end in zip((a, b), reversed(ends), strict=True))
     # A sum as a whole may be what was normalized, what came back as a gradient, or a term; else its terms are.
@@ -84,6 +87,30 @@ def common(call: Call, first: str, second: str, beta: float) -> tuple[Array, boo
     if not known or any(found.shape != known[0][0].shape for found, _ in known):
         return None
     return 2 * beta * np.sum([found for found, _ in known], axis=0), any(norm for _, norm in known)
+
+
+def _apart(trace: Trace, one: int, two: int) -> bool:
+    """Whether no term of one value can be, or be made from, a term of the other."""
+    return _mentioned(trace, one).isdisjoint(_mentioned(trace, two))
+
+
+def _mentioned(trace: Trace, value: int) -> set[int]:
+    """Return all values that a term of a value may name, whatever its factors are."""
+    found, left = set[int](), [value]
+    while left:
+        here = left.pop()
+        op = trace.producer(here)
+        if here in found:
+            continue
+        found.add(here)
+        left.append(base(trace, here))
+        if op is not None and op.functional in _TERMS:
+            left += op.inputs
+        elif op is not None and op.functional in _NORMS:
+            found.add(base(trace, op.arguments["input"].id))
+            gradient = op.arguments.get("grad_out")
+            left += [] if gradient is None else [gradient.id]
+    return found
 
 
 def _whole(value: int, terms: list[Term], others: list[Term]) -> list[Term]:

@@ -18,13 +18,14 @@ Keys and score gradients are such images, and their sum is the gradient of the q
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from initwell.propagate.moments.atoms import matched, permuted, together
 from initwell.propagate.moments.gram import adding, fluctuation, forgotten, image, in_common, varied, varying
-from initwell.propagate.moments.labels import labels
-from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.labels import Weights, bilinear, labels
+from initwell.propagate.moments.segments import Array, Patterns
 from initwell.propagate.moments.signal import Signal, Source, merged_fidelity, replace
 from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import added, scaled
@@ -57,18 +58,17 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
 
 
 def _contracted(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]]) -> Signal:
-    a, b = resolved(a, [d for d, _ in over]), resolved(b, [d for _, d in over])
-    a, b = matched(a, b, [*over, *batch])
-    names = labels(tuple(map(len, a.dims)), tuple(map(len, b.dims)), tuple(over), tuple(batch))
     summed_a, summed_b = [d for d, _ in over], [d for _, d in over]
+    a, b = matched(resolved(a, summed_a), resolved(b, summed_b), [*over, *batch])
+    names = labels(tuple(map(len, a.dims)), tuple(map(len, b.dims)), tuple(over), tuple(batch))
     pairs = list(zip(a.axes(summed_a), b.axes(summed_b), strict=True))
     along = [a.atoms[i].patterns for i, _ in pairs]
-    counts = [p.counts for p in along]
-    moments = np.einsum(names.moments, a.moments, b.moments, *counts)
+    counts = _counts(tuple(along))
+    moments = bilinear(names.moments, a.moments, b.moments, counts)
     rows, value = in_common(a, b, pairs)
     if rows:
         one, two = (varied(x, [pairs[r][i] for r in rows], value) for i, x in enumerate((a, b)))
-        moments = moments + np.einsum(names.moments, one, two, *counts)
+        moments = moments + bilinear(names.moments, one, two, counts)
     means: Array | float = 0.0
     if a.means.any() and b.means.any():
         means = np.einsum(names.means, a.means, b.means, *(np.array(p.parts, float) for p in along))
@@ -77,6 +77,11 @@ def _contracted(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Se
     dims = kept + tuple(b.dims[d] for d in names.kept_b)
     found = a.changed(moments, means, dims=dims, gaussian=True)
     return merged_fidelity(found, b)
+
+
+@lru_cache(maxsize=1024)
+def _counts(along: tuple[Patterns, ...]) -> Weights:
+    return Weights(tuple([p.counts for p in along]))
 
 
 def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: bool = False) -> Signal:
@@ -113,7 +118,7 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
 
 def _itself(a: Signal, value: int, b: Signal, over: tuple[int, int], batched: bool) -> Signal:
     """Let a value that the other operand follows follow itself."""
-    if not any(s.value == value for atom in b.dims[over[1]] for s in atom.follows):
+    if value not in {s.value for atom in b.dims[over[1]] for s in atom.follows}:
         return a
     features = [d for d in range(int(batched), len(a.dims)) if d != over[0]]
     return adding(a, [([over[0]], Source(value, math.sqrt(fluctuation(a, features))))])

@@ -13,7 +13,8 @@ import numpy as np
 from initwell.propagate.laws.averages import gamma_moments
 from initwell.propagate.laws.functions import Function, as_image
 from initwell.propagate.moments.centring import centred
-from initwell.propagate.moments.signal import Average, Signal, replace
+from initwell.propagate.moments.remembered import Average
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.routing.chains import maker
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.pointwise import applied

@@ -11,9 +11,10 @@ from functools import lru_cache
 import numpy as np
 
 from initwell.propagate.laws.gaussian import covariance
-from initwell.propagate.laws.rectified import distribution
+from initwell.propagate.laws.rectified import distribution, interpolated
+from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Gate, Signal
+from initwell.propagate.moments.signal import Signal
 
 
 def with_itself(g: Signal, hat: Array, tag: int, gates: Sequence[Gate]) -> Array:
@@ -46,8 +47,8 @@ def _given(gate: Gate, a: float) -> tuple[float, float] | None:
         # It is x̂ itself, whatever its law.
         variance, centre = a * a, np.full_like(points, u.mean)
     slope = gate.slope(points)
-    once = weights * slope * np.interp(points, gate.grid[0], gate.passed[0])
-    twice = weights * slope**2 * np.interp(points, gate.grid[0], gate.power[0])
+    once = weights * slope * interpolated(points[None], gate.grid, gate.passed)[0]
+    twice = weights * slope**2 * interpolated(points[None], gate.grid, gate.power)[0]
     if variance <= 0 or once.sum() == 0 or twice.sum() == 0:
         return None
     # Given u and its non-Gaussian part, x̂ has this mean, and the variance 1 − a²/variance.

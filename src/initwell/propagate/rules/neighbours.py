@@ -27,6 +27,8 @@ from initwell.trace.trace import Op, ValueRef
 
 _WHY = "a value and averages over its neighbours, places along one axis as where they agree in the others"
 _MOST = 40
+# A share of what is added or taken off below which it is rounding error.
+_LEAST = 1e-9
 # Directions that a norm takes off, of so many, are no matter.
 _MANY = 64
 
@@ -197,7 +199,7 @@ def _summed(x: Signal, terms: Sequence[_Term]) -> Signal | None:
                 there = _through(raw, others, [a for a in axes if a != axis])
                 own = np.array([there.flat[0], there[tuple(int(a == axis) for a in range(there.ndim))]])
                 tables[i] += factor * (parted(known[i]) @ own)[:, None, None] * pair[i][1]
-    if moments.flat[0] < 1e-9 * x.q:
+    if moments.flat[0] < _LEAST * x.q * sum(t.factor**2 for t in terms):
         moments = np.zeros_like(moments)
     means = x.means * sum(t.factor for t in terms if not t.centred)
     found = replace(x.changed(moments, means, gaussian=x.gaussian), profile=tuple(map(_places, tables)), joint=True)
@@ -227,9 +229,11 @@ def _places(tables: Array) -> Array:
     mean, level = float(size.mean()), off_average(tables[0])
     if mean <= 0:
         return even(len(size))
-    level = level if level > 1e-9 * mean else 0.0
+    # Where one of the two is rounding error, such as their own part of positions that are all alike, it has no shape.
+    level = level if level > _LEAST * mean else 0.0
+    own = mean - level
     shared = tables[0] / level if level > 0 else np.ones_like(tables[0])
-    found = np.stack([shared, tables[1] / max(mean - level, 1e-300)])
+    found = np.stack([shared, tables[1] / own if own > _LEAST * mean else np.eye(len(size))])
     for table in found:
         np.fill_diagonal(table, np.maximum(size, 0.0) / mean)
     return found

@@ -40,8 +40,9 @@ from initwell.propagate.moments.atoms import together, viewed
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.centring import centred as centred_moments
 from initwell.propagate.moments.centring import over_all
+from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array, along
-from initwell.propagate.moments.signal import Gate, Signal, merged_fidelity, replace
+from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
 from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.let_through import with_itself
@@ -67,14 +68,22 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
     >>> normalized(independent((4, 3), 2.0), [0], 0.0).moments.round(3).tolist()
     [[1.0, 0.0], [-0.333, 0.0]]
     """
-    moments, variance = _centred(x, tuple(dims), centred=centred)
+    moments, variance = _centred(x, tuple(dims), centred)
     moments = in_parts(x, moments, x.axes(dims)) if centred else moments
     scale = 1 / np.sqrt(variance + eps)
-    found = x.changed(moments * over_pairs(x.atoms, scale), 0.0 if centred else x.means * scale)
-    profile = levelled(x, dims, x.changed(moments, 0.0).q) if centred else x.profile
-    swing = x.swing if 0 in dims else 0.0
-    found = replace(found, gaussian=x.gaussian, roots=((tag, 1.0),), profile=profile, swing=swing)
+    found = x.changed(
+        moments * over_pairs(x.atoms, scale),
+        0.0 if centred else x.means * scale,
+        gaussian=x.gaussian,
+        roots=((tag, 1.0),),
+        profile=levelled(x, dims, x.changed(moments, 0.0).q) if centred and x.profile else x.profile,
+        swing=x.swing if 0 in dims else 0.0,
+    )
     return _as_distributed(found, x, scale if centred else None)
+
+
+def _average(array: Array) -> float:
+    return float(array.mean()) if array.size != 1 else float(array.flat[0])
 
 
 def _as_distributed(hat: Signal, x: Signal, scale: Array | None, *, by_channel: bool = False) -> Signal:
@@ -90,11 +99,11 @@ def _as_distributed(hat: Signal, x: Signal, scale: Array | None, *, by_channel: 
 
 
 @lru_cache(maxsize=4)
-def _centred(x: Signal, dims: tuple[int, ...], *, centred: bool = True) -> tuple[Array, Array]:
+def _centred(x: Signal, dims: tuple[int, ...], centred: bool = True) -> tuple[Array, Array]:
     """Return moments about the mean over these dimensions, and the variance: by segment, of length 1 along them."""
     axes = x.axes(dims)
     moments = centred_moments(x, axes) if centred else x.moments
-    variance = moments[tuple(slice(n) for n in x.means.shape)]
+    variance = moments[tuple([slice(n) for n in x.means.shape])]
     for axis in axes if x.segmented else ():
         atom = x.atoms[axis].patterns
         variance = along(variance, atom.agree[None, : len(atom.parts)], axis)
@@ -131,25 +140,31 @@ def normalized_backward(
     axes = g.axes(dims)
     hat, variance = _unit(x, dims, centred=centred)
     share = variance / (variance + eps)
-    cross = over_all(g, with_itself(g, hat, tag, gates or g.gates), axes)
+    cross = over_all(g, _met(g, x, tuple(dims), centred, tag, tuple(gates or g.gates)), axes)
     inner = centred_moments(g, axes) if centred else g.moments
     found = inner - cross * hat * over_pairs(x.atoms, np.sqrt(share * (2 - share)))
-    free = 1 / np.maximum(over_all(g, hat**2, axes)[tuple(slice(n) for n in share.shape)], 1e-12)
-    gain = inverse_square(x.swing if 0 not in dims and free.min() > 2.5 else 0.0, float(free.mean()))
-    varies = gain * np.where(free > 2.5, 1 + share * (free / np.maximum(free - 2, 0.5) - 1), 1.0)
-    undone = 1.0
+    free = 1 / np.maximum(over_all(g, hat * hat, axes)[tuple([slice(n) for n in share.shape])], 1e-12)
+    many, undone = float(free.min()) > 2.5, 1.0
+    gain = inverse_square(x.swing if 0 not in dims and many else 0.0, _average(free))
     if channels and len(x.scatter) > 1:
-        level, few = float(variance.mean()), float((2 / free).mean())
-        sizes = inverse_sizes(x, eps / max(level, 1e-300), few if free.min() > 2.5 else 0.0)
+        level = _average(variance)
+        sizes = inverse_sizes(x, eps / max(level, 1e-300), _average(2 / free) if many else 0.0)
         varies, undone = sizes.inverse * (variance + eps) / level, math.sqrt(sizes.undone / sizes.inverse)
-    scale = np.sqrt(varies / (variance + eps))
-    dx = replace(g.changed(found * over_pairs(g.atoms, scale), 0.0), profile=g.profile, undone=undone, swing=1 - gain)
-    return merged_fidelity(dx, x)
+    else:
+        varies = gain * np.where(free > 2.5, 1 + share * (free / np.maximum(free - 2, 0.5) - 1), 1.0)
+    moments = found * over_pairs(g.atoms, np.sqrt(varies / (variance + eps)))
+    return merged_fidelity(g.changed(moments, 0.0, profile=g.profile, undone=undone, swing=1 - gain), x)
+
+
+@lru_cache(maxsize=4)
+def _met(g: Signal, x: Signal, dims: tuple[int, ...], centred: bool, tag: int, gates: tuple[Gate, ...]) -> Array:
+    """Return E[g x̂ g' x̂'], which the gradients of x and of the scale are both made of."""
+    return with_itself(g, _unit(x, dims, centred=centred)[0], tag, gates)
 
 
 def _unit(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, Array]:
     """Return the moments of x̂ at eps = 0, and the variance that x was divided by."""
-    moments, variance = _centred(x, tuple(dims), centred=centred)
+    moments, variance = _centred(x, tuple(dims), centred)
     return moments / over_pairs(x.atoms, np.sqrt(np.maximum(variance, 1e-300))), variance
 
 
@@ -158,8 +173,9 @@ def times_hat(
 ) -> Signal:
     """Multiply a gradient by x̂, entry by entry, for the scale's gradient; arguments as of ``normalized_backward``."""
     g, x = together(g, x, x.shape)
-    hat, variance = _unit(x, dims)
-    moments = with_itself(g, hat, tag, gates or g.gates) * over_pairs(x.atoms, np.sqrt(variance / (variance + eps)))
+    variance = _centred(x, tuple(dims))[1]
+    met = _met(g, x, tuple(dims), True, tag, tuple(gates or g.gates))
+    moments = met * over_pairs(x.atoms, np.sqrt(variance / (variance + eps)))
     return merged_fidelity(g.changed(moments, 0.0), x)
 
 
@@ -231,7 +247,7 @@ def _remembered(hat: Signal, x: Signal) -> Signal:
 
 def _smaller(x: Signal, dims: Sequence[int], eps: float) -> float:
     """Return by how much x̂ is smaller than if all channels were of one size: E[s²/(s² + ε)] over its value there."""
-    variance = float(_centred(x, tuple(dims), centred=True)[1].mean())
+    variance = _average(_centred(x, tuple(dims))[1])
     if len(x.scatter) < 2 or variance <= 0:
         return 1.0
     floor = eps / variance

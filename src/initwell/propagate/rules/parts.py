@@ -15,8 +15,10 @@ from initwell.propagate.laws.rectified import joined_laws, marginal
 from initwell.propagate.moments.alike import UNLIKE, merged, settled
 from initwell.propagate.moments.atoms import joined, matched, viewed
 from initwell.propagate.moments.by_pairs import by_pattern
+from initwell.propagate.moments.gram import averaged
+from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import Array, patterns
-from initwell.propagate.moments.signal import Atom, Image, Law, Signal, constant, merged_fidelity, replace
+from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
 from initwell.propagate.moments.slots import slot_axis
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -99,7 +101,7 @@ def _kept(signal: Signal, dim: int, indices: range) -> Signal:
         new = patterns(parts)
         places = old + segments[new.first] * old + segments[new.second]
         places[: len(parts)] = segments
-        atoms = (Atom(len(indices), atom.sample, parts if len(parts) > 1 else ()), *atoms)
+        atoms = (Atom(len(indices), atom.sample, parts if len(parts) > 1 else (), atom.follows), *atoms)
         moments, means = np.asarray(signal.moments.take(places, axis)), np.asarray(signal.means.take(segments, axis))
     dims = (*signal.dims[:dim], atoms, *signal.dims[dim + 1 :])
     return signal.regrouped(dims, moments, means)
@@ -136,7 +138,8 @@ def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) ->
     means = np.concatenate([p.means for p in whole], axis)
     # A dimension of length 1 in the first part has no atom there, but has one in the whole.
     sample = any(p.atoms[axis].sample for p in whole)
-    dims = (*whole[0].dims[:dim], (Atom(sum(sizes), sample, tuple(sizes)),), *whole[0].dims[dim + 1 :])
+    rows = [(p.shape[dim], p.atoms[axis].follows) for p in whole if p.q > 0]
+    dims = (*whole[0].dims[:dim], (Atom(sum(sizes), sample, tuple(sizes), averaged(rows)),), *whole[0].dims[dim + 1 :])
     moments = np.stack(np.broadcast_arrays(*columns), axis)
     found = whole[0].changed(moments, means, dims=dims, gaussian=all(p.gaussian for p in parts))
     found = replace(found, spread=max(p.spread for p in parts), law=_law(found, parts, whole, axis))

@@ -30,8 +30,9 @@ from initwell.propagate.laws.rectified import distribution, expected, grid_of, i
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import over_pairs
+from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Gate, Image, Pointwise, Signal, merged_fidelity, replace
+from initwell.propagate.moments.signal import Image, Pointwise, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
@@ -193,9 +194,9 @@ def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean:
         rest, heard = rest - before, (heard[0] + after, heard[1] + square)
     level = np.broadcast_to(rest[here].reshape(-1, 1), grid.shape)
     moments, power, passed = rest * slopes + heard[0], level + heard[1], level
-    points, weights = distribution(u, f.kinks)
-    slope = f.fn(points)
     for gate in gates:
+        points, weights = distribution(u, f.kinks)
+        slope = f.fn(points)
         powers, passes = through(gate, grid, origin)
         carried, squares = (interpolated(points, grid, table) for table in (passes, powers))
         alone = expected(weights, carried)

@@ -151,6 +151,8 @@ def taken(known: Sequence[Array], axes: Sequence[Axis]) -> list[Taken]:
 
 
 def _taken(places: Array, axis: Axis) -> Taken:
+    if axis.one_to_one:
+        return _alone(places)
     at, (_, inputs, taps) = axis.places, axis.sizes
     a = np.sqrt(np.maximum(sizes(places), 0.0))[at] * axis.inside
     both, n = a.T @ a / len(a), len(a)
@@ -161,6 +163,15 @@ def _taken(places: Array, axis: Axis) -> Taken:
         return Taken(both, mean, one, np.diag(both.diagonal()), 0.0)
     pairs = own[at[:, :, None], at[:, None, :]] * a[:, :, None] * a[:, None, :]
     return Taken(both, mean, one, np.add.reduce(pairs) / n, off_average(own))
+
+
+def _alone(places: Array) -> Taken:
+    """Return what one tap that reads every place, each at its own, has in common."""
+    size = np.maximum(sizes(places), 0.0)
+    n, both = len(size), np.array([[float(np.add.reduce(size)) / len(size)]])
+    mean = np.array([float(np.add.reduce(np.sqrt(size))) / n])
+    own = own_correlations(places) if _near(places) else None
+    return Taken(both, mean, both / n, both, 0.0 if own is None else off_average(own))
 
 
 def levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, ...]:

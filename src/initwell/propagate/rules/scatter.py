@@ -80,7 +80,7 @@ def scattered(y: Signal, x: Signal, weight: Signal, reads: Sequence[Taken], inpu
     matrix, often = _covariance(x, reads)
     if matrix.trace() <= 1e-9 * x.q * often.sum() or len(matrix) > _LARGEST:
         return y
-    values, vectors = np.linalg.eigh(matrix / matrix.trace())
+    values, vectors = _spectrum(matrix.tobytes(), len(matrix))
     values, shares = np.maximum(values, 0.0), often @ vectors**2 / often.sum()
     diagonal = float((matrix.diagonal() ** 2).sum() / (matrix**2).sum())
     tails = weight.scatter[0] * diagonal + 2 * (1 - diagonal)
@@ -92,6 +92,14 @@ def scattered(y: Signal, x: Signal, weight: Signal, reads: Sequence[Taken], inpu
         shares = np.concatenate([shares, shares * (inputs - 1)]) / inputs
     before = relative_variance(x) / inputs
     return replace(y, scatter=(tails, before, *values.tolist(), *counts.tolist(), *shares.tolist()))
+
+
+@lru_cache(maxsize=8)
+def _spectrum(matrix: bytes, size: int) -> tuple[Array, Array]:
+    """Return the eigenvalues of a matrix over its trace, and its eigenvectors: of a model's input ever the same."""
+    found = np.frombuffer(matrix).reshape(size, size)
+    values, vectors = np.linalg.eigh(found / found.trace())
+    return np.asarray(values), np.asarray(vectors)
 
 
 def _covariance(x: Signal, reads: Sequence[Taken]) -> tuple[Array, Array]:
@@ -156,8 +164,12 @@ def inverse_sizes(x: Signal, floor: float, few: float = 0.0) -> Sizes:
     [1.286, 1.0, 1.0]
     """
     spread = min((1 + x.scatter[1]) * (1 + few) - 1, _MOST)
-    law = tuple(float(f"{v:.4g}") for v in (x.scatter[0], *x.scatter[2:]))
-    return _inverse(law, float(f"{spread:.4g}"), float(f"{max(floor, _LEAST):.4g}"))
+    return _inverse(_rounded(x.scatter), float(f"{spread:.4g}"), float(f"{max(floor, _LEAST):.4g}"))
+
+
+@lru_cache(maxsize=256)
+def _rounded(scatter: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple([float(f"{v:.4g}") for v in (scatter[0], *scatter[2:])])
 
 
 @lru_cache(maxsize=1024)

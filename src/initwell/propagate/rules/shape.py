@@ -10,8 +10,9 @@ from initwell.propagate.laws.swing import seen
 from initwell.propagate.moments.atoms import expanded, permuted, viewed
 from initwell.propagate.moments.centring import over_all
 from initwell.propagate.moments.places import sizes
+from initwell.propagate.moments.remembered import Average
 from initwell.propagate.moments.segments import along
-from initwell.propagate.moments.signal import Average, Image, Signal, constant, replace
+from initwell.propagate.moments.signal import Image, Signal, constant, replace
 from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.cropping import cropped
@@ -152,9 +153,11 @@ def _full(call: Call) -> Sequence[Signal]:
 
 
 def _fill(call: Call) -> Sequence[Signal]:
-    if not isinstance(call["value"], (int, float)):
+    known = call.value("value")  # x[:, 0] = 1 makes a tensor of 1
+    value = call["value"] if known is None or known.numel() != 1 else float(known)
+    if not isinstance(value, (int, float)):
         raise UnknownSignalError("a fill with a tensor")
-    return [constant(call.shape(), float(call["value"]))]
+    return [constant(call.shape(), float(value))]
 
 
 def _scalar_tensor(call: Call) -> Sequence[Signal]:
@@ -181,6 +184,7 @@ RULES: Mapping[str, Rule] = {
     "aten.ones": _filled(1.0),
     "aten.scalar_tensor": _scalar_tensor,
     "aten.fill": _fill,
+    "aten.zero": _filled(0.0),
     "aten.full": _full,
     "aten.full_like": _full,
 }

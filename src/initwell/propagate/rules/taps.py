@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,9 +27,9 @@ from initwell.propagate.moments.alike import plain
 from initwell.propagate.moments.atoms import joined, matched, permuted, together, viewed
 from initwell.propagate.moments.gram import image
 from initwell.propagate.moments.incidence import Axis, geometry
-from initwell.propagate.moments.labels import labels
-from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Atom, Signal, Source, merged_fidelity
+from initwell.propagate.moments.labels import Weights, bilinear, labels
+from initwell.propagate.moments.segments import Array, Patterns
+from initwell.propagate.moments.signal import Atom, Dims, Signal, Source, merged_fidelity
 from initwell.propagate.rules.again import of_convolution
 from initwell.propagate.rules.answers import answered
 from initwell.propagate.rules.branch import added, scaled
@@ -65,14 +66,14 @@ def tapped(
     a, b = matched(a, b, [*over, *batch])
     rank_a, rank_b = len(a.dims) - len(axes), len(b.dims) - len(axes)
     (a, moments_a), (b, moments_b) = _spatial(a, rank_a), _spatial(b, rank_b)
-    ranks = (tuple([max(len(d), i >= r) for i, d in enumerate(x.dims)]) for x, r in ((a, rank_a), (b, rank_b)))
-    names = labels(*ranks, tuple(over), tuple(batch), len(axes))
+    ranks_a, ranks_b = (
+        tuple([max(len(d), i >= r) for i, d in enumerate(x.dims)]) for x, r in ((a, rank_a), (b, rank_b))
+    )
+    names = labels(ranks_a, ranks_b, tuple(over), tuple(batch), len(axes))
     along = [a.atoms[i].patterns for i in a.axes([d for d, _ in over])]
-    order = tuple(["pxk".index(r) for r in roles])
-    tables = [_shares(axis, order) for axis in axes]
-    found = np.einsum(names.moments, moments_a, moments_b, *(p.counts for p in along), *tables)
-    lengths = [axis.sizes[order[2]] for axis in axes]
-    found = found[(..., *(slice(None) if n > 1 else 0 for n in lengths))]
+    space = _space(tuple(axes), roles)
+    order, lengths = space.order, space.lengths
+    found = bilinear(names.moments, moments_a, moments_b, _weights(tuple(along), tuple(axes), order))[space.kept]
     dims = tuple([a.dims[d] for d in names.kept_a]) + tuple([b.dims[d] for d in names.kept_b])
     average: Array | float = 0.0
     if a.means.any() and b.means.any():
@@ -80,13 +81,42 @@ def tapped(
         number = math.prod(axis.pairs[0, 0, 0] / axis.sizes[order[2]] for axis in axes)
         flat = np.einsum(names.means, _flat(a, rank_a), _flat(b, rank_b), *parts) * number
         average = flat.reshape(flat.shape + (1,) * sum(n > 1 for n in lengths))
-    space = tuple([(Atom(n),) if n > 1 else () for n in lengths])
-    return merged_fidelity(a.changed(found, average, dims=dims + space, gaussian=True), b)
+    return merged_fidelity(a.changed(found, average, dims=dims + space.dims, gaussian=True), b)
+
+
+class _Space(NamedTuple):
+    """Where the spatial dimensions of a result come from.
+
+    Attributes:
+        order: of p, x and k, as a, b and the result have them.
+        lengths: of the result.
+        kept: index that leaves out lengths of 1.
+        dims: of the result.
+    """
+
+    order: tuple[int, ...]
+    lengths: tuple[int, ...]
+    kept: tuple[Any, ...]
+    dims: Dims
+
+
+@lru_cache(maxsize=1024)
+def _space(axes: tuple[Axis, ...], roles: str) -> _Space:
+    order = tuple(["pxk".index(r) for r in roles])
+    lengths = tuple([axis.sizes[order[2]] for axis in axes])
+    kept = (..., *[slice(None) if n > 1 else 0 for n in lengths])
+    return _Space(order, lengths, kept, tuple([(Atom(n),) if n > 1 else () for n in lengths]))
 
 
 def _flat(signal: Signal, rank: int) -> Array:
     """Return the means of a signal whose spatial dimensions have no segments, without these dimensions."""
     return signal.means.reshape(signal.means.shape[: len(signal.axes(range(rank)))])
+
+
+@lru_cache(maxsize=1024)
+def _weights(along: tuple[Patterns, ...], axes: tuple[Axis, ...], order: tuple[int, ...]) -> Weights:
+    """Return what pairs of moments are weighed by: a vector for each axis summed over, a table for each of space."""
+    return Weights((*[p.counts for p in along], *[_shares(axis, order) for axis in axes]))
 
 
 @lru_cache(maxsize=1024)
@@ -98,6 +128,8 @@ def _shares(axis: Axis, order: tuple[int, ...]) -> Array:
 
 def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
     """Return a signal with at most one atom a spatial dimension, and its moments with exactly one axis for each."""
+    if not signal.segmented and all(len(dim) == 1 for dim in signal.dims[rank:]):
+        return signal, signal.moments
     for d in range(rank, len(signal.dims)):
         while len(signal.dims[d]) > 1:
             signal = joined(signal, signal.axes([d])[0])
@@ -224,7 +256,7 @@ def _convolution_backward(call: Call) -> Sequence[Signal | None]:
 def _answered(call: Call, dx: Signal, x: Signal, conv: _Conv) -> Signal:
     """Mind that what arrives depends on the weights that it is taken back through, if they are few."""
     weight = call.signal("weight")
-    count = weight.shape[1] * math.prod(float(axis.inside.sum(axis=1).mean()) for axis in conv.axes)
+    count = weight.shape[1] * math.prod(axis.degrees[0] for axis in conv.axes)
     if call["transposed"] or count > _FEW:
         return dx
     roles = conv.roles["y"] + "k" + conv.roles["x"]

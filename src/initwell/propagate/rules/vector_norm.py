@@ -6,7 +6,8 @@ from math import prod
 import numpy as np
 
 from initwell.propagate.laws.functions import Function
-from initwell.propagate.moments.signal import Average, Signal, replace
+from initwell.propagate.moments.remembered import Average
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.pointwise import applied
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.table import Call, Rule, UnknownSignalError
