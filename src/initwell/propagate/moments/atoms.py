@@ -249,16 +249,15 @@ def expanded(signal: Signal, shape: Sequence[int], like: Signal | None = None) -
     given = ((),) * (len(shape) - len(like.dims)) + like.dims if like is not None else ((),) * len(shape)
     dims: list[tuple[Atom, ...]] = []
     moments, means = signal.moments, signal.means
-    rows = np.arange(means.size).reshape(means.shape)
+    rows: Indices = np.arange(means.size).reshape(means.shape)
     for i, length in enumerate(shape):
         old = signal.dims[i - extra] if i >= extra else ()
         if not old and length > 1:
             old = tuple([replace(x, follows=()) if x.follows else x for x in given[i]]) or (Atom(length),)
             for axis, atom in enumerate(old, sum(map(len, dims))):
                 moments = np.repeat(np.expand_dims(moments, axis), atom.patterns.counts.size, axis)
-                means, rows = (
-                    np.repeat(np.expand_dims(x, axis), len(atom.patterns.parts), axis) for x in (means, rows)
-                )
+                means = np.repeat(np.expand_dims(means, axis), len(atom.patterns.parts), axis)
+                rows = np.repeat(np.expand_dims(rows, axis), len(atom.patterns.parts), axis)
         dims.append(old)
     if tuple(dims) == signal.dims:
         return signal
