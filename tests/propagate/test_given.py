@@ -1,7 +1,8 @@
 """Inputs described by their moments: they predict as numbers of these moments would, and nothing is drawn."""
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -151,3 +152,31 @@ def test_numbers_written_in_runs_are_known_run_by_run() -> None:
         iw.init_(model, "lecun", seed=seed)
         squares[seed] = [row["forward_rms"] ** 2 for row in iw.measure(model, batch, seed=seed).rows]
     assert [row["forward_rms"] for row in found] == pytest.approx(np.sqrt(squares.mean(0)), rel=0.04)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    pixels: Any
+    scale: float = 2.0
+
+
+def test_a_batch_may_be_a_dataclass_and_stays_as_it_is() -> None:
+    class Takes(nn.Module):
+        def __init__(self, *, reads: bool) -> None:
+            super().__init__()
+            self.layer, self.reads = nn.Linear(8, 4), reads
+
+        def forward(self, batch: Pictures) -> Tensor:
+            batch.pixels.mul_(batch.scale)
+            if self.reads:
+                assert batch.pixels.sum().item() != 0
+            y: Tensor = self.layer(batch.pixels)
+            return y
+
+    for reads in (False, True):
+        pixels = normal(5, 8)
+        found = iw.predict(Takes(reads=reads), Pictures(pixels))
+        assert torch.equal(pixels, normal(5, 8))
+        assert found.inputs[0]["gradient_rms"] > 0 and found.inputs[0]["name"] == "input.0.pixels"
+    described = iw.predict(Takes(reads=False), Pictures(iw.signal((5, 8))))
+    assert (described.inputs[0]["forward_rms"], described.rows[0]["forward_rms"]) == (1.0, 2.0)

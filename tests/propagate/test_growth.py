@@ -95,21 +95,33 @@ def test_residual_blocks_add_their_branch() -> None:
     assert "layers.0 to layers.4 multiplies the signal by 1.4" in growth.said()
 
 
+SUMS: dict[str, Callable[[Tensor, nn.Module, Tensor], Tensor]] = {
+    "sum": lambda x, block, size: x + block(x),
+    "scaled": lambda x, block, size: size * block(x) + x,
+    "by a view": lambda x, block, size: x + block(x.view(8, 8, 256)).view_as(x),
+    "product and sum": lambda x, block, size: torch.addcmul(x, size, block(x)),
+}
+
+
 class Outside(nn.Module):
     """Blocks that are added to the stream where they are called."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, how: str) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Sequential(nn.Linear(256, 256), nn.Tanh()) for _ in range(depth))
+        self.size, self.how = nn.Parameter(torch.full((256,), 0.5)), SUMS[how]
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
-            x = x + 0.5 * layer(x)
+            x = self.how(x, layer, self.size)
         return x
 
 
-def test_what_leaves_the_last_block_is_the_stream_that_it_is_added_to() -> None:
-    found = iw.predict(scaled(Outside(4), 1.0), normal(64, 256))
+@pytest.mark.parametrize("how", SUMS)
+def test_what_leaves_the_last_block_is_the_stream_that_it_is_added_to(how: str) -> None:
+    model = Outside(4, how)
+    scaled(model.layers, 1.0)
+    found = iw.predict(model, normal(64, 256))
     (growth,) = found.growth
     assert all(row["forward_growth"] > 1 and row["backward_growth"] > 1 for row in growth.rows)
     assert growth.forward_total == pytest.approx(found.rows[-1]["forward_rms"] / found.inputs[0]["forward_rms"])

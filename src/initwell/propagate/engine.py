@@ -94,7 +94,8 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
                 causes.setdefault(str(error), f"{op.packet} at {op.path or 'the model itself'}")
         except Exception as error:
             raise _failure(op, error) from error
-        unknown[op.packet] += bool(found) and not _is_known(found[0])
+        found = tuple([s if _is_known(s) else None for s in found])
+        unknown[op.packet] += bool(found) and found[0] is None
         _keep(trace, op, found, known)
     blank.settle(known)
     return Walk(known, dict(sorted(unsupported.items())), dict(+unknown), causes)
@@ -136,10 +137,10 @@ def _keep(trace: Trace, op: Op, found: Sequence[Signal | None], known: Signals) 
     if op.mutates:
         _forget(op, known)
     for value, signal in zip(op.outputs, found, strict=True):
-        if signal is not None and _is_known(signal):
-            known[value] = signal
-        else:
+        if signal is None:
             known.forget(value)
+        else:
+            known[value] = signal
     if not op.mutates:
         return
     whole = known.get(op.outputs[0]) if op.outputs else None

@@ -1,5 +1,6 @@
 """Any batch a model takes, and any output it returns, as named tensors; and how to call the model with one."""
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from initwell.errors import ArgumentError
 
 
 def map_tensors(structure: Any, change: Callable[[Any], Any], kind: type = Tensor) -> Any:
-    """Rebuild a nest of tuples, lists, dicts and named tuples with every tensor changed; other things stay.
+    """Rebuild a nest of tuples, lists, mappings and dataclasses with every tensor changed; other things stay.
 
     Args:
         structure: the nest.
@@ -31,6 +32,12 @@ def map_tensors(structure: Any, change: Callable[[Any], Any], kind: type = Tenso
         return type(structure)(map_tensors(v, change, kind) for v in structure)
     if isinstance(structure, Mapping):
         return {k: map_tensors(v, change, kind) for k, v in structure.items()}
+    if dataclasses.is_dataclass(structure) and not isinstance(structure, type):
+        found = copy.copy(structure)
+        for f in dataclasses.fields(structure):
+            # Past what forbids it to frozen ones: nobody else has this copy yet.
+            object.__setattr__(found, f.name, map_tensors(getattr(structure, f.name), change, kind))
+        return found
     return structure
 
 

@@ -284,7 +284,10 @@ class Signal:
         if law is not None and law.near is not None:
             law = replace(law, near=np.zeros(()))
         found = _bare(self, dims=dims, moments=moments, means=means, gaussian=self.gaussian, law=law)
-        vars(found).update(peak=self.peak, roots=self.roots, scatter=self.scatter)
+        state, old = vars(found), vars(self)
+        state.update(peak=self.peak, roots=self.roots, scatter=self.scatter)
+        if moments is self.moments and means is self.means and found.atoms == self.atoms:
+            state.update({name: old[name] for name in ("mean", "q", "kept") if name in old})
         return found
 
     def approximate(self, reason: str) -> "Signal":

@@ -1,12 +1,13 @@
 """The blocks of a model: its repeated modules, chained as the signal goes through them, with what enters each."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from initwell.records import Record
-from initwell.trace.ops import FROM_SHAPE
+from initwell.trace.ops import FROM_SHAPE, VIEWS
 from initwell.trace.trace import Op, Trace
 
 # Modules that cover nearly as much of the model as those that cover most: the more numerous are its blocks.
@@ -15,6 +16,7 @@ _NEARLY = 0.85
 _LEAST = 0.3
 # A chain of fewer than this share of all blocks is a branch.
 _SHARE = 0.2
+_SUMS = frozenset({"aten.add", "aten.addcmul"})
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def _runs(trace: Trace, blocks: set[str]) -> Iterator[list[Passage]]:
         if chain and before != chain[-1].path:
             yield _ended(chain, follower)
             chain = []
-        chain.append(Passage(path, value, follower.leaves[path]))
+        chain.append(Passage(path, follower.stream(value), follower.leaves[path]))
     yield _ended(chain, follower)
 
 
@@ -163,16 +165,26 @@ class _Follower:
         before = self.order.get(block, 0) - 1
         return min(found.items(), key=lambda v: (self._readers[v[0]], self._rank(v[1]) != before), default=None)
 
+    def stream(self, value: int) -> int:
+        """Return what an entrance is a view of, made between blocks: all who read the stream give it a gradient."""
+        op = self.trace.producer(value)
+        while op is not None and op.functional in VIEWS and value not in self._made_in and op.inputs:
+            if math.prod(self.trace.values[op.inputs[0]].shape) != math.prod(self.trace.values[value].shape):
+                break
+            value = op.inputs[0]
+            op = self.trace.producer(value)
+        return value
+
     def onto(self, passage: Passage) -> int:
         """Return what leaves a block: where what it makes is added outside to what entered it, the sum.
 
         Args:
             passage: the last one of a chain, which no other follows whose entrance would be that sum.
         """
-        made = self.trace.dependents([passage.leaves])
-        for op in self.trace.forward_ops:
-            branch = [v for v in op.inputs if v != passage.enters]
-            outside = not any(v in self._made_in for v in op.outputs)
-            if op.functional == "aten.add" and outside and passage.enters in op.inputs and made.issuperset(branch):
-                return op.outputs[0] if branch else passage.leaves
+        trace, stream = self.trace, self.trace.shown(passage.enters)
+        made = trace.dependents([passage.leaves])
+        for op in trace.forward_ops:
+            entered = [v for v in op.inputs if trace.shown(v) == stream]
+            if op.functional in _SUMS and entered and made.intersection(op.inputs) and made.isdisjoint(entered):
+                return passage.leaves if any(v in self._made_in for v in op.outputs) else op.outputs[0]
         return passage.leaves

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from initwell.propagate.given.draws import over_draws
+from initwell.propagate.given.measured import measured_weight
 from initwell.propagate.laws.averages import decayed
 from initwell.propagate.laws.functions import Function, as_image, combined, evaluated, line, shared_images
 from initwell.propagate.laws.rectified import of_known_law
@@ -19,6 +21,7 @@ from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
+from initwell.propagate.rules.decay import law_of_decay
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.pointwise import applied, gated
@@ -111,8 +114,19 @@ def _of_unit_vectors(z: Array, dimensions: float) -> Array:
     return np.asarray(np.sign(z) * np.sqrt(betaincinv(0.5, (dimensions - 1) / 2, erf(np.abs(z) / math.sqrt(2)))))
 
 
+def _of_kept(call: Call, phi: Function) -> Signal | None:
+    """Measure a function of a parameter that is as it is, such as the decays log 1 … log 16: these are no Gaussian."""
+    numbers = call.values.kept.get(call["self"].id)
+    if numbers is None or not numbers.is_floating_point() or numbers.numel() < 2:
+        return None
+    table = phi.fn(numbers.detach().double().cpu().numpy())
+    return measured_weight(torch.from_numpy(table)) if np.isfinite(table).all() else None
+
+
 def _unary(name: str, phi: Function) -> Rule:
     def rule(call: Call) -> Sequence[Signal]:
+        if (kept := _of_kept(call, phi)) is not None:
+            return [kept]
         x = call.signal("self")
         found = decreasing(phi, x, f"{name} of what may be 0") if name in _POSITIVE else applied(phi, x)
         return [replace(found, square_of=x) if name == "square" else found]
@@ -122,10 +136,12 @@ def _unary(name: str, phi: Function) -> Rule:
 
 def _exp(call: Call) -> Sequence[Signal]:
     """Apply exp; of a product that is nowhere positive, as the decay of a state, not as of a Gaussian."""
+    if (kept := _of_kept(call, _PLAIN["exp"])) is not None:
+        return [kept]
     x = call.signal("self")
     if x.mean >= 0 or x.segmented or of_known_law(x) or _sign_of(call.trace, call["self"].id) >= 0:
         return [applied(_PLAIN["exp"], x)]
-    return [decayed(x)]
+    return [decayed(x, law_of_decay(call, call["self"].id))]
 
 
 def _sign_of(trace: Trace, value: int) -> int:

@@ -1,0 +1,44 @@
+"""Decays of a state: exponentials of parameters that are as they are, against the model itself over many draws."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import initwell as iw
+
+WIDTH, CHANNELS, LEVELS, DRAWS = 64, 24, 16, 200
+
+
+class Decays(nn.Module):
+    """e^(−n·step) for n = 1 … 16, the step a softplus of its own for each channel; as Mamba's."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain, self.step = gain, nn.Linear(WIDTH, CHANNELS, bias=False)
+        self.logarithm = nn.Parameter(torch.log(torch.arange(1.0, LEVELS + 1)).repeat(CHANNELS, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = F.softplus(self.gain * self.step(x))
+        return torch.exp(-torch.exp(self.logarithm) * steps[..., None])
+
+
+@pytest.mark.parametrize("gain", [0.3, 2.0])
+def test_decays_have_the_law_of_their_numbers_and_steps(gain: float) -> None:
+    """200 draws of 32×24 steps: a standard error below 1 %. By the mean and variance of −a·y alone: 3 to 30 % off."""
+    model, generator = Decays(gain), torch.Generator().manual_seed(0)
+    found = iw.predict(model, iw.signal((32, WIDTH)), plan=iw.plan(model, "lecun", only=["step.*"]))
+    rows = {(row["op"], i): row for i, row in enumerate(found.rows)}
+    (rate,) = (row for (op, _), row in rows.items() if op == "aten.exp" and row["shape"] == (CHANNELS, LEVELS))
+    last = found.rows[-1]
+    assert rate["forward_rms"] == pytest.approx(np.sqrt(np.mean(np.arange(1.0, LEVELS + 1) ** 2)), rel=1e-6)
+    draws = []
+    for _ in range(DRAWS):
+        model.step.weight.data.normal_(0, WIDTH**-0.5, generator=generator)
+        with torch.no_grad():
+            y = model(torch.randn(32, WIDTH, generator=generator))
+        draws.append((float(y.mean()), float(y.square().mean())))
+    mean, square = np.mean(draws, axis=0)
+    assert last["mean"] == pytest.approx(mean, rel=0.02)
+    assert last["forward_rms"] == pytest.approx(np.sqrt(square), rel=0.02)
