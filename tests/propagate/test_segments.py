@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.propagate.moments.alike import merged, refined, settled
-from initwell.propagate.moments.atoms import cut, matched, viewed
+from initwell.propagate.moments.atoms import cut, expanded, matched, together, viewed
 from initwell.propagate.moments.centring import centred
+from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import patterns
-from initwell.propagate.moments.signal import Atom, Signal, independent
+from initwell.propagate.moments.signal import Atom, Signal, independent, replace
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.norm import normalized
 from initwell.propagate.rules.parts import concatenated, padded, selected, sliced
@@ -207,3 +208,13 @@ def test_a_class_token_is_told_from_the_patches() -> None:
             for key in ("forward_rms", "gradient_rms"):
                 true = np.sqrt(np.mean([run.rows[i][key] ** 2 for run in runs]))
                 assert row[key] == pytest.approx(true, rel=0.12), (row["op"], key)
+
+
+def test_what_is_repeated_along_segments_has_its_law_in_each() -> None:
+    law = Law(np.array([[1.0, 2.0]]), np.array([[0.5, 0.5]]), np.zeros(1), None, np.ones(1), np.zeros(1))
+    largest, scores = replace(independent((4, 1), 2.5, 1.5), law=law), refined(independent((4, 6), 1.0), 1, (2, 4))
+    wide = expanded(largest, (4, 6), scores)
+    assert wide.law is not None
+    assert wide.means.shape == (1, 2)
+    assert wide.law.values.tolist() == [[1.0, 2.0], [1.0, 2.0]]
+    assert together(wide, refined(scores, 1, (2, 1, 3)), (4, 6))[0].law is not None

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initwell.errors import ShapeError
-from initwell.propagate.moments.alike import merged, refined, replaced_atoms
+from initwell.propagate.moments.alike import merged, of_segments, refined, replaced_atoms
 from initwell.propagate.moments.segments import Array, Indices, common, patterns
 from initwell.propagate.moments.signal import Atom, Dims, Signal, replace
 
@@ -249,6 +249,7 @@ def expanded(signal: Signal, shape: Sequence[int], like: Signal | None = None) -
     given = ((),) * (len(shape) - len(like.dims)) + like.dims if like is not None else ((),) * len(shape)
     dims: list[tuple[Atom, ...]] = []
     moments, means = signal.moments, signal.means
+    rows: Indices = np.arange(means.size).reshape(means.shape)
     for i, length in enumerate(shape):
         old = signal.dims[i - extra] if i >= extra else ()
         if not old and length > 1:
@@ -256,8 +257,12 @@ def expanded(signal: Signal, shape: Sequence[int], like: Signal | None = None) -
             for axis, atom in enumerate(old, sum(map(len, dims))):
                 moments = np.repeat(np.expand_dims(moments, axis), atom.patterns.counts.size, axis)
                 means = np.repeat(np.expand_dims(means, axis), len(atom.patterns.parts), axis)
+                rows = np.repeat(np.expand_dims(rows, axis), len(atom.patterns.parts), axis)
         dims.append(old)
-    return signal.regrouped(tuple(dims), moments, means) if tuple(dims) != signal.dims else signal
+    if tuple(dims) == signal.dims:
+        return signal
+    found = signal.regrouped(tuple(dims), moments, means)
+    return found if found.law is None else replace(found, law=of_segments(found.law, rows.ravel()))
 
 
 def matched(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[Signal, Signal]:
