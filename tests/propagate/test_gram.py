@@ -105,6 +105,16 @@ def square(sizes: list[float]) -> tuple[float, float]:
     return math.sqrt(mean), float(squares.std()) / math.sqrt(len(sizes)) / (2 * mean)
 
 
+def both(model: nn.Module, batches: list[Tensor]) -> tuple[iw.Prediction, list[iw.Measurement]]:
+    """Return what is predicted of noise, and what is measured, one draw of the weights a batch."""
+    predicted = iw.predict(model, iw.signal(tuple(batches[0].shape)), plan=iw.plan(model, "xavier"))
+    runs = []
+    for seed, batch in enumerate(batches):
+        iw.init_(model, "xavier", seed=seed)
+        runs.append(iw.measure(model, batch, seed=seed))
+    return predicted, runs
+
+
 @pytest.mark.parametrize(
     ("norm", "pooled"), [(True, False), (False, False), (True, True)], ids=["norm", "Gaussian", "pooled"]
 )
@@ -116,11 +126,7 @@ def test_attention_and_the_gradients_of_its_queries_and_keys(
     model = Attention(width, 2, gain, norm=norm, pooled=pooled)
     generator = torch.Generator().manual_seed(4)
     batches = [torch.randn(24 if pooled else 6, length, width, generator=generator) for _ in range(SEEDS)]
-    predicted = iw.predict(model, iw.signal(tuple(batches[0].shape)), plan=iw.plan(model, "xavier"))
-    runs = []
-    for seed, batch in enumerate(batches):
-        iw.init_(model, "xavier", seed=seed)
-        runs.append(iw.measure(model, batch, seed=seed))
+    predicted, runs = both(model, batches)
     for kind, key in (("rows", "forward_rms"), ("rows", "gradient_rms"), ("parameters", "gradient_rms")):
         for i, row in enumerate(getattr(predicted, kind)):
             size, error = square([getattr(run, kind)[i][key] or 0.0 for run in runs])
@@ -135,11 +141,7 @@ def test_parts_of_one_projection_are_images_of_its_input_and_not_of_each_other()
     """As if values were keys, heads of 16 channels came out 32 % too large, and gradients of scores 24 % too small."""
     model, generator = Joint(64, 4, 1.4), torch.Generator().manual_seed(5)
     batches = [torch.randn(6, 64, 64, generator=generator) for _ in range(SEEDS)]
-    predicted = iw.predict(model, iw.signal((6, 64, 64)), plan=iw.plan(model, "xavier"))
-    runs = []
-    for seed, batch in enumerate(batches):
-        iw.init_(model, "xavier", seed=seed)
-        runs.append(iw.measure(model, batch, seed=seed))
+    predicted, runs = both(model, batches)
     for key in ("forward_rms", "gradient_rms"):
         for i, row in enumerate(predicted.rows):
             size, error = square([run.rows[i][key] for run in runs])
@@ -162,11 +164,7 @@ def test_rows_that_are_cut_and_joined_are_images_still() -> None:
     """Where that was forgotten, the gradient of the queries was 14 % too small."""
     model, generator = Parted(64, 1, 1.0, norm=True, pooled=False), torch.Generator().manual_seed(6)
     batches = [torch.randn(6, 64, 64, generator=generator) for _ in range(SEEDS)]
-    predicted = iw.predict(model, iw.signal((6, 64, 64)), plan=iw.plan(model, "xavier"))
-    runs = []
-    for seed, batch in enumerate(batches):
-        iw.init_(model, "xavier", seed=seed)
-        runs.append(iw.measure(model, batch, seed=seed))
+    predicted, runs = both(model, batches)
     for i, row in enumerate(predicted.rows):
         size, error = square([run.rows[i]["gradient_rms"] for run in runs])
         assert error < 0.02

@@ -64,6 +64,11 @@ class Call:
             raise UnknownSignalError(str(ref))
         return signal
 
+    def tensors(self, *names: str) -> list[ValueRef] | None:
+        """Return the values that these arguments are; None where one of them is a number, or is not given."""
+        found = [self[name] for name in names]
+        return found if all(isinstance(ref, ValueRef) for ref in found) else None
+
     def value(self, name: str) -> Tensor | None:
         """Return the real numbers of a tensor argument that depends on nothing random: a mask, positions, an index.
 

@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 from initwell.propagate.moments.signal import Signal, replace
-from initwell.propagate.rules.contraction import base
 from initwell.propagate.table import Call
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, ValueRef
@@ -51,11 +50,11 @@ def of_sum(call: Call, found: Signal, first: str, second: str) -> Signal:
         first: name of one term.
         second: name of the other.
     """
-    a, b = call[first], call[second]
-    if not _is_shared(call) or not isinstance(a, ValueRef) or not isinstance(b, ValueRef):
+    refs = call.tensors(first, second)
+    if refs is None or not _is_shared(call):
         return found
-    for stream, made in ((a, b), (b, a)):
-        op = call.trace.producer(base(call.trace, made.id))
+    for stream, made in zip(refs, refs[::-1], strict=True):
+        op = call.trace.producer(call.trace.shown(made.id))
         if op is None or op.functional not in _READ or _sum_of(call, op) is not call.op:
             continue
         parts, x, y = _parts(call, op), call.of(stream), call.of(made)
@@ -131,11 +130,11 @@ def _size(call: Call, op: Op) -> float:
 
 def _sum_of(call: Call, op: Op) -> Op | None:
     """Return the op that adds what a convolution read to what it made."""
-    end = base(call.trace, op.arguments[_READ[op.functional]].id)
+    end = call.trace.shown(op.arguments[_READ[op.functional]].id)
     for after in call.trace.consumers(op.outputs[0]):
         if after.functional == "aten.add" and after.phase == op.phase:
             refs = [r for r in (after.arguments["self"], after.arguments["other"]) if isinstance(r, ValueRef)]
-            if any(base(call.trace, r.id) == end for r in refs):
+            if any(call.trace.shown(r.id) == end for r in refs):
                 return after
     return None
 

@@ -12,7 +12,6 @@ from initwell.propagate.laws.rectified import distribution
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, replace
-from initwell.propagate.rules.contraction import base
 from initwell.propagate.table import Call
 from initwell.trace.trace import Op
 
@@ -118,7 +117,7 @@ def _grown(dx: Signal, power: Pointwise, u: Signal) -> list[Echo]:
 
 def bend_of(call: Call) -> Bend | None:
     """Find how the gradient that arrives at a convolution depends on what the convolution made."""
-    trace, value = call.trace, base(call.trace, call["grad_output"].id)
+    trace, value = call.trace, call.trace.shown(call["grad_output"].id)
     op, y = trace.producer(value), call.forward().outputs[0]
     if op is None:
         return None
@@ -132,7 +131,7 @@ def bend_of(call: Call) -> Bend | None:
 
 
 def _behind_norm(call: Call, op: Op, y: int) -> Bend | None:
-    if op.of is None or base(call.trace, op.arguments["input"].id) != y:
+    if op.of is None or call.trace.shown(op.arguments["input"].id) != y:
         return None
     forward = call.trace.ops[op.of]
     g, weight = call.known.get(op.arguments["grad_out"].id), forward.arguments["weight"]

@@ -21,7 +21,6 @@ from initwell.propagate.moments.incidence import Axis, geometry
 from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import Array, along
 from initwell.propagate.moments.signal import Image, Signal, replace
-from initwell.propagate.rules.contraction import base
 from initwell.propagate.table import Call
 from initwell.trace.ops import ACTIVATIONS
 from initwell.trace.trace import Op, ValueRef
@@ -42,12 +41,10 @@ def beside(call: Call, first: str, second: str, beta: float) -> tuple[Array, boo
         second: name of b.
         beta: factor of b.
     """
-    a, b = call[first], call[second]
-    if not isinstance(a, ValueRef) or not isinstance(b, ValueRef):
-        return None
-    for x, made in ((a, b), (b, a)):
+    refs = call.tensors(first, second) or []
+    for x, made in zip(refs, refs[::-1], strict=True):
         conv = _few(call, made.id)
-        if conv is not None and base(call.trace, conv.arguments["input"].id) == base(call.trace, x.id):
+        if conv is not None and call.trace.shown(conv.arguments["input"].id) == call.trace.shown(x.id):
             found = _together(call, conv, call.of(x), call.of(made))
             return None if found is None else (2 * beta * found, False)
     return None
@@ -56,7 +53,7 @@ def beside(call: Call, first: str, second: str, beta: float) -> tuple[Array, boo
 def _few(call: Call, value: int) -> Op | None:
     """Return the convolution of few weights that a value is a function of."""
     for _ in range(_STEPS):
-        op = call.trace.producer(base(call.trace, value))
+        op = call.trace.producer(call.trace.shown(value))
         if op is None or op.phase != "forward":
             return None
         if op.functional == "aten.convolution":

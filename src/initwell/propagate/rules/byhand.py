@@ -25,7 +25,6 @@ from initwell.propagate.moments.centring import centred, over_all
 from initwell.propagate.moments.remembered import Average
 from initwell.propagate.moments.signal import Image, Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, scaled
-from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.norm import normalized
 from initwell.propagate.table import Call
 from initwell.trace.trace import Op, ValueRef
@@ -206,7 +205,7 @@ def _by_way_of_sum(call: Call, one: str, two: str) -> tuple[int, ...] | None:
     trace, refs = call.trace, (call[one], call[two])
     if not all(isinstance(ref, ValueRef) for ref in refs):
         return None
-    share, total = trace.producer(refs[0].id), trace.producer(base(trace, refs[1].id))
+    share, total = trace.producer(refs[0].id), trace.producer(trace.shown(refs[1].id))
     if share is None or total is None or share.of is None or share.of != total.of or share.phase == "forward":
         return None
     division = trace.ops[share.of]
@@ -218,7 +217,7 @@ def _by_way_of_sum(call: Call, one: str, two: str) -> tuple[int, ...] | None:
         or not isinstance(divisor, ValueRef)
     ):
         return None
-    made = trace.producer(base(trace, divisor.id))
+    made = trace.producer(trace.shown(divisor.id))
     if made is None or made.functional != "aten.sum" or made.inputs != (x.id,):
         return None
     rank = len(trace.values[x.id].shape)

@@ -21,7 +21,6 @@ from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.branch import fixed
-from initwell.propagate.rules.contraction import base
 from initwell.propagate.shared.reuse import Reuse
 from initwell.propagate.table import Call
 from initwell.trace.trace import Op, Trace, ValueRef
@@ -68,15 +67,16 @@ def common(call: Call, first: str, second: str, beta: float) -> tuple[Array, boo
     Returns:
         The moments, and whether a normalized value was among those that both hold.
     """
-    a, b = call[first], call[second]
-    if not isinstance(a, ValueRef) or not isinstance(b, ValueRef):
+    refs = call.tensors(first, second)
+    if refs is None:
         return None
+    a, b = refs
     shape = tuple(call.shape())
     if any(tuple(call.trace.values[ref.id].shape) != shape for ref in (a, b)):
         return None
     if call.values.once(f"apart {call.op.index} {first}", lambda: _apart(call.trace, a.id, b.id)):
         return None
-    ends = [base(call.trace, ref.id) for ref in (a, b)]
+    ends = [call.trace.shown(ref.id) for ref in (a, b)]
     one, two = (_terms(call, ref.id, 1.0, end) for ref, end in zip((a, b), reversed(ends), strict=True))
     # A sum as a whole may be what was normalized, what came back as a gradient, or a term; else its terms are.
     one, two = _whole(ends[0], one, two), _whole(ends[1], two, one)
@@ -103,11 +103,11 @@ def _mentioned(trace: Trace, value: int) -> set[int]:
         if here in found:
             continue
         found.add(here)
-        left.append(base(trace, here))
+        left.append(trace.shown(here))
         if op is not None and op.functional in _TERMS:
             left += op.inputs
         elif op is not None and op.functional in _NORMS:
-            found.add(base(trace, op.arguments["input"].id))
+            found.add(trace.shown(op.arguments["input"].id))
             gradient = op.arguments.get("grad_out")
             left += [] if gradient is None else [gradient.id]
     return found
@@ -135,7 +135,7 @@ def _pair(call: Call, one: Term, two: Term, *, alone: bool) -> Array | None:
 def _terms(call: Call, value: int, factor: float, end: int) -> list[Term]:
     """Take a value apart into terms; itself, if it is no sum, or if it is ``end``."""
     op, trace = call.trace.producer(value), call.trace
-    value = base(trace, value) if op is not None and len(op.outputs) == 1 and _plain(call, value) else value
+    value = trace.shown(value) if op is not None and len(op.outputs) == 1 and _plain(call, value) else value
     op = trace.producer(value)
     if (
         op is None
@@ -157,13 +157,13 @@ def _terms(call: Call, value: int, factor: float, end: int) -> list[Term]:
         return _terms(call, times[1], factor * times[0], end)
     if op.functional in _NORMS and op.arguments.get(_NORMS[op.functional]) and value == op.outputs[0]:
         gradient = op.arguments.get("grad_out")
-        of = base(trace, op.arguments["input"].id)
+        of = trace.shown(op.arguments["input"].id)
         if gradient is None:
             return [Term(factor, value, of)]
         inner = _terms(call, gradient.id, 1.0, end)
         if len(inner) == 1:
             return [Term(factor, value, of, inner[0].value, inner[0].factor)]
-        return [Term(factor, value, of, base(trace, gradient.id))]
+        return [Term(factor, value, of, trace.shown(gradient.id))]
     return [Term(factor, value)]
 
 
@@ -196,7 +196,7 @@ def _of_weights(call: Call, value: int, steps: int) -> bool:
 
 
 def _plain(call: Call, value: int) -> bool:
-    source = base(call.trace, value)
+    source = call.trace.shown(value)
     return tuple(call.trace.values[source].shape) == tuple(call.trace.values[value].shape)
 
 

@@ -101,7 +101,7 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
         (two, a, first, over[0], range(kept)),
         (one, b, second, over[1], range(kept, kept + len(b.dims) - 1)),
     ):
-        if call.trace.values[base(call.trace, call[weight].id)].kind == "parameter" and not batched:
+        if call.trace.values[call.trace.shown(call[weight].id)].kind == "parameter" and not batched:
             source = Source(value, level=_level(call.trace, x, features))
             return image(_contracted(a, b, [over], ()), rows, x, [features], source)
     spreads = [fluctuation(a, over[:1]), fluctuation(b, over[1:])]
@@ -132,11 +132,6 @@ def _level(trace: Trace, x: Signal, features: int) -> float:
     if op is None or op.functional.endswith(("batch_norm", "group_norm")):
         return 0.0
     return varying(x, [features]) ** 2
-
-
-def base(trace: Trace, value: int) -> int:
-    """Return the value that a view shows."""
-    return trace.shown(value)
 
 
 def rows_of(call: Call, value: int) -> int:

@@ -12,7 +12,6 @@ import numpy as np
 from initwell.propagate.moments.atoms import expanded, together
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import added, multiplied, scaled
-from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.vector_norm import euclidean
 from initwell.propagate.table import Call, Rule, UnknownSignalError
@@ -31,7 +30,7 @@ def differences(x: Signal, y: Signal) -> Signal:
 def _operands(call: Call, names: Sequence[str]) -> tuple[Signal, Signal]:
     if call["p"] != 2:
         raise UnknownSignalError("distances that are not the Euclidean ones")
-    one, two = (base(call.trace, call[name].id) for name in names)
+    one, two = (call.trace.shown(call[name].id) for name in names)
     if one == two:
         raise UnknownSignalError("distances of rows from themselves")
     return call.signal(names[0]), call.signal(names[1])

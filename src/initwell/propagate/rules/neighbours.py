@@ -20,7 +20,6 @@ from initwell.propagate.moments.segments import Array, along
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.average import matrices_of
 from initwell.propagate.rules.branch import fixed
-from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.reading import read_places
 from initwell.propagate.table import Call
 from initwell.trace.trace import Op, ValueRef
@@ -59,10 +58,11 @@ def of_neighbours(call: Call, first: str, second: str, beta: float) -> Signal | 
         second: name of b.
         beta: factor of b.
     """
-    a, b = call[first], call[second]
-    if not isinstance(a, ValueRef) or not isinstance(b, ValueRef) or len(call.shape()) < 3:
+    refs = call.tensors(first, second)
+    if refs is None or len(call.shape()) < 3:
         return None
-    if any(tuple(call.trace.values[ref.id].shape) != tuple(call.shape()) for ref in (a, b)):
+    a, b = refs
+    if any(tuple(call.trace.values[ref.id].shape) != tuple(call.shape()) for ref in refs):
         return None
     if not call.values.once("neighbours", lambda: any(_pools(op) for op in call.trace.ops)):
         return None
@@ -138,7 +138,7 @@ def _terms(call: Call, value: int, end: int, room: int = _MOST, seen: set[int] |
 
 def _shown(call: Call, value: int) -> int:
     """Return the value that a view of the same shape shows."""
-    source = base(call.trace, value)
+    source = call.trace.shown(value)
     return source if call.trace.values[source].shape == call.trace.values[value].shape else value
 
 

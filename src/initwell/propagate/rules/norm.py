@@ -44,7 +44,6 @@ from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array, along
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
-from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.let_through import with_itself
 from initwell.propagate.rules.reading import levelled
 from initwell.propagate.rules.scatter import inverse_sizes, relative_variance
@@ -316,12 +315,12 @@ def _of_unlike_channels(call: Call) -> bool:
     Those of a sum of branches do where each channel of a branch was made of that channel of the stream alone: it may
     add up with it or cancel it. A depthwise convolution hands that on; a few samples make it matter at once.
     """
-    made = call.trace.producer(base(call.trace, call["input"].id))
+    made = call.trace.producer(call.trace.shown(call["input"].id))
     few = math.prod(call.signal("input").shape[d] for d in _channels(call)[0]) <= _FEW
     if made is not None and made.functional == "aten.convolution":
         weight = call.trace.values[made.arguments["weight"].id].shape
         few = weight[1] == 1 and math.prod(weight[2:]) > 1
-        made = call.trace.producer(base(call.trace, made.arguments["input"].id)) if few else None
+        made = call.trace.producer(call.trace.shown(made.arguments["input"].id)) if few else None
     return made is not None and few and made.functional in _SUMS
 
 

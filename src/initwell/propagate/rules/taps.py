@@ -33,7 +33,6 @@ from initwell.propagate.moments.signal import Atom, Dims, Signal, Source, merged
 from initwell.propagate.rules.again import of_convolution
 from initwell.propagate.rules.answers import answered
 from initwell.propagate.rules.branch import added, scaled
-from initwell.propagate.rules.contraction import base
 from initwell.propagate.rules.filters import filtering
 from initwell.propagate.rules.reading import profiled, read_places, sized, taken
 from initwell.propagate.rules.resample import resampled
@@ -201,7 +200,7 @@ def _back_together(signal: Signal, shape: Sequence[int]) -> Signal:
 def _image(call: Call, name: str, y: Signal, x: Signal) -> Signal:
     """Say that positions of y follow those of the operand of this name."""
     taps = math.prod(call.signal("weight").shape[2:])
-    return image(y, [0, *range(2, len(y.dims))], x, [1], Source(base(call.trace, call[name].id)), taps)
+    return image(y, [0, *range(2, len(y.dims))], x, [1], Source(call.trace.shown(call[name].id)), taps)
 
 
 def _convolution(call: Call) -> Sequence[Signal]:

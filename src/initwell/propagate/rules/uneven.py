@@ -54,32 +54,26 @@ class Uneven:
     kinds: tuple[TwoKinds, ...]
     which: Indices
 
-    def averaged(self, value: Callable[[TwoKinds], float], power: int) -> float:
-        """Average over rows what entries of the first kind have, or pairs of them, as a share of all.
-
-        Args:
-            value: of a kind of rows.
-            power: 1 for entries, 2 for pairs.
-        """
-        lengths, each = _lengths(self.atoms[1]), [value(kind) for kind in self.kinds]
-        shares = [(kind.counts[0] / sum(kind.counts)) ** power for kind in self.kinds]
-        total = sum(w * each[k] * shares[k] for k, w in zip(self.which.ravel().tolist(), lengths.tolist(), strict=True))
-        return float(total / lengths.sum())
+    def averaged(self, value: Callable[[TwoKinds], float]) -> float:
+        """Average over rows what entries of the first kind have, as a share of all."""
+        lengths = _lengths(self.atoms[1])
+        each = np.array([value(kind) * kind.counts[0] / sum(kind.counts) for kind in self.kinds])
+        return float(lengths @ each[self.which.ravel()] / lengths.sum())
 
     @cached_property
     def typical(self) -> int:
         """Entries of the first kind of a row, on average."""
-        return max(round(self.averaged(lambda kind: sum(kind.counts), 1)), 1)
+        return max(round(self.averaged(lambda kind: sum(kind.counts))), 1)
 
     def ends(self) -> tuple[float, float]:
         """Return E[p p'] of entries of the first kind of one row, and of two independent ones, as shares of all."""
-        whole = self.averaged(lambda kind: kind.moment(_ONE[0]), 1)
-        return whole, self.averaged(lambda kind: kind.moment(((1,), ())) ** 2, 1)
+        whole = self.averaged(lambda kind: kind.moment(_ONE[0]))
+        return whole, self.averaged(lambda kind: kind.moment(((1,), ())) ** 2)
 
     def gradient_ends(self) -> tuple[float, float]:
         """Return E[d d'] as of ``ends``, for gradients of variance 1."""
         whole, apart = (lambda kind, of=of: float(of(kind)[0, 0]) for of in (_own, _apart))
-        return self.averaged(whole, 1), self.averaged(apart, 1)
+        return self.averaged(whole), self.averaged(apart)
 
     def coupled(self, found: Signal, value: Callable[[TwoKinds], float], inner: Signal | None = None) -> float:
         """Return how strongly entries of the first kind of a row go with what scores or gradients follow.

@@ -10,7 +10,6 @@ fourth moments of all that is made of it, which the largest rows are made of alo
 """
 
 from initwell.propagate.moments.signal import Signal
-from initwell.propagate.rules.contraction import base
 from initwell.propagate.table import Call, UnknowableError
 from initwell.trace.ops import ACTIVATIONS
 from initwell.trace.trace import Op, ValueRef
@@ -31,15 +30,15 @@ def refuse_unlike(call: Call) -> None:
     Raises:
         UnknowableError: it is one, and the sizes differ by much.
     """
-    a, b = call["self"], call["other"]
-    if call.op.phase != "forward" or not isinstance(a, ValueRef) or not isinstance(b, ValueRef):
+    refs = call.tensors("self", "other")
+    if call.op.phase != "forward" or refs is None:
         return
     if not call.values.once("softmax", lambda: any(op.functional == "aten._softmax" for op in call.trace.forward_ops)):
         return
-    layer = _layer(call, a.id)
-    if layer is None or _layer(call, b.id) is not layer:
+    layer, other = (_layer(call, ref.id) for ref in refs)
+    if layer is None or other is not layer:
         return
-    rows = call.trace.producer(base(call.trace, layer.arguments[_LINEAR[layer.functional]].id))
+    rows = call.trace.producer(call.trace.shown(layer.arguments[_LINEAR[layer.functional]].id))
     if rows is not None and rows.functional == "aten.bmm" and _spread(call, rows) > _MOST:
         raise UnknowableError("a product of two values of rows Σ a·b·x that differ much in size, a softmax weights")
 
@@ -47,7 +46,7 @@ def refuse_unlike(call: Call) -> None:
 def _layer(call: Call, value: int) -> Op | None:
     """Return the layer that a value is a part of, or a function of a part."""
     for _ in range(_STEPS):
-        op = call.trace.producer(base(call.trace, value))
+        op = call.trace.producer(call.trace.shown(value))
         if op is None or op.phase != "forward":
             return None
         if op.functional in _LINEAR:
@@ -61,7 +60,7 @@ def _layer(call: Call, value: int) -> Op | None:
 def _spread(call: Call, rows: Op) -> float:
     """Return the least that rows Σ a b x vary by in size, a softmax weights; 0 of any other."""
     for name in ("self", "mat2"):
-        made = call.trace.producer(base(call.trace, rows.arguments[name].id))
+        made = call.trace.producer(call.trace.shown(rows.arguments[name].id))
         if made is None or made.functional != "aten.mul":
             continue
         refs = [made.arguments["self"], made.arguments["other"]]
@@ -75,7 +74,7 @@ def _spread(call: Call, rows: Op) -> float:
 
 def _weighs(call: Call, value: int, terms: int) -> bool:
     """Whether a value is softmax weights of so many terms."""
-    op = call.trace.producer(base(call.trace, value))
+    op = call.trace.producer(call.trace.shown(value))
     if op is None or op.functional != "aten._softmax":
         return False
     return bool(call.trace.values[op.outputs[0]].shape[op.arguments["dim"]] == terms)
