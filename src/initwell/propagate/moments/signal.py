@@ -48,12 +48,14 @@ class Source(Record):
         strength: square root of the relative variance of the average product of two of its rows.
         apart: how much of that is left between entries that differ along other axes that follow something, too.
         level: 1 where all its rows are of one length, as a layer norm's; 0 where their lengths vary as Gaussians' do.
+        among: segments of another axis, as of features from two layers, and the share of the strength in each.
     """
 
     value: int
     strength: float = 1.0
     apart: float = 1.0
     level: float = 0.0
+    among: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)

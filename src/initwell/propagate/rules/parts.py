@@ -13,11 +13,12 @@ import numpy as np
 
 from initwell.propagate.laws.rectified import joined_laws, marginal
 from initwell.propagate.moments.alike import UNLIKE, merged, settled
+from initwell.propagate.moments.among import beside, cut, is_apart
 from initwell.propagate.moments.atoms import joined, matched, viewed
 from initwell.propagate.moments.by_pairs import by_pattern
 from initwell.propagate.moments.gram import averaged
 from initwell.propagate.moments.remembered import Law
-from initwell.propagate.moments.segments import Array, patterns
+from initwell.propagate.moments.segments import MOST, Array, patterns
 from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
 from initwell.propagate.moments.slots import slot_axis
 from initwell.propagate.table import Call, Rule, UnknownSignalError
@@ -104,7 +105,7 @@ def _kept(signal: Signal, dim: int, indices: range) -> Signal:
         atoms = (Atom(len(indices), atom.sample, parts if len(parts) > 1 else (), atom.follows), *atoms)
         moments, means = np.asarray(signal.moments.take(places, axis)), np.asarray(signal.means.take(segments, axis))
     dims = (*signal.dims[:dim], atoms, *signal.dims[dim + 1 :])
-    return signal.regrouped(dims, moments, means)
+    return cut(signal.regrouped(dims, moments, means), atom.parts, [int(s) for s in segments], [int(n) for n in counts])
 
 
 def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) -> Signal:
@@ -143,7 +144,8 @@ def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) ->
     moments = np.stack(np.broadcast_arrays(*columns), axis)
     found = whole[0].changed(moments, means, dims=dims, gaussian=all(p.gaussian for p in parts))
     found = replace(found, spread=max(p.spread for p in parts), law=_law(found, parts, whole, axis))
-    return settled(merged_fidelity(found, *parts), axis)
+    whole_of = beside(merged_fidelity(found, *parts), [whole[i] for i, _ in owner], axis)
+    return whole_of if s <= MOST and is_apart(whole_of, axis) else settled(whole_of, axis)
 
 
 def _law(found: Signal, parts: Sequence[Signal], whole: Sequence[Signal], axis: int) -> Law | None:
