@@ -41,7 +41,7 @@ def by_pattern(signal: Signal, axes: Sequence[int], source: Source) -> Array | f
         if i not in axes and atom.parts == tuple(sizes.tolist()):
             pairs = atom.patterns
             found = np.sqrt(shares[pairs.first] * shares[pairs.second])
-            return found.reshape([-1 if i == k else 1 for k in range(len(signal.atoms))])
+            return np.asarray(found.reshape([-1 if i == k else 1 for k in range(len(signal.atoms))]))
     return typical(source) / source.strength
 
 
