@@ -19,8 +19,9 @@ from functools import lru_cache, reduce
 import numpy as np
 from numpy.typing import NDArray
 
+from initwell.propagate.moments.labels import spans
 from initwell.propagate.moments.segments import FEW, Array, Layout, over, patterns
-from initwell.propagate.moments.signal import Atom, Signal, Source, relabelled, replace
+from initwell.propagate.moments.signal import Atom, Signal, Source, replace
 
 # Of more values than these, rows follow the rest too little to matter.
 _MOST = 4
@@ -246,7 +247,18 @@ def _with_sources(signal: Signal, sources: Mapping[int, tuple[Source, ...]], spr
     atoms = list(signal.atoms)
     for i, new in changed.items():
         atoms[i] = replace(atoms[i], follows=new)
-    return relabelled(signal, atoms, **more)
+    return _relabelled(signal, atoms, **more)
+
+
+def _relabelled(signal: Signal, atoms: Sequence[Atom], **changes: float) -> Signal:
+    """Return a copy whose atoms, of the same sizes and segments, are others; what was worked out stays as it is."""
+    found = object.__new__(Signal)
+    state = vars(found)
+    state.update(vars(signal))
+    state.pop("cuts", None)
+    dims = tuple([tuple(atoms[span.start : span.stop]) for span in spans(tuple(map(len, signal.dims)))])
+    state.update(changes, dims=dims, atoms=tuple(atoms))
+    return found
 
 
 def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:
@@ -303,14 +315,15 @@ def in_common(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[l
     Returns:
         Places in ``pairs``, and the value; no places where there is none.
     """
-    best: tuple[list[int], int] = [], -1
-    most = 0.0
-    for value in dict.fromkeys(s.value for i, _ in pairs for s in a.atoms[i].follows):
-        both = [(place, _source(a, i, value), _source(b, j, value)) for place, (i, j) in enumerate(pairs)]
-        shared = [(place, one.strength * two.strength) for place, one, two in both if one and two]
-        if shared and shared[0][1] > most:
-            best, most = ([place for place, _ in shared], value), shared[0][1]
-    return best
+    shared: dict[int, tuple[list[int], float]] = {}
+    for place, (i, j) in enumerate(pairs):
+        others = b.atoms[j].follows
+        for one in a.atoms[i].follows if others else ():
+            for two in others:
+                if one.value == two.value:
+                    shared.setdefault(one.value, ([], one.strength * two.strength))[0].append(place)
+    value = max(shared, key=lambda v: shared[v][1], default=-1)
+    return (shared[value][0], value) if shared and shared[value][1] > 0 else ([], -1)
 
 
 def _source(signal: Signal, axis: int, value: int) -> Source | None:
@@ -342,8 +355,8 @@ def varied(signal: Signal, axes: Sequence[int], value: int) -> Array:
         # Products of rows of two sizes vary by both: those with a row of zeros are 0.
         same = np.sign(one) * np.sqrt(np.maximum(one * two, 0.0))
     source = _source(signal, axes[0], value) or Source(value, 0.0)
-    apart = np.where(_differ(signal, axes), source.apart, 1.0)
-    return np.asarray((same - signal.moments) * source.strength * apart)
+    found = (same - signal.moments) * source.strength
+    return np.asarray(found if source.apart == 1 else found * np.where(_differ(signal, axes), source.apart, 1.0))
 
 
 def _differ(signal: Signal, axes: Sequence[int]) -> NDArray[np.bool_]:

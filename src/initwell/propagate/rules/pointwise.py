@@ -24,7 +24,7 @@ from initwell.propagate.laws.functions import (
     multiple,
     unscaled,
 )
-from initwell.propagate.laws.gaussian import covariance, pair_moments
+from initwell.propagate.laws.gaussian import covariance, hermite
 from initwell.propagate.laws.peaks import masked, peak_law, within_window
 from initwell.propagate.laws.rectified import distribution, expected, grid_of, interpolated, through
 from initwell.propagate.moments import gram
@@ -176,7 +176,7 @@ def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) 
         if segmented:
             return replace(_with_gates(slope, u, g, origin, mean, slopes), image=image, profile=g.profile)
         average, variance = float(mean.flat[0]), covariance(u)[0]
-        places = masked(g, u, slopes, lambda at: pair_moments(slope.fn, slope.kinks, u.mean, variance, at)[1])
+        places = masked(g, u, slopes, hermite(slope.fn, slope.kinks, u.mean, variance))
     averages = np.full_like(u.means, average)
     return replace(_with_gates(slope, u, g, origin, averages, slopes), image=image, profile=places)
 
