@@ -52,9 +52,7 @@ print(json.dumps({"billions": size / 1e9, "built": built, "seconds": seconds, "g
 """
 
 
-def walks_again(
-    model: nn.Module, batch: Any, trace: Trace, factors: Sequence[float] = (1.0,)
-) -> Callable[[], object]:
+def walks_again(model: nn.Module, batch: Any, trace: Trace, factors: Sequence[float] = (1.0,)) -> Callable[[], object]:
     """Return the walk of a trace alone: what ``predict`` does after recording and after looking at the batch.
 
     Args:

@@ -42,3 +42,29 @@ def test_decays_have_the_law_of_their_numbers_and_steps(gain: float) -> None:
     mean, square = np.mean(draws, axis=0)
     assert last["mean"] == pytest.approx(mean, rel=0.02)
     assert last["forward_rms"] == pytest.approx(np.sqrt(square), rel=0.02)
+
+
+class Summed(Decays):
+    """The same, summed over the levels, and their rates drawn anew where it says so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).sum(dim=-1)
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["known", "drawn"])
+def test_decays_of_one_step_go_together_by_step_and_by_rate(drawn: bool) -> None:
+    """200 draws of 32×24 steps. Levels that meet one step differ in rate alone: their sum varies little, or much."""
+    model, generator = Summed(2.0), torch.Generator().manual_seed(0)
+    chosen = None if drawn else ["step.*"]
+    plan = iw.plan(model, "kaiming", only=chosen)
+    found = iw.predict(model, iw.signal((32, WIDTH)), plan=plan).rows[-1]
+    squares = []
+    for seed in range(DRAWS):
+        iw.init_(model, "kaiming", only=chosen, seed=seed)
+        with torch.no_grad():
+            y = model(torch.randn(32, WIDTH, generator=generator))
+        squares.append([float(y.square().mean()), float(y.mean()), float((y[:-1] * y[1:]).mean())])
+    square, mean, other = np.mean(squares, axis=0)
+    assert found["mean"] == pytest.approx(mean, rel=0.02)
+    assert found["forward_rms"] ** 2 - mean**2 == pytest.approx(square - mean**2, rel=0.05)
+    assert found["overlap"] * found["forward_rms"] ** 2 == pytest.approx(other, rel=0.03)

@@ -14,7 +14,7 @@ from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Pointwise, Signal
 
 _DECAY = "e to a product that is nowhere positive, under a gamma law"
-_KNOWN_DECAY = "e to a product of known numbers and steps, whose entries go together as those of the product"
+KNOWN_DECAY = "e to a product of known numbers and steps, whose entries go together as those of the product"
 _POINTS = 241
 _REACH = 9.0
 
@@ -67,20 +67,22 @@ def spanned(u: Signal) -> Array:
     return np.asarray(u.mean + spread * np.linspace(-6.0, 6.0, 121))
 
 
-def decayed(u: Signal, law: tuple[Array, Array] | None = None) -> Signal:
+def decayed(u: Signal) -> Signal:
     """Return e^u of a value that is nowhere positive, under the gamma law of the mean and the variance of −u.
 
     Args:
         u: the value.
-        law: points and weights of −u, where that is known better.
 
     >>> from initwell.propagate.moments.signal import independent
     >>> round(decayed(independent((500,), 2.0, -1.0)).mean, 3)  # −u exponential: 1/(1 + 1)
     0.5
     """
-    points, weights = gamma_law(-u.mean, max(u.q - u.mean**2, 0.0)) if law is None else law
-    values = np.exp(-points)
-    mean, q = float(values @ weights), float((values * values) @ weights)
-    moments = mean**2 + (q - mean**2) * covariance(u)[1]
-    found = u.changed(np.asarray(moments), mean)
-    return found.approximate(_DECAY if law is None else _KNOWN_DECAY)
+    found = []
+    for mean, variance in zip(u.means.flat, variances(u).flat, strict=True):
+        points, weights = gamma_law(-float(mean), float(variance))
+        values = np.exp(-points)
+        found.append((float(values @ weights), float((values * values) @ weights)))
+    means, squares = (np.array(part).reshape(u.means.shape) for part in zip(*found, strict=True))
+    spread = np.sqrt(np.maximum(squares - means**2, 0.0))
+    moments = over_pairs(u.atoms, means) + over_pairs(u.atoms, spread) * covariance(u)[1]
+    return u.changed(np.asarray(moments), means).approximate(_DECAY)

@@ -348,15 +348,35 @@ def varied(signal: Signal, axes: Sequence[int], value: int) -> Array:
     Returns:
         √(E[x_i²] E[x_j²]) − E[x_i x_j] times what the rows' source says; 0 where they all agree.
     """
-    same = signal.moments
+    source = _source(signal, axes[0], value) or Source(value, 0.0)
+    found = (_roots(signal, axes) - signal.moments) * source.strength
+    return np.asarray(found if source.apart == 1 else found * np.where(_differ(signal, axes), source.apart, 1.0))
+
+
+def apart(signal: Signal, axis: int) -> float:
+    """Return the average of ``varied`` over pairs that differ along an axis and agree along the others, at strength 1.
+
+    Without segments it is E[x²] − E[x x'].
+
+    Args:
+        signal: any signal.
+        axis: of its moments.
+    """
+    if not signal.atoms[axis].parts:
+        return signal.averaged(()) - signal.averaged([axis])
+    alike = replace(signal, moments=_roots(signal, [axis]))
+    return alike.averaged([axis]) - signal.averaged([axis])
+
+
+def _roots(signal: Signal, axes: Sequence[int]) -> Array:
+    """Return √(E[x_i²] E[x_j²]), i and j the indices of a pair along some axes, by pattern."""
+    found = signal.moments
     for axis in axes:
         pairs = signal.atoms[axis].patterns
-        one, two = same.take(pairs.first, axis), same.take(pairs.second, axis)
+        one, two = found.take(pairs.first, axis), found.take(pairs.second, axis)
         # Products of rows of two sizes vary by both: those with a row of zeros are 0.
-        same = np.sign(one) * np.sqrt(np.maximum(one * two, 0.0))
-    source = _source(signal, axes[0], value) or Source(value, 0.0)
-    found = (same - signal.moments) * source.strength
-    return np.asarray(found if source.apart == 1 else found * np.where(_differ(signal, axes), source.apart, 1.0))
+        found = np.sign(one) * np.sqrt(np.maximum(one * two, 0.0))
+    return np.asarray(found)
 
 
 def _differ(signal: Signal, axes: Sequence[int]) -> NDArray[np.bool_]:

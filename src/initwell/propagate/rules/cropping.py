@@ -14,6 +14,7 @@ import numpy as np
 from initwell.propagate.given.mask import side_by_side
 from initwell.propagate.moments.places import mixed, weighed
 from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.rules.ends import first_apart
 from initwell.propagate.rules.parts import bounds, concatenated, joined_tensors, padded, sliced
 from initwell.propagate.rules.reading import read_places
 from initwell.propagate.rules.resample import mapped
@@ -114,7 +115,11 @@ def _constant_pad(call: Call) -> Sequence[Signal]:
 def _slice(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     dim = (call["dim"] or 0) % len(x.dims)
-    return [cropped(x, dim, *bounds(call, x.shape[dim]))]
+    found = cropped(x, dim, *bounds(call, x.shape[dim]))
+    made = call.trace.producer(call["self"].id)
+    if made is not None and made.functional == "aten.convolution" and len(x.dims) == 3 and dim == 2:
+        return [first_apart(found, dim)]
+    return [found]
 
 
 def _narrow(call: Call) -> Sequence[Signal]:

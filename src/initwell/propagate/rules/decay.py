@@ -1,27 +1,36 @@
-"""Decays e^(a·y) of parameters that are as they are, such as a = −1 … −16 of a state, times a step y of its own.
+"""Decays e^(a·y) of numbers a, such as a = −1 … −16 of a state, times a step y of its own.
 
-What −a·y is distributed like is then no matter of a mean and a variance: over the numbers a, which are known, and the
-Gaussian u that y = φ(u) is a function of,
+What −a·y is distributed like is no matter of a mean and a variance: a are the known entries of a parameter that is as
+it is, or a function of Gaussian ones that are drawn, and y = φ(u) is a function of a Gaussian u. With f_a = e^(a φ),
 
-    E[f(e^(a y))] = average over a of ∫ f(e^(a φ(u))) N(u) du
+    E[f_a(u) f_a′(u′)] = r · E_a[E[f_a(u) f_a(u′)]]  +  (1 − r) · E[f̄(u) f̄(u′)],      f̄ = E_a[f_a]
 
-Assumption: all numbers a meet the same steps; entries of the result go together as those of a·y do.
+at the correlation that u and u′ have in each segment and pattern, and r that of a and a′: 1 where they are one number,
+0 where they are independent, and −1/(n − 1) of two different ones of n, for which it is exact.
+
+Assumption: numbers a that correlate are, in that share, one number; all of them meet the same steps.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
-from initwell.propagate.laws.functions import as_image
+from initwell.propagate.laws.averages import KNOWN_DECAY
+from initwell.propagate.laws.functions import Function, as_image, function_moments
+from initwell.propagate.laws.gaussian import covariance
+from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Image, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call
 from initwell.trace.ops import COPIES, VIEWS
 
 _LEVELS = 64
 _STEPS = 12
-_POINTS = 40
+_POINTS = 16
 
 
-def law_of_decay(call: Call, value: int) -> tuple[Array, Array] | None:
-    """Return points and weights of −a·y; None where a value is no such product, or grows.
+def known_decay(call: Call, value: int) -> Signal | None:
+    """Return e to a product of numbers and steps; None where a value is no such product, or may grow.
 
     Args:
         call: of the exponential.
@@ -31,38 +40,82 @@ def law_of_decay(call: Call, value: int) -> tuple[Array, Array] | None:
     if op is None or op.functional != "aten.mul" or len(op.inputs) != 2:
         return None
     for one, two in (op.inputs, op.inputs[::-1]):
-        numbers, steps = _numbers(call, one, _STEPS), _steps(call, two)
-        if numbers is not None and steps is not None:
-            levels, counts = np.unique(numbers, return_counts=True)
-            points = -np.multiply.outer(levels, steps[0])
-            if len(levels) <= _LEVELS and (points >= 0).all():
-                return points.ravel(), np.multiply.outer(counts / counts.sum(), steps[1]).ravel()
+        numbers = _numbers(call, one, _STEPS) or _drawn(call, one)
+        steps = _steps(call, two)
+        if numbers is None or steps is None or one not in call.known:
+            continue
+        if (found := _averaged(numbers, steps, call.known[one], call.shape())) is not None:
+            return merged_fidelity(found.approximate(KNOWN_DECAY), call.known[one], call.known[two])
     return None
 
 
-def _numbers(call: Call, value: int, steps: int) -> Array | None:
-    """Return the numbers of a value that is made of a parameter that is as it is, in any order."""
+def _averaged(numbers: tuple[Array, Array], steps: Image, a: Signal, shape: tuple[int, ...]) -> Signal | None:
+    """Return E over numbers and steps, at the correlations of both."""
+    levels, shares = numbers
+    phi, u = steps.phi.fn, steps.pre
+    reach = phi(np.concatenate([u.means.ravel(), [u.mean - 8 * u.rms, u.mean + 8 * u.rms]]))
+    if len(levels) > _LEVELS or np.multiply.outer(levels, reach).max() > 1e-9:
+        return None
+
+    def decay(level: float) -> Callable[[Array], Array]:
+        return lambda x: np.exp(level * phi(x))
+
+    each = [function_moments(Function(decay(level), steps.phi.kinks), u) for level in levels.tolist()]
+    agree = sum(share * moments for share, (_, moments) in zip(shares, each, strict=True))
+    mean = sum(share * means for share, (means, _) in zip(shares, each, strict=True))
+
+    def average(x: Array) -> Array:
+        return np.asarray(sum(share * decay(level)(x) for level, share in zip(levels.tolist(), shares, strict=True)))
+
+    other = function_moments(Function(average, steps.phi.kinks), u)[1]
+    one, rate = together(u.changed(np.asarray(agree), np.asarray(mean)), replace(a, image=None), shape)
+    two = together(u.changed(np.asarray(other), np.asarray(mean)), replace(a, image=None), shape)[0]
+    alike = covariance(rate)[1]
+    return one.changed(alike * one.moments + (1 - alike) * two.moments, one.means)
+
+
+def _numbers(call: Call, value: int, steps: int) -> tuple[Array, Array] | None:
+    """Return the numbers of a value that is made of a parameter that is as it is, in any order, and their shares."""
+    found = _table(call, value, steps)
+    if found is None:
+        return None
+    levels, counts = np.unique(found, return_counts=True)
+    return levels, counts / counts.sum()
+
+
+def _table(call: Call, value: int, steps: int) -> Array | None:
     kept = call.values.kept.get(value)
     if kept is not None:
         return kept.detach().double().cpu().numpy().ravel()
     op = call.trace.producer(value)
     if op is None or len(op.inputs) != 1 or steps == 0:
         return None
-    found = _numbers(call, op.inputs[0], steps - 1)
+    found = _table(call, op.inputs[0], steps - 1)
     if found is None or op.functional in VIEWS or op.functional in COPIES:
         return found
     return {"aten.exp": np.exp(found), "aten.neg": -found}.get(op.functional)
 
 
-def _steps(call: Call, value: int) -> tuple[Array, Array] | None:
-    """Return points and weights of a function of a Gaussian."""
-    y = call.known.get(call.trace.shown(value))
-    if y is None or y.segmented:
+def _drawn(call: Call, value: int) -> tuple[Array, Array] | None:
+    """Return points and weights of a function of a drawn parameter."""
+    a = call.known.get(call.trace.shown(value))
+    if a is None or a.segmented:
         return None
-    image = as_image(y)
-    u = image.pre
-    if image.base is not None or u.segmented or u.average is not None or u.law is not None:
+    image = as_image(a)
+    if image.base is not None or not image.pre.gaussian or image.pre.law is not None:
         return None
     z, weights = np.polynomial.hermite_e.hermegauss(_POINTS)
-    values = image.phi.fn(u.mean + np.sqrt(max(u.q - u.mean**2, 0.0)) * z)
-    return np.asarray(values), np.asarray(weights / weights.sum())
+    points = image.phi.fn(image.pre.mean + np.sqrt(max(image.pre.q - image.pre.mean**2, 0.0)) * z)
+    return np.asarray(points), np.asarray(weights / weights.sum())
+
+
+def _steps(call: Call, value: int) -> Image | None:
+    """Return what a value is as a function of a Gaussian, the Gaussian with the dimensions of the value."""
+    y, shown = call.known.get(value), call.known.get(call.trace.shown(value))
+    if y is None or shown is None or y.atoms != shown.atoms:
+        return None
+    image = as_image(shown)
+    u = image.pre
+    if image.base is not None or u.average is not None or u.law is not None or u.dims != shown.dims:
+        return None
+    return replace(image, pre=u.regrouped(y.dims, u.moments, u.means))

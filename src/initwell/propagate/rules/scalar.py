@@ -21,7 +21,7 @@ from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
-from initwell.propagate.rules.decay import law_of_decay
+from initwell.propagate.rules.decay import known_decay
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.pointwise import applied, gated
@@ -139,9 +139,9 @@ def _exp(call: Call) -> Sequence[Signal]:
     if (kept := _of_kept(call, _PLAIN["exp"])) is not None:
         return [kept]
     x = call.signal("self")
-    if x.mean >= 0 or x.segmented or of_known_law(x) or _sign_of(call.trace, call["self"].id) >= 0:
+    if (x.means >= 0).any() or of_known_law(x) or _sign_of(call.trace, call["self"].id) >= 0:
         return [applied(_PLAIN["exp"], x)]
-    return [decayed(x, law_of_decay(call, call["self"].id))]
+    return [known_decay(call, call["self"].id) or decayed(x)]
 
 
 def _sign_of(trace: Trace, value: int) -> int:
