@@ -128,6 +128,7 @@ class Signal:
         gates: the masks that its parts went through last, where it is a gradient that met some.
         roots: (tag, a): it contains a times the normalized value of that tag, plus what is independent of it.
         peak: above 1 where only the largest of so many entries of a window got a gradient: max pooling's backward.
+        crest: which share of its second moment that gradient is, where others were added to it.
         average: what it is the average of, where it is one.
         square_of: what it is the square of, where it is one.
         centred_of: the mean that was taken off, where one was.
@@ -156,6 +157,7 @@ class Signal:
     gates: "tuple[Gate, ...]" = ()
     roots: tuple[tuple[int, float], ...] = ()
     peak: int = 1
+    crest: float = 1.0
     profile: tuple[Array, ...] = ()
     average: "Average | None" = None
     square_of: "Signal | None" = None
@@ -318,7 +320,7 @@ R = TypeVar("R")
 # What a signal made of another keeps.
 _KEPT = ("fidelity", "reasons", "spread", "swing")
 # What holds of its entries wherever these stand.
-_OF_ENTRIES = (*_KEPT, "gaussian", "law", "peak", "roots", "scatter")
+_OF_ENTRIES = (*_KEPT, "gaussian", "law", "peak", "crest", "roots", "scatter")
 # What a Signal works out of its dims alone.
 _OF_DIMS = ("atoms", "_has_parts", "shape", "layout", "_spans")
 # … and of its moments, means and atoms, however these are grouped.
