@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from initwell.propagate.moments.labels import spans
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Signal, Source, relabelled, replace
+from initwell.propagate.moments.signal import Atom, Signal, Source, replace
 
 MOST = 4
 """Of more values than these, rows follow the rest too little to matter."""
@@ -31,7 +32,18 @@ def with_sources(signal: Signal, sources: Mapping[int, tuple[Source, ...]], spre
     atoms = list(signal.atoms)
     for i, new in changed.items():
         atoms[i] = replace(atoms[i], follows=new)
-    return relabelled(signal, atoms, **more)
+    return _relabelled(signal, atoms, **more)
+
+
+def _relabelled(signal: Signal, atoms: Sequence[Atom], **changes: float) -> Signal:
+    """Return a copy whose atoms, of the same sizes and segments, are others; what was worked out stays as it is."""
+    found = object.__new__(Signal)
+    state = vars(found)
+    state.update(vars(signal))
+    state.pop("cuts", None)
+    dims = tuple([tuple(atoms[span.start : span.stop]) for span in spans(tuple(map(len, signal.dims)))])
+    state.update(changes, dims=dims, atoms=tuple(atoms))
+    return found
 
 
 def by_pattern(signal: Signal, axes: Sequence[int], source: Source) -> Array | float:

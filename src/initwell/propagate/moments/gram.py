@@ -291,14 +291,15 @@ def in_common(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[l
     Returns:
         Places in ``pairs``, and the value; no places where there is none.
     """
-    best: tuple[list[int], int] = [], -1
-    most = 0.0
-    for value in dict.fromkeys(s.value for i, _ in pairs for s in a.atoms[i].follows):
-        both = [(place, _source(a, i, value), _source(b, j, value)) for place, (i, j) in enumerate(pairs)]
-        shared = [(place, one.strength * two.strength) for place, one, two in both if one and two]
-        if shared and shared[0][1] > most:
-            best, most = ([place for place, _ in shared], value), shared[0][1]
-    return best
+    shared: dict[int, tuple[list[int], float]] = {}
+    for place, (i, j) in enumerate(pairs):
+        others = b.atoms[j].follows
+        for one in a.atoms[i].follows if others else ():
+            for two in others:
+                if one.value == two.value:
+                    shared.setdefault(one.value, ([], one.strength * two.strength))[0].append(place)
+    value = max(shared, key=lambda v: shared[v][1], default=-1)
+    return (shared[value][0], value) if shared and shared[value][1] > 0 else ([], -1)
 
 
 def _source(signal: Signal, axis: int, value: int) -> Source | None:
@@ -324,9 +325,10 @@ def varied(signal: Signal, axes: Sequence[int], value: int) -> Array:
         √(E[x_i²] E[x_j²]) − E[x_i x_j] times what the rows' source says; 0 where they all agree.
     """
     source = _source(signal, axes[0], value) or Source(value, 0.0)
-    less = np.where(_differ(signal, axes), source.apart, 1.0)
-    found = (_roots(signal, axes) - signal.moments) * source.strength * less
-    return np.asarray(found * by_pattern(signal, axes, source) if source.among else found)
+    found = (_roots(signal, axes) - signal.moments) * source.strength
+    if source.among:
+        found = found * by_pattern(signal, axes, source)
+    return np.asarray(found if source.apart == 1 else found * np.where(_differ(signal, axes), source.apart, 1.0))
 
 
 def apart(signal: Signal, axis: int) -> float:
