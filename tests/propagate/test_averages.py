@@ -10,6 +10,9 @@ from initwell.propagate.laws.averages import gamma_moments, is_average_of_square
 from initwell.propagate.laws.functions import Function
 from initwell.propagate.moments.remembered import Average
 from initwell.propagate.moments.signal import Signal, independent, replace
+from initwell.propagate.rules.branch import product
+from initwell.propagate.rules.pointwise import applied
+from initwell.propagate.rules.scalar import squared
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.vector_norm import euclidean
 
@@ -93,3 +96,50 @@ def test_the_decay_of_a_state_is_no_exponential_of_a_gaussian() -> None:
     assert predicted["op"] == "aten.exp"
     assert predicted["fidelity"] == "approximate"
     assert predicted["forward_rms"] == pytest.approx(float(np.sqrt(np.mean(squares))), rel=0.12)
+
+
+def test_an_average_of_squares_of_gated_values_is_hardly_ever_next_to_0_by_sampling() -> None:
+    """Of 128 squares of relu(u)²·w the gamma law has 1/v 39 % too large; 20,000 rows know it to 1 %."""
+    rng = np.random.default_rng(11)
+    gates, weights = np.maximum(rng.normal(size=(2, 20_000, 128)), 0.0), rng.normal(size=(20_000, 128))
+    drawn = ((gates[0] ** 2 * weights) ** 2).mean(axis=1)
+    u = replace(independent((50, 128), 1.0), gaussian=True)
+    x = product(applied(Function(lambda v: np.maximum(v, 0.0) ** 2, (0.0,)), u), replace(u), u.shape)
+    squares = summed(squared(x), [1], keep=False, mean=True)
+    v = replace(squares, average=Average("square", x, (1,)))
+    assert v.mean == pytest.approx(1.5) and v.q == pytest.approx((drawn**2).mean(), rel=0.06)
+    for phi, within in ((FUNCTIONS["one over"], 0.05), (Function(lambda a: a**-2.0), 0.15)):
+        means, _ = gamma_moments(phi, v)
+        assert float(means.flat[0]) == pytest.approx(phi.fn(drawn).mean(), rel=within)
+
+
+class GatedNorm(nn.Module):
+    def __init__(self, act: str) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(64, 128), nn.Linear(64, 128), nn.Linear(128, 32)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.layer_norm(x, (64,))
+        gate = self.gate(x)
+        gated = (torch.relu(gate) ** 2 if self.act == "relu²" else nn.functional.silu(gate)) * self.up(x)
+        y: Tensor = self.down(gated * torch.rsqrt(gated.pow(2).mean(-1, keepdim=True) + 1e-6))
+        return y
+
+
+@pytest.mark.parametrize("act", ["relu²", "silu"])
+def test_a_norm_by_hand_of_gated_values_by_measurement(act: str) -> None:
+    """80 draws of the weights, seeds 0 to 79: standard errors to 3 %; without the law of gated values up to −82 %."""
+    batch = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    model = GatedNorm(act)
+    predicted = iw.predict(model, batch, plan=iw.plan(model, "kaiming"))
+    sums: dict[tuple[int, str], float] = {}
+    for seed in range(80):
+        iw.init_(model, "kaiming", seed=seed)
+        for i, row in enumerate(iw.measure(model, batch, seed=seed).rows):
+            for side in ("forward_rms", "gradient_rms"):
+                sums[i, side] = sums.get((i, side), 0.0) + (row[side] or 0.0) ** 2 / 80
+    for (i, side), square in sums.items():
+        known = predicted.rows[i][side]
+        if known is not None and square > 0:
+            assert known == pytest.approx(square**0.5, rel=0.22), (i, side, predicted.rows[i]["op"])

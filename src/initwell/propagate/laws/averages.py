@@ -4,11 +4,19 @@ The mean v of squares has a mean μ and a variance s². The gamma law of that me
 freedom, is exact for ν independent squares of equal variance, and the usual approximation otherwise (Welch 1938,
 Satterthwaite 1946). Roots and quotients of v, as norms and normalizations by hand hold, are taken under it; a Gaussian
 would reach 0 and below. Assumption: entries of f(v) go together as those of v do.
+
+Squares of gated values, as of relu(u)²·w, have a few very large ones among them: their average is more skewed than a
+gamma variable of its variance, and hardly ever next to 0. An inverse Gaussian (Folks & Chhikara 1978) of the same mean
+and variance has the third central moment 3s⁴/μ where a gamma law has 2s⁴/μ. Of the two that one is taken which is
+nearer to what independent entries of their own law have, and a gamma variable of whatever variance they leave.
 """
+
+import math
 
 import numpy as np
 
 from initwell.propagate.laws.gaussian import covariance, variances
+from initwell.propagate.laws.rectified import distribution, expected, of_known_law
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Pointwise, Signal
@@ -25,16 +33,71 @@ def is_average_of_squares(u: Signal) -> bool:
     return known and bool((u.means > 0).all()) and u.q > u.mean**2 * (1 + 1e-12)
 
 
+def _law(u: Signal, mean: float, variance: float) -> tuple[Array, Array]:
+    """Return points and weights of the law of an average of squares; the arguments are those of its segment."""
+    if _third_moment(u, mean, variance) * mean > 2.5 * variance**2:
+        return inverse_gaussian_law(mean, variance)
+    return gamma_law(mean, variance)
+
+
+def _third_moment(u: Signal, mean: float, variance: float) -> float:
+    """Return the third central moment of an average of squares, 0 where that of its entries is not known."""
+    x = u.average.of if u.average is not None and u.average.kind == "square" else None
+    tails = None if x is None else _tails(x)
+    if u.average is None or x is None or tails is None:
+        return 0.0
+    count, (four, six) = math.prod(x.shape[d] for d in u.average.dims), tails
+    own, third = (four - 1) * mean**2 / count, (six - 3 * four + 2) * mean**3 / count**2
+    return third + 2 * max(variance - own, 0.0) ** 2 / mean
+
+
+def _tails(x: Signal) -> tuple[float, float] | None:
+    """Return E[x⁴]/E[x²]² and E[x⁶]/E[x²]³ of an entry, or None: of h·f(u) they are those of both multiplied."""
+    made = x.image
+    if of_known_law(x):
+        points, weights = distribution(x)
+    elif made is not None and of_known_law(made.pre):
+        points, weights = distribution(made.pre)
+        points = made.phi.fn(points)
+    else:
+        return None
+    two, four, six = (expected(weights, points**k) for k in (2, 4, 6))
+    if not (two > 0).all():
+        return None
+    base = None if made is None or of_known_law(x) else made.base
+    others = (1.0, 1.0) if base is None else _tails(base)
+    own = float((four / two**2).mean()), float((six / two**3).mean())
+    return None if others is None else (own[0] * others[0], own[1] * others[1])
+
+
 def gamma_law(mean: float, variance: float) -> tuple[Array, Array]:
     """Return points and weights of the gamma law of a mean and a variance."""
+    t, shape = _steps(mean, variance)
+    return _weighted(mean, t, shape * (t - np.expm1(t)))
+
+
+def inverse_gaussian_law(mean: float, variance: float) -> tuple[Array, Array]:
+    """Return points and weights of the inverse Gaussian law of a mean and a variance.
+
+    >>> points, weights = inverse_gaussian_law(1.0, 0.5)
+    >>> [round(float(weights @ points**k), 4) for k in (1, 2, 3, -1)]  # 1, 1 + s², 1 + 3s² + 3s⁴, 1 + s²
+    [1.0, 1.5, 3.25, 1.5]
+    """
+    t, shape = _steps(mean, variance)
+    return _weighted(mean, t, -t / 2 - shape * (np.cosh(t) - 1))
+
+
+def _steps(mean: float, variance: float) -> tuple[Array, float]:
+    """Return steps of log v from the mean, and μ²/s²: in log v densities are smooth and fall off on both sides."""
     shape = mean**2 / max(variance, 1e-12 * mean**2)
-    # In log v the density is smooth and falls off on both sides: equal steps are exact to rounding.
-    centre, width = np.log(mean), 1 / np.sqrt(shape)
-    low = -_REACH * width * (1 + width)
-    t = np.linspace(low, _REACH * width, _POINTS)
-    log_weight = shape * (t - np.expm1(t))
-    weights = np.exp(log_weight - log_weight.max())
-    return np.exp(centre + t), weights / weights.sum()
+    width = 1 / math.sqrt(shape)
+    return np.linspace(-_REACH * width * (1 + width), _REACH * width, _POINTS), shape
+
+
+def _weighted(mean: float, t: Array, logs: Array) -> tuple[Array, Array]:
+    # Equal steps are exact to rounding.
+    weights = np.exp(logs - logs.max())
+    return mean * np.exp(t), weights / weights.sum()
 
 
 def gamma_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
@@ -50,7 +113,7 @@ def gamma_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
     """
     found = []
     for mean, variance in zip(u.means.flat, variances(u).flat, strict=True):
-        points, weights = gamma_law(float(mean), float(variance))
+        points, weights = _law(u, float(mean), float(variance))
         values = f.fn(points)
         found.append((float(values @ weights), float((values * values) @ weights)))
     means, squares = (np.array(part).reshape(u.means.shape) for part in zip(*found, strict=True))
@@ -61,7 +124,7 @@ def gamma_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
 def spanned(u: Signal) -> Array:
     """Return points over all that a value may well be."""
     if is_average_of_squares(u):
-        laws = [gamma_law(float(m), float(v)) for m, v in zip(u.means.flat, variances(u).flat, strict=True)]
+        laws = [_law(u, float(m), float(v)) for m, v in zip(u.means.flat, variances(u).flat, strict=True)]
         return np.concatenate([points[weights > 1e-12] for points, weights in laws])
     spread = np.sqrt(max(u.q - u.mean**2, 0.0))
     return np.asarray(u.mean + spread * np.linspace(-6.0, 6.0, 121))

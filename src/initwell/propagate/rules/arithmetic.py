@@ -23,7 +23,7 @@ from initwell.propagate.rules.branch import (
     shifted,
     summed_jointly,
 )
-from initwell.propagate.rules.byhand import centred_by_hand, gradient_by_hand, normalized_by_hand
+from initwell.propagate.rules.byhand import centred_by_hand, gradient_by_hand, normalized_by_hand, of_gated_rows
 from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.lengths import by_length_of_few
@@ -96,7 +96,7 @@ def _mul(call: Call) -> Sequence[Signal]:
     if found is not None:
         is_square = call["self"] == call["other"]
         return [replace(found, square_of=a) if is_square else found]
-    if call.op.phase == "backward" and (share := of_deviation(call)) != 1.0:
+    if call.op.phase == "backward" and (share := of_deviation(call) * of_gated_rows(call)) != 1.0:
         whole = multiplied(*together(a, b, call.shape()))
         return [replace(whole, moments=whole.moments * share, joint=True)]
     if _is_gradient(call, "self"):

@@ -16,6 +16,7 @@ E[g_j g'_k] over k.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from initwell.propagate.laws.functions import Function, as_image, function_momen
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.centring import centred, over_all
 from initwell.propagate.moments.remembered import Average
+from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.norm import normalized
@@ -264,4 +266,38 @@ def _one_size(call: Call, norm: Op) -> float:
 
 def _power(scale: Image, power: int) -> float:
     phi = scale.phi.fn
-    return float(function_moments(Function(lambda v: phi(v) ** power), scale.pre)[0].mean())
+    return _expected(lambda v: phi(v) ** power, scale.pre)
+
+
+def _expected(f: Callable[[Array], Array], v: Signal) -> float:
+    return float(function_moments(Function(f), v)[0].mean())
+
+
+def of_gated_rows(call: Call) -> float:
+    """Return what E[(g k h)²] is over that of independents, g k what comes back through a norm of rows x = h·f(u).
+
+    Where h or f is large so is x, and the row's k is small: Σ x² k² over a row is its length, E[x² k²] = E[v k²] and
+    not E[x²]·E[k²]. That is taken of either factor, which have most of what x varies by.
+    """
+    scale = _scale_behind(call, "self", "other") or _scale_behind(call, "other", "self")
+    if scale is None or scale.pre.mean <= 0:
+        return 1.0
+    phi, v = scale.phi.fn, scale.pre
+    apart = v.mean * _expected(lambda u: phi(u) ** 2, v)
+    return min(_expected(lambda u: u * phi(u) ** 2, v) / apart, 1.0) if apart > 0 else 1.0
+
+
+def _scale_behind(call: Call, one: str, two: str) -> Image | None:
+    """Return the scale of a norm whose rows got the first operand, a gradient, if the second is a factor of these."""
+    trace, ref, factor = call.trace, call[one], call[two]
+    both = trace.producer(ref.id) if isinstance(ref, ValueRef) and isinstance(factor, ValueRef) else None
+    if both is None or both.functional != "aten.add" or both.phase == "forward":
+        return None
+    add = Call.of_walk(both, trace, call.known, call.values)
+    norm = _norm_behind(add, "self") or _norm_behind(add, "other")
+    rows = [] if norm is None else [(value, trace.producer(value)) for value in norm.inputs]
+    for value, made in rows:
+        if made is not None and made.functional == "aten.mul" and made.index == call.op.of and factor.id in made.inputs:
+            scales = (as_image(call.known[v]) for v, _ in rows if v != value and v in call.known)
+            return next((s for s in scales if s.base is None and s.pre.average is not None), None)
+    return None

@@ -15,7 +15,7 @@ import torch
 from initwell.propagate.given.draws import over_draws
 from initwell.propagate.given.measured import measured_weight
 from initwell.propagate.laws.averages import decayed
-from initwell.propagate.laws.functions import Function, as_image, combined, evaluated, line, shared_images
+from initwell.propagate.laws.functions import Function, as_image, combined, composed, evaluated, line, shared_images
 from initwell.propagate.laws.rectified import of_known_law
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
@@ -128,8 +128,9 @@ def _unary(name: str, phi: Function) -> Rule:
         if (kept := _of_kept(call, phi)) is not None:
             return [kept]
         x = call.signal("self")
-        found = decreasing(phi, x, f"{name} of what may be 0") if name in _POSITIVE else applied(phi, x)
-        return [replace(found, square_of=x) if name == "square" else found]
+        if name == "square":
+            return [replace(squared(x), square_of=x)]
+        return [decreasing(phi, x, f"{name} of what may be 0") if name in _POSITIVE else applied(phi, x)]
 
     return rule
 
@@ -169,8 +170,20 @@ def _pow(call: Call) -> Sequence[Signal]:
         return np.asarray(np.power(u, int(p)) if whole and p >= 0 else np.power(np.maximum(u, _TINY), p))
 
     phi = Function(fn, () if whole else (0.0,))
-    found = decreasing(phi, x, "a negative power of what may be 0") if p < 0 else applied(phi, x)
-    return [replace(found, square_of=x) if p == 2 else found]
+    if p == 2:
+        return [replace(squared(x), square_of=x)]
+    return [decreasing(phi, x, "a negative power of what may be 0") if p < 0 else applied(phi, x)]
+
+
+def squared(x: Signal) -> Signal:
+    """Square entry by entry; of a gated value h·f(u), h independent of u, as h²·f(u)², which has heavier tails."""
+    made = as_image(x)
+    if made.base is None or not made.base.dims == made.pre.dims == x.dims:
+        return applied(_PLAIN["square"], x)
+    base, square = squared(made.base), composed(_PLAIN["square"], made)
+    factor = evaluated(Image(square, made.pre))
+    found = x.changed(base.moments * factor.moments, base.means * factor.means, image=Image(square, made.pre, base))
+    return merged_fidelity(found, base, factor)
 
 
 def _number(call: Call, name: str) -> Any:

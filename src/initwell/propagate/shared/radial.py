@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.given.known import Known
-from initwell.propagate.laws.functions import as_image, line
+from initwell.propagate.laws.functions import Function, as_image, function_moments, line
 from initwell.propagate.laws.gaussian import nodes
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Signal
@@ -234,14 +234,14 @@ class Radial:
         norm = next(norm for norm in self._norms.values() if norm.op.index == op.index)
         scale = self._known.get(norm.scale)
         image = as_image(scale) if scale is not None else None
-        if image is None or image.base is not None or image.pre.average is None or image.pre.mean <= 0:
+        if image is None or image.base or image.pre.average is None or image.pre.mean <= 0:
             return 0.0
-        k = np.abs(image.phi.fn(image.pre.mean * np.exp(np.array([-_STEP, _STEP]))))
-        if not (np.isfinite(k).all() and (k > 0).all()):
-            return 0.0
-        slope = float(np.diff(np.log(k))[0]) / (2 * _STEP) * (1 if op.functional == "aten.mul" else -1)
+        k, sign = image.phi.fn, 1.0 if op.functional == "aten.mul" else -1.0
+        step = math.exp(_STEP)
         # The average is of squares.
-        return max(1 + 2 * slope, 0.0) if image.pre.average.kind != "mean" else 0.0
+        left = Function(lambda v: np.maximum(1 + sign * np.log(np.abs(k(v * step) / k(v / step))) / _STEP, 0.0))
+        square = float(function_moments(left, image.pre)[1].flat[0])
+        return math.sqrt(square) if image.pre.average.kind != "mean" and 0 < square < math.inf else 0.0
 
     def _piece(self, op: Op, value: int) -> Parts | None:
         """Return R of a value among those that an op puts side by side.
