@@ -128,6 +128,7 @@ class Signal:
         gates: the masks that its parts went through last, where it is a gradient that met some.
         roots: (tag, a): it contains a times the normalized value of that tag, plus what is independent of it.
         peak: above 1 where only the largest of so many entries of a window got a gradient: max pooling's backward.
+        crest: which share of its second moment that gradient is, where others were added to it.
         average: what it is the average of, where it is one.
         square_of: what it is the square of, where it is one.
         centred_of: the mean that was taken off, where one was.
@@ -156,6 +157,7 @@ class Signal:
     gates: "tuple[Gate, ...]" = ()
     roots: tuple[tuple[int, float], ...] = ()
     peak: int = 1
+    crest: float = 1.0
     profile: tuple[Array, ...] = ()
     average: "Average | None" = None
     square_of: "Signal | None" = None
@@ -285,7 +287,7 @@ class Signal:
             law = replace(law, near=np.zeros(()))
         found = _bare(self, dims=dims, moments=moments, means=means, gaussian=self.gaussian, law=law)
         state, old = vars(found), vars(self)
-        state.update(peak=self.peak, roots=self.roots, scatter=self.scatter)
+        state.update(peak=self.peak, crest=self.crest, roots=self.roots, scatter=self.scatter)
         if moments is self.moments and means is self.means and found.atoms == self.atoms:
             state.update({name: old[name] for name in ("mean", "q", "kept") if name in old})
         return found

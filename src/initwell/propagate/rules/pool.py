@@ -358,7 +358,7 @@ def _max_pool_backward(call: Call) -> Sequence[Signal]:
     whole = found
     for d, (before, after) in enumerate(source.padding):
         whole = padded(whole, d, before, after) if before or after else whole
-    return [replace(whole, peak=found.peak)]
+    return [replace(whole, peak=found.peak, crest=found.crest)]
 
 
 def _inside(call: Call, source: Unpadded, outputs: Sequence[int]) -> list[Axis]:
