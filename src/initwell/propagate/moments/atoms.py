@@ -263,6 +263,8 @@ def expanded(signal: Signal, shape: Sequence[int], like: Signal | None = None) -
     >>> expanded(independent((4,), 1.0), (3, 4)).moments.tolist()
     [[1.0, 0.0], [1.0, 0.0]]
     """
+    if signal.shape == tuple(shape):
+        return signal
     extra = len(shape) - len(signal.dims)
     given = ((),) * (len(shape) - len(like.dims)) + like.dims if like is not None else ((),) * len(shape)
     dims: list[tuple[Atom, ...]] = []
@@ -345,8 +347,9 @@ def together(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal
     if a.dims == b.dims and a.shape == tuple(shape) and [x.sample for x in a.atoms] == [x.sample for x in b.atoms]:
         return a, b
     one, two = matched(expanded(a, shape, b), expanded(b, shape, a), [(d, d) for d in range(len(shape))])
-    first, second = replace(one, dims=_sampled(one.dims, two.dims)), replace(two, dims=_sampled(two.dims, one.dims))
-    return _remembered(first, a, second), _remembered(second, b, first)
+    if [x.sample for x in one.atoms] != [x.sample for x in two.atoms]:
+        one, two = replace(one, dims=_sampled(one.dims, two.dims)), replace(two, dims=_sampled(two.dims, one.dims))
+    return _remembered(one, a, two), _remembered(two, b, one)
 
 
 def _remembered(cut: Signal, whole: Signal, other: Signal) -> Signal:
