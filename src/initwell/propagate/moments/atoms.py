@@ -39,11 +39,13 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
     """
     atom = signal.atoms[axis]
     if any(n % inner for n in atom.parts):
-        signal = merged(signal, axis, _groups(signal, axis, inner, unlike=True))
-        blocks, within = _crossings(signal.atoms[axis].patterns.parts, inner)
-        if len(within) > 1 and len(blocks) * len(within) <= _CELLS:
-            return _cut_across(signal, axis, blocks, within)
-        signal = merged(signal, axis, _groups(signal, axis, inner, unlike=False))
+        # Where all that are unlike make too many cells, those of unlike squares alone.
+        for unlike in ((_UNLIKE, _LIKER), (_UNLIKE, math.inf)):
+            found = merged(signal, axis, _groups(signal, axis, inner, *unlike))
+            blocks, within = _crossings(found.atoms[axis].patterns.parts, inner)
+            if len(within) > 1 and len(blocks) * len(within) <= _CELLS:
+                return _cut_across(found, axis, blocks, within)
+        signal = merged(found, axis, _groups(found, axis, inner, math.inf, math.inf))
         atom = signal.atoms[axis]
     outer = replace(atom, size=atom.size // inner, parts=tuple(n // inner for n in atom.parts), slots=None)
     s = len(outer.patterns.parts)
@@ -55,19 +57,23 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
     return replace(signal, dims=dims, moments=moments, means=means)
 
 
-def _groups(signal: Signal, axis: int, inner: int, *, unlike: bool) -> list[int]:
-    """Group neighbouring segments whose border lies amid a block, but for unlike ones, if these are to be kept apart.
+def _groups(signal: Signal, axis: int, inner: int, unlike: float, liker: float) -> list[int]:
+    """Group neighbouring segments whose border lies amid a block, unless they are unlike.
 
-    They differ by a factor in their squares, or in how alike two entries of theirs are: what stands at padding after
-    one layer of attention is the same everywhere.
+    Args:
+        signal: any signal.
+        axis: which of its atoms.
+        inner: length of a block.
+        unlike: the factor between squares beyond which they are.
+        liker: how much more two entries of the one may have in common than two of the other, of E[x²]: what stands at
+            padding after a layer of attention is the same everywhere.
     """
     count, ends = signal.means.shape[axis], np.cumsum(signal.atoms[axis].patterns.parts)
-    kept = ends[:-1] % inner == 0
-    if unlike:
-        sizes = signal.diagonal.swapaxes(0, axis).reshape(count, -1).mean(axis=1)
-        low, high = np.minimum(sizes[1:], sizes[:-1]), np.maximum(sizes[1:], sizes[:-1])
-        alike = _likeness(signal, axis, sizes)
-        kept = kept | (high > _UNLIKE * np.maximum(low, 1e-300)) | (np.abs(np.diff(alike)) > _LIKER)
+    sizes = signal.diagonal.swapaxes(0, axis).reshape(count, -1).mean(axis=1)
+    low, high = np.minimum(sizes[1:], sizes[:-1]), np.maximum(sizes[1:], sizes[:-1])
+    kept = (ends[:-1] % inner == 0) | (high > unlike * np.maximum(low, 1e-300))
+    if math.isfinite(liker):
+        kept = kept | (np.abs(np.diff(_likeness(signal, axis, sizes))) > liker)
     return [0, *np.cumsum(kept).tolist()]
 
 
