@@ -67,6 +67,7 @@ class Strange(nn.Module):
         self.kernel = nn.Parameter(torch.zeros(6, 4, 3))
         self.scale = nn.Parameter(torch.ones(6))
         self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.gain = nn.Parameter(torch.ones(6, 1, 1))
 
 
 def test_an_unknown_matrix_is_taken_by_its_shape_and_says_so() -> None:
@@ -77,7 +78,7 @@ def test_an_unknown_matrix_is_taken_by_its_shape_and_says_so() -> None:
     assert layout_of(Strange(), "kernel").fan_in == 12
 
 
-@pytest.mark.parametrize("name", ["scale", "token"])
+@pytest.mark.parametrize("name", ["scale", "token", "gain"])
 def test_an_unknown_vector_or_token_has_no_layout(name: str) -> None:
     assert slot_of(Strange(), name).role == "other"
     with pytest.raises(ShapeError, match=f"Strange.{name}"):

@@ -170,3 +170,42 @@ def test_pooling_of_a_gated_rectified_value_by_measurement(pad: float | None) ->
         if row["path"] in ("one", "norm", "two") or "pool" in row["op"]:
             assert row["forward_rms"] == pytest.approx(np.sqrt(squares[i, 0]), rel=0.05), row["op"]
             assert row["gradient_rms"] == pytest.approx(np.sqrt(squares[i, 1]), rel=0.06), row["op"]
+
+
+class Joined(nn.Module):
+    """Rectified norms beside each other, and what reads them: pooling and a convolution, or two rectified branches."""
+
+    def __init__(self, *, pooled: bool) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(64, 32, 3, bias=False), nn.Conv2d(64, 32, 3, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(32) for _ in range(2))
+        self.read = nn.ModuleList(nn.Conv2d(64, 64, 3, 2) if pooled else nn.Conv2d(64, 64, 1) for _ in range(2))
+        self.out, self.pooled = nn.Conv2d(128 if pooled else 64, 32, 1), pooled
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([norm(conv(x)).relu() for norm, conv in zip(self.norms, (self.one, self.two), strict=True)], 1)
+        if self.pooled:
+            x = torch.cat([self.read[0](x), F.max_pool2d(x, 3, 2)], 1)
+        else:
+            for conv in self.read:
+                x = (x + 0.2 * conv(x)).relu()
+        y: Tensor = self.out(x)
+        return y
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_a_gradient_of_joined_values_that_is_there_where_these_are_large_by_measurement(*, pooled: bool) -> None:
+    """Part of it goes to the largest entries, or it met a mask of nearly the same value: more than half passes φ′.
+
+    Taken as half, what comes back at the norms is 13 or 11 % too small; a standard error is 1 %.
+    """
+    model, seeds = Joined(pooled=pooled), 8
+    batch = torch.randn(8, 64, 17, 17, generator=torch.Generator().manual_seed(0))
+    predicted = iw.predict(model, batch, plan=iw.plan(model, "kaiming"))
+    squares = np.zeros(len(predicted.rows))
+    for seed in range(seeds):
+        iw.init_(model, "kaiming", seed=seed)
+        squares += [row["gradient_rms"] ** 2 / seeds for row in iw.measure(model, batch, seed=seed).rows]
+    for row, square in zip(predicted.rows, squares, strict=True):
+        if row["path"].startswith("norms"):
+            assert row["gradient_rms"] == pytest.approx(np.sqrt(square), rel=0.04), row["path"]

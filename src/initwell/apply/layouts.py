@@ -1,5 +1,6 @@
 """Which axis of a module's parameter is which: true fans come from the module, not from the shape alone."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -200,6 +201,8 @@ def _unknown(module: Any, name: str, value: Tensor) -> Slot:
         return Slot("other", None, f"{kind}.{name} is not a parameter that initwell knows")
     if value.ndim > 2 and value.shape[0] == 1:
         return Slot("other", None, f"{kind}.{name} starts with an axis of length 1, so is no weight matrix")
+    if value.ndim > 2 and math.prod(value.shape[1:]) == 1:
+        return Slot("other", None, f"{kind}.{name} has one number for each of its first axis, so is no weight matrix")
     guess = f"{kind}.{name} is not a parameter that initwell knows: taken as (out, in, …) from its shape"
     kernel = tuple(value.shape[2:])
     layout = Layout(shape=tuple(value.shape), kind="conv" if kernel else "linear", in_axis=1, out_axis=0)

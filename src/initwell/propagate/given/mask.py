@@ -6,23 +6,27 @@ weights are the known matrix (open/n_i), whose moments are measured like those o
 ALiBi's, they are the softmax w of it, and a row counts as its 1/Σ w² entries.
 
 Rows that leave unlike numbers open become segments, within which these differ by a factor of two at most: of a causal
-mask 1, 1, 2, 4, …, 2^k. Where samples or heads have masks of their own, rows are averaged over.
+mask 1, 1, 2, 4, …, 2^k; and so do columns that get unlike shares of the rows' weights. Where samples or heads have
+masks of their own, they are averaged over.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from initwell.propagate.given.measured import measured
-from initwell.propagate.moments.segments import Array, patterns
-from initwell.propagate.moments.signal import Atom, Dims, Signal
+from initwell.propagate.given.measured import in_parts, measured
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal
 
+T = TypeVar("T", bound=np.generic)
 # Known scores at or below this are shut: e^(−50) is 0 beside anything that a model computes. Swin writes −100.
 SHUT = -50.0
 # Groups of rows by how many entries they leave open: of all rows, of those of a segment.
@@ -97,46 +101,66 @@ class Mask:
         return float(1.0 - self.open.mean())
 
     @cached_property
+    def _unlike(self) -> list[int]:
+        """The axes, from the last, along which rows differ."""
+        return [axis - self.weights.ndim for axis, n in enumerate(self.weights.shape[:-1]) if n > 1]
+
+    @cached_property
+    def rows(self) -> int | None:
+        """The axis, from the last, that gets segments of rows: -2 or the only other one; never that of samples."""
+        found = [axis for axis in self._unlike if not (self.samples and axis == -self.weights.ndim)]
+        return -2 if -2 in found else found[0] if len(found) == 1 else None
+
+    @cached_property
     def parts(self) -> tuple[int, ...]:
-        """Segments of the rows whose open entries differ at most by a factor of two, where all samples and heads agree.
+        """Segments of the rows whose open entries differ at most by a factor of two, on average over heads and samples.
 
         Of a causal mask 1, 1, 2, 4, …: the first row has one entry, the last all. Empty where rows are alike, or where
         their sizes do not rise or fall along the axis.
         """
-        if any(n > 1 for n in self.weights.shape[:-2]) or self.open.ndim < 2 or self.weights.shape[-2] < 2:
+        return () if self.rows is None else _levels(np.maximum(self._by_row.mean(1), 1))
+
+    @property
+    def _by_row(self) -> Array:
+        """How many entries each row leaves open, and those of other heads and samples at its place."""
+        rows = np.moveaxis(self.counts, (self.rows or -2) + 1, 0)
+        return rows.reshape(len(rows), -1)
+
+    @cached_property
+    def columns(self) -> tuple[int, ...]:
+        """Segments of the columns by how much of the rows' weights they get; empty where they are alike.
+
+        The first key of a causal mask is read by all rows, the last by one. Of as many columns as rows their segments
+        are the same, for they count the same positions.
+        """
+        if self.rows is None and self._unlike:
             return ()
-        level = np.ceil(np.log2(np.maximum(self.counts.ravel(), 1))).astype(int)
-        borders = np.nonzero(np.diff(level))[0] + 1
-        if not 0 < borders.size <= _BORDERS:
+        squares = (self.weights**2).reshape(-1, self.weights.shape[-1]).sum(0)
+        high, low = float(squares.max()), float(squares.min())
+        if high <= 2 * low:
             return ()
-        return tuple(int(n) for n in np.diff([0, *borders, level.size]))
+        more = squares.size - sum(self.parts)
+        if self.rows == -2 and len(self.parts) > 1 and more >= 0:
+            both = [(*self.parts, more), (more, *self.parts)] if more else [self.parts]
+            return min(both, key=lambda parts: _within(squares, parts))
+        # What gets little is as good as what gets less, but for nothing.
+        return _levels(np.where(squares > 0, np.maximum(squares, squares.mean() / 4), squares.mean() / 64))
 
     def sizes_of(self, start: int, stop: int) -> tuple[tuple[float, float], ...]:
-        """(open entries, share of these rows) of some rows of a mask that all samples and heads have."""
-        return _grouped(self.counts.ravel()[start:stop], _OF_SEGMENT)
+        """(open entries, share of these rows) of some rows, those of all heads and samples."""
+        return _grouped(self._by_row[start:stop].ravel(), _OF_SEGMENT)
 
     @cached_property
     def even(self) -> Signal:
-        """The weights at equal scores; their rows by segments, where there are any."""
+        """The weights at equal scores; their rows and columns by segments, where there are any."""
         even = self.weights
-        if not self.parts:
+        if not self.parts and not self.columns:
             return measured(torch.from_numpy(even), sample=0 if self.samples else None)
-        count = int(even.shape[-1])
-        rows: Array = even.reshape(-1, count)
-        found = patterns(self.parts)
-        segment = np.repeat(np.arange(len(self.parts)), self.parts)
-        member = np.eye(len(self.parts))[segment]
-        products = rows @ rows.T / count
-        alone = np.diag(products) @ member
-        pairs = member.T @ products @ member - np.diag(alone)
-        agree = np.concatenate([alone, pairs.ravel()]) / np.maximum(found.counts, 1)
-        # A segment of one row has no pair that differs within it.
-        agree = np.where(found.counts > 0, agree, agree[found.first])
-        # Each row adds up to 1, so that the product of two adds up to 1 over all pairs of entries.
-        differ = (1 / count - agree) / (count - 1)
-        outer: Dims = ((),) * (even.ndim - 2)
-        dims: Dims = (*outer, (Atom(len(segment), False, self.parts),), (Atom(count),))
-        return Signal(dims, np.stack([agree, differ], 1), np.asarray(1 / count))
+        parts: list[tuple[int, ...]] = [(n,) for n in even.shape]
+        for axis, found in ((self.rows, self.parts), (-1, self.columns)):
+            if axis is not None and found:
+                parts[axis] = found
+        return in_parts(even, parts, sample=0 if self.samples else None)
 
     def rms(self, open_rms: float, mean: float) -> float:
         """Return the rms of all scores, of this rms and mean where they are open; what is shut counts as it stands."""
@@ -154,9 +178,24 @@ class Mask:
 
     def seen_as(self, shape: tuple[int, ...], new: tuple[int, ...]) -> "Mask":
         """Return the mask of the same scores under another shape."""
-        whole = np.ascontiguousarray(np.broadcast_to(self.open, shape).reshape(new))
-        bias = None if self.bias is None else np.ascontiguousarray(np.broadcast_to(self.bias, shape).reshape(new))
-        return Mask(whole, self.samples and shape[0] == new[0], self.level, bias, self.added)
+        whole = _once(np.broadcast_to(self.open, shape).reshape(new))
+        bias = None if self.bias is None else _once(np.broadcast_to(self.bias, shape).reshape(new))
+        return Mask(whole, self.samples and whole.shape[0] == shape[0], self.level, bias, self.added)
+
+
+def _levels(values: Array) -> tuple[int, ...]:
+    """Return segments within which values differ at most by a factor of two; empty of one or too many."""
+    level = np.ceil(np.log2(values)).astype(int)
+    borders = np.nonzero(np.diff(level))[0] + 1
+    if not 0 < borders.size <= _BORDERS:
+        return ()
+    return tuple(int(n) for n in np.diff([0, *borders, level.size]))
+
+
+def _within(values: Array, parts: tuple[int, ...]) -> float:
+    """Return what is left of the variance of values within segments."""
+    ends = [0, *accumulate(parts)]
+    return float(sum(((x - x.mean()) ** 2).sum() for x in (values[a:b] for a, b in pairwise(ends))))
 
 
 def _grouped(counts: Array, most: int) -> tuple[tuple[float, float], ...]:
@@ -224,12 +263,17 @@ def of_rank(shut: Tensor, rank: int, level: float, *, samples: bool = False, add
     Where a dimension only repeats what its first index has, it gets length 1.
     """
     found: NDArray[np.bool_] = ~shut.detach().cpu().bool().numpy()
-    found = found.reshape((1,) * (rank - found.ndim) + found.shape)
-    for axis in range(rank - 1):
+    found = _once(found.reshape((1,) * (rank - found.ndim) + found.shape))
+    return Mask(found, samples and found.shape[0] > 1, level, None, added)
+
+
+def _once(found: NDArray[T]) -> NDArray[T]:
+    """Give dimensions that only repeat what their first index has the length 1, all but the last."""
+    for axis in range(found.ndim - 1):
         first = found.take([0], axis)
         if found.shape[axis] > 1 and bool((found == first).all()):
             found = first
-    return Mask(found, samples and found.shape[0] > 1, level, None, added)
+    return np.ascontiguousarray(found)
 
 
 def filled(tensor: Tensor, shut: Tensor) -> Array:

@@ -1,6 +1,7 @@
 """Real tensors as Signals: their second moments by which indices agree, from sums and never from pairs."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -66,6 +67,64 @@ def measured(tensor: Tensor, *, sample: int | None = None) -> Signal:
     moments = moments.reshape(tuple(2 for _ in range(moments.ndim)))
     moments = moments[tuple(slice(None) if dim else 0 for dim in dims)]
     return Signal(dims, np.asarray(moments), np.asarray(float(tensor.detach().double().mean())))
+
+
+def in_parts(values: Array, parts: Sequence[tuple[int, ...]], *, sample: int | None = None) -> Signal:
+    """Measure known numbers by segments.
+
+    All pairs between two segments are the product of their sums; what they have beside those that agree, differ.
+
+    Args:
+        values: the numbers.
+        parts: for each axis, the lengths of its segments.
+        sample: the axis that counts samples, if any.
+
+    >>> in_parts(np.array([1.0, 2.0, 4.0]), [(1, 2)]).moments.tolist()
+    [1.0, 10.0, 1.0, 3.0, 3.0, 8.0]
+    """
+    atoms = [Atom(sum(p), i == sample, p if len(p) > 1 else ()) for i, p in enumerate(parts)]
+    dims = tuple((atom,) if atom.size > 1 else () for atom in atoms)
+    parts = [p for p in parts if sum(p) > 1]
+    values = values.reshape([sum(p) for p in parts])
+    member = [np.repeat(np.eye(len(p)), p, axis=0) for p in parts]
+    moments = np.empty([len(p) + len(p) ** 2 for p in parts])
+    for apart in np.ndindex((2,) * values.ndim):
+        block = tuple(slice(len(p) if far else 0, None if far else len(p)) for p, far in zip(parts, apart, strict=True))
+        moments[block] = _pair_sums(values, member, apart).reshape(moments[block].shape)
+    means = values
+    for axis, p in enumerate(parts):
+        moments, means = _averages(moments, p, axis), _summed(means, member[axis] / p, axis)
+    return Signal(dims, moments, means)
+
+
+def _summed(array: Array, member: Array, axis: int) -> Array:
+    return np.asarray(np.moveaxis(np.tensordot(array, member, (axis, 0)), -1, axis))
+
+
+def _pair_sums(values: Array, member: Sequence[Array], apart: Sequence[int]) -> Array:
+    """Sum over all pairs of two segments along some axes, and over each index with itself along the others."""
+    for axis in range(values.ndim):
+        values = _summed(values, member[axis], axis) if apart[axis] else values
+    shape = list(zip(values.shape, apart, strict=True))
+    first = values.reshape([m for n, far in shape for m in ((n, 1) if far else (n,))])
+    found = first * values.reshape([m for n, far in shape for m in ((1, n) if far else (n,))])
+    place = 0
+    for axis, far in enumerate(apart):
+        found = found if far else _summed(found, member[axis], place)
+        place += 2 if far else 1
+    return found
+
+
+def _averages(sums: Array, parts: tuple[int, ...], axis: int) -> Array:
+    """Return averages over pairs that agree and that differ, of sums over those that agree and over all."""
+    found, s = patterns(parts), len(parts)
+    moved = np.moveaxis(sums, axis, 0).copy()
+    moved[s + np.arange(s) * (s + 1)] -= moved[:s]
+    there = found.counts > 0
+    moved = moved / np.where(there, found.counts, 1.0).reshape(-1, *[1] * (moved.ndim - 1))
+    # A segment of one index has no pair that differs within it.
+    moved[~there] = moved[found.first[~there]]
+    return np.moveaxis(moved, 0, axis)
 
 
 def with_unlike_noted(signal: Signal, tensor: Tensor, what: str) -> Signal:

@@ -88,7 +88,12 @@ def _by_densities(law: Law, kinks: tuple[float, ...]) -> tuple[Array, Array]:
 
 def _by_density(law: Law, row: int, kinks: tuple[float, ...]) -> tuple[Array, Array]:
     """Return the nodes for a Gaussian of the same mean and variance, weighted by the law's own density."""
-    values, masses, own = law.values[row], law.weights[row], float(law.variance[row])
+    return _density(law.values[row].tobytes(), law.weights[row].tobytes(), float(law.variance[row]), kinks)
+
+
+@lru_cache(maxsize=128)
+def _density(one: bytes, two: bytes, own: float, kinks: tuple[float, ...]) -> tuple[Array, Array]:
+    values, masses = np.frombuffer(one), np.frombuffer(two)
     mean = float(masses @ values)
     whole = own + float(masses @ (values - mean) ** 2)
     z, weights = nodes(kinks, mean, whole)
@@ -128,11 +133,12 @@ def discrete(points: Array, weights: Array) -> Law:
     return Law(values, weights, none, None, none + 1.0, none)
 
 
-def joined_laws(laws: Sequence[Law | None]) -> Law | None:
+def joined_laws(laws: Sequence[Law | None], images: Sequence[Image] = ()) -> Law | None:
     """Return the law of segments beside each other; None where that of one is not known.
 
     Args:
         laws: of values alone, as ``discrete`` and ``marginal`` return.
+        images: what some of them are functions of.
     """
     found = [law for law in laws if law is not None]
     if len(found) < len(laws):
@@ -140,7 +146,7 @@ def joined_laws(laws: Sequence[Law | None]) -> Law | None:
     rows = [row for law in found for row in zip(law.values, law.weights, strict=True)]
     none = np.zeros(len(rows))
     near = None if all(law.near is None for law in found) else np.zeros(())
-    return Law(*_stacked(rows), none, None, none + 1.0, none, near)
+    return Law(*_stacked(rows), none, None, none + 1.0, none, near, tuple(images))
 
 
 def of_known_law(u: Signal) -> bool:
@@ -173,7 +179,7 @@ def sum_law(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
     # Heavier tails of a sum of few beside φ(u) are the lesser matter.
     normal = bell_shaped(b) if b.law is None else _is_symmetric(b.law)
     offset, variance = beta * b.means.ravel(), beta**2 * variances(b).ravel()
-    if a.law is not None and b.law is None and normal:
+    if a.law is not None and normal and (b.law is None or not _is_symmetric(a.law)):
         return moved(a.law, alpha, offset, variance)
     made = a.image
     if made is None or made.base is not None or not normal or made.pre.means.size != a.means.size or not variance.all():
@@ -245,8 +251,15 @@ def bell_shaped(b: Signal) -> bool:
 
 def binned(values: Array, weights: Array) -> tuple[Array, Array]:
     """Merge into bins as those of a Gaussian by equal steps, so that tails are kept; mean and variance stay."""
+    return _binned(values.tobytes(), weights.tobytes())
+
+
+# Numbers as bytes: a walk bins what the walk before it did, unless weights changed.
+@lru_cache(maxsize=128)
+def _binned(one: bytes, two: bytes) -> tuple[Array, Array]:
     from scipy.special import ndtri
 
+    values, weights = np.frombuffer(one), np.frombuffer(two)
     order = np.argsort(values)
     values, weights = values[order], weights[order]
     rank = ndtri(np.clip((np.cumsum(weights) - weights / 2) / weights.sum(), 1e-12, 1 - 1e-12))
@@ -307,8 +320,9 @@ def through(gate: Gate, grid: Array, origin: Signal | None) -> tuple[Array, Arra
         E[g²|u], and E[g|u] up to a factor: both constant where the two are independent.
     """
     law = gate.pre.law
-    made = None if law is None else law.image
-    if law is None or made is None or made.pre is not origin or len(law.values) != len(grid):
+    images = () if law is None else (law.image, *law.parts)
+    made = next((image for image in images if image is not None and image.pre is origin), None)
+    if law is None or made is None or len(law.values) != len(grid):
         powers = gate.moments[tuple(slice(n) for n in gate.pre.means.shape)].reshape(-1, 1)
         return np.broadcast_to(powers, grid.shape), np.ones_like(grid)
     z, weights = _coarse()

@@ -36,7 +36,7 @@ def of_segments(law: Law | None, rows: Indices) -> Law | None:
         return None
     near = None if law.near is None else np.zeros(())
     fields = (law.values[rows], law.weights[rows], law.variance[rows])
-    return Law(*fields, law.image, law.factor[rows], law.offset[rows], near)
+    return Law(*fields, law.image, law.factor[rows], law.offset[rows], near, law.parts)
 
 
 def merged(signal: Signal, axis: int, groups: Sequence[int]) -> Signal:

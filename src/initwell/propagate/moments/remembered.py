@@ -25,7 +25,8 @@ class Law:
     """How one entry is distributed that is no Gaussian: Σ weights·N(values, variance), a row for each segment.
 
     ``image`` times ``factor`` is what the values stand for, if that is known; the Gaussian part has mean ``offset``. Of
-    a sum of few terms ``near`` is by how much squares go together beyond a Gaussian's, by pattern; see ``laws``.
+    a sum of few terms ``near`` is by how much squares go together beyond a Gaussian's, by pattern; see ``laws``. Where
+    several values were joined, ``parts`` are what the values stand for in each of these, in place of ``image``.
     """
 
     values: Array
@@ -35,6 +36,7 @@ class Law:
     factor: Array
     offset: Array
     near: Array | None = None
+    parts: "tuple[Image, ...]" = ()
 
     @worked_out
     def kept(self) -> dict[object, Any]:

@@ -30,7 +30,7 @@ from initwell.propagate.laws.swing import by_row, of_product, of_sum
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import by_pattern, over_pairs, product_of_means
-from initwell.propagate.moments.places import by_axis, even, times
+from initwell.propagate.moments.places import by_axis, even, exactly, times
 from initwell.propagate.moments.segments import Array, along
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
 from initwell.propagate.rules.pointwise import gated
@@ -55,9 +55,9 @@ def scaled(signal: Signal, factor: float) -> Signal:
     image = replace(before, phi=composed(line(factor), before))
     mask = signal.mask.scaled(factor) if signal.mask is not None else None
     law = moved(signal.law, factor) if signal.law is not None else None
-    found = replace(found, roots=roots, gates=gates, peak=signal.peak, profile=signal.profile, image=image, law=law)
+    found = replace(found, roots=roots, gates=gates, profile=signal.profile, image=image, law=law)
     echoes = tuple(echo.times(square) for echo in signal.echoes)
-    return replace(found, mask=mask, closed=signal.closed, echoes=echoes)
+    return replace(found, mask=mask, closed=signal.closed, echoes=echoes, peak=signal.peak, crest=signal.crest)
 
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
@@ -87,11 +87,18 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
         law=law,
         profile=_mixed(a, b, alpha**2 * a.q, beta**2 * b.q),
         echoes=parts[0].echoes + parts[1].echoes,
-        peak=(a if alpha**2 * a.q >= beta**2 * b.q else b).peak,
+        **_largest_of((a, alpha**2), (b, beta**2)),
         swing=of_sum(a, b, alpha, beta) if a.swing or b.swing else 0.0,
     )
     found = merged_fidelity(gram.summed(found, a, b, alpha, beta), b)
     return found.approximate(_GATED) if law is not None and not (a.gaussian or b.gaussian) else found
+
+
+def _largest_of(*parts: tuple[Signal, float]) -> dict[str, Any]:
+    """Return peak and crest of a sum of gradients, some of which max pooling gave to the largest entries."""
+    shares = [(g.crest * factor * g.q, g.peak) for g, factor in parts if g.peak > 1]
+    whole = sum(factor * g.q for g, factor in parts)
+    return {"peak": max(shares)[1], "crest": sum(s for s, _ in shares) / whole} if shares and whole > 0 else {}
 
 
 def _bare(signal: Signal) -> bool:
@@ -114,16 +121,21 @@ def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:
     """Return the sizes by position of a sum: of each axis, the average by the second moments."""
     if (not a.profile and not b.profile) or qa + qb == 0:
         return ()
-    flat = by_axis(lambda p: even(p.shape[-1]), a.profile or b.profile)
+    flat = [even(p.shape[-1]) for p in a.profile or b.profile]
     pairs = [(p, q) for p, q in zip(a.profile or flat, b.profile or flat, strict=False) if p.shape == q.shape]
-    return tuple(by_axis(lambda p, q: (qa * p + qb * q) / (qa + qb), *zip(*pairs, strict=True))) if pairs else ()
+    return tuple(by_axis(_averaged, *zip(*pairs, strict=True), given=(exactly(qa / (qa + qb)),))) if pairs else ()
+
+
+def _averaged(one: Array, two: Array, share: float) -> Array:
+    return np.asarray(share * one + (1 - share) * two)
 
 
 def multiplied(a: Signal, b: Signal) -> Signal:
     """Multiply two independent signals of the same atoms, entry by entry."""
     moments, profile = _by_places(a, b)
     found = gram.multiplied(a.changed(moments, a.means * b.means), a, b)
-    found = replace(found, peak=max(a.peak, b.peak), profile=profile)
+    more = a if a.peak >= b.peak else b
+    found = replace(found, peak=more.peak, crest=more.crest, profile=profile)
     return merged_fidelity(of_product(found, a.swing, b.swing) if a.swing or b.swing else found, b)
 
 
@@ -286,7 +298,7 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
     if full and (bent := _bent_with(base, image)) is not None:
         return bent
     if base.peak > 1 and full and image.pre.gaussian:
-        return replace(gated(image.phi, image.pre, base), gates=(), peak=base.peak)
+        return replace(gated(image.phi, image.pre, base), gates=(), peak=base.peak, crest=base.crest)
     whole, scale = unscaled(base)
     law = None
     if full_factor and factor.law is not None and base.mean > 0:

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.laws.rectified import joined_laws, marginal
-from initwell.propagate.moments.alike import UNLIKE, merged, settled
+from initwell.propagate.laws.rectified import discrete, joined_laws, marginal
+from initwell.propagate.moments.alike import UNLIKE, merged, of_segments, settled
+from initwell.propagate.moments.among import beside, cut, is_apart
 from initwell.propagate.moments.atoms import joined, matched, viewed
 from initwell.propagate.moments.by_pairs import by_pattern
 from initwell.propagate.moments.gram import averaged
-from initwell.propagate.moments.remembered import Law
-from initwell.propagate.moments.segments import Array, patterns
+from initwell.propagate.moments.remembered import Gate, Law
+from initwell.propagate.moments.segments import MOST, Array, Indices, patterns
 from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
 from initwell.propagate.moments.slots import slot_axis
 from initwell.propagate.table import Call, Rule, UnknownSignalError
@@ -104,7 +105,23 @@ def _kept(signal: Signal, dim: int, indices: range) -> Signal:
         atoms = (Atom(len(indices), atom.sample, parts if len(parts) > 1 else (), atom.follows), *atoms)
         moments, means = np.asarray(signal.moments.take(places, axis)), np.asarray(signal.means.take(segments, axis))
     dims = (*signal.dims[:dim], atoms, *signal.dims[dim + 1 :])
-    return signal.regrouped(dims, moments, means)
+    found = signal.regrouped(dims, moments, means)
+    found = cut(found, atom.parts, segments.tolist(), counts.tolist())
+    joined = [gate for gate in signal.gates if gate.pre.law is not None and gate.pre.law.parts]
+    if len(indices) == 1 or not joined:
+        return found
+    rows = np.arange(signal.means.size).reshape(signal.means.shape).take(segments, axis).ravel()
+    same = [gate for gate in joined if gate.pre.dims == signal.dims and gate.moments.shape == signal.moments.shape]
+    return replace(found, gates=tuple([_of_part(gate, dim, indices, places, rows) for gate in same]))
+
+
+def _of_part(gate: Gate, dim: int, indices: range, places: Indices, rows: Indices) -> Gate:
+    """Return the mask that some indices of a gradient met, of what several values were joined to: one of these was."""
+    pre = replace(_kept(gate.pre, dim, indices), law=of_segments(gate.pre.law, rows))
+    moments = np.asarray(gate.moments.take(places, gate.pre.axes([dim])[0]))
+    return replace(
+        gate, pre=pre, moments=moments, grid=gate.grid[rows], power=gate.power[rows], passed=gate.passed[rows]
+    )
 
 
 def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) -> Signal:
@@ -142,8 +159,25 @@ def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) ->
     dims = (*whole[0].dims[:dim], (Atom(sum(sizes), sample, tuple(sizes), averaged(rows)),), *whole[0].dims[dim + 1 :])
     moments = np.stack(np.broadcast_arrays(*columns), axis)
     found = whole[0].changed(moments, means, dims=dims, gaussian=all(p.gaussian for p in parts))
-    found = replace(found, spread=max(p.spread for p in parts), law=_law(found, parts, whole, axis))
-    return settled(merged_fidelity(found, *parts), axis)
+    found = replace(found, spread=max(p.spread for p in parts))
+    found = beside(merged_fidelity(found, *parts), [whole[i] for i, _ in owner], axis)
+    done = found if s <= MOST and is_apart(found, axis) else settled(found, axis)
+    law = _law(found, parts, whole, axis)
+    return done if law is None else replace(done, law=_of_like_ones(law, sizes, done.atoms[axis]))
+
+
+def _of_like_ones(law: Law, sizes: Sequence[int], atom: Atom) -> Law:
+    """Put the laws of segments together that were merged, of lengths ``sizes``: each counts by its length."""
+    ends = np.cumsum(atom.patterns.parts)
+    if len(ends) == len(sizes):
+        return law
+    rows = np.searchsorted(ends, np.cumsum(sizes) - 1, side="right")
+    found = []
+    for row in range(len(ends)):
+        inside = rows == row
+        shares = np.asarray(sizes, float)[inside, None] / np.sum(np.asarray(sizes)[inside])
+        found.append(discrete(law.values[inside].reshape(1, -1), (law.weights[inside] * shares).reshape(1, -1)))
+    return joined_laws(found, law.parts) or law
 
 
 def _law(found: Signal, parts: Sequence[Signal], whole: Sequence[Signal], axis: int) -> Law | None:
@@ -152,7 +186,8 @@ def _law(found: Signal, parts: Sequence[Signal], whole: Sequence[Signal], axis: 
         return None
     if any(one.means.size != two.means.size for one, two in zip(parts, whole, strict=True)):
         return None
-    return joined_laws([marginal(part) for part in parts])
+    images = [part.image for part in parts if part.image is not None and part.image.base is None]
+    return joined_laws([marginal(part) for part in parts], images)
 
 
 def _with_atom(signal: Signal, dim: int) -> Signal:

@@ -24,7 +24,7 @@ from initwell.propagate.laws.functions import (
     multiple,
     unscaled,
 )
-from initwell.propagate.laws.gaussian import covariance, pair_moments
+from initwell.propagate.laws.gaussian import covariance, hermite
 from initwell.propagate.laws.peaks import masked, peak_law, within_window
 from initwell.propagate.laws.rectified import distribution, expected, grid_of, interpolated, through
 from initwell.propagate.moments import gram
@@ -159,26 +159,42 @@ def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) 
     """
     image = Image(slope, u, g)
     segmented = g.segmented or u.segmented
-    if segmented and (g.peak > 1 or g.dims != u.dims or not (g.gates or u.law is not None)):
+    if segmented and (g.dims != u.dims or not (g.gates or u.law is not None)):
         factor = evaluated(Image(slope, u))
         found = gram.multiplied(g.changed(g.moments * factor.moments, g.means * factor.means), g, factor)
         return merged_fidelity(replace(found, image=image, profile=g.profile), factor)
-    if g.peak > 1 and covariance(u)[0] > 0:
-        space = max(len(u.dims) - 2, 1)
-        common = within_window(u, [round(g.peak ** (1 / space))] * space)
-        points, weights = peak_law(u, g.peak, common)
-        values = slope.fn(points)
-        average, q = float(values @ weights), float((values * values) @ weights)
-        slopes = average**2 + (q - average**2) * covariance(u)[1]
+    mean, slopes = function_moments(slope, u)
+    if segmented:
+        return replace(_with_gates(slope, u, g, origin, mean, slopes), image=image, profile=g.profile)
+    average, variance = float(mean.flat[0]), covariance(u)[0]
+    if g.peak > 1 and variance > 0:
+        average, slopes = _at_largest(slope, u, g, average, slopes)
         places = masked(g, u, slopes)
     else:
-        mean, slopes = function_moments(slope, u)
-        if segmented:
-            return replace(_with_gates(slope, u, g, origin, mean, slopes), image=image, profile=g.profile)
-        average, variance = float(mean.flat[0]), covariance(u)[0]
-        places = masked(g, u, slopes, lambda at: pair_moments(slope.fn, slope.kinks, u.mean, variance, at)[1])
+        places = masked(g, u, slopes, hermite(slope.fn, slope.kinks, u.mean, variance))
     averages = np.full_like(u.means, average)
     return replace(_with_gates(slope, u, g, origin, averages, slopes), image=image, profile=places)
+
+
+def _at_largest(slope: Pointwise, u: Signal, g: Signal, average: float, slopes: Array) -> tuple[float, Array]:
+    """Return E[slope] and its pair moments where a part of g came to the largest of each window's entries alone.
+
+    Args:
+        slope: a function of u.
+        u: Gaussian.
+        g: the gradient; the part is ``g.crest`` of its second moment, and met no later mask.
+        average: E[slope] where g is independent of u.
+        slopes: its pair moments there.
+    """
+    space = max(len(u.dims) - 2, 1)
+    common = within_window(u, [round(g.peak ** (1 / space))] * space)
+    points, weights = peak_law(u, g.peak, common)
+    values = slope.fn(points)
+    top, q = float(values @ weights), float((values * values) @ weights)
+    rest = g.q - sum(float(gate.moments.flat[0]) for gate in g.gates if gate.moments.shape == g.moments.shape)
+    share = min(g.crest * g.q / rest, 1.0) if rest > 0 else 0.0
+    mixed = share * (top**2 + (q - top**2) * covariance(u)[1]) + (1 - share) * slopes
+    return share * top + (1 - share) * average, np.asarray(mixed)
 
 
 def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean: Array, slopes: Array) -> Signal:

@@ -18,13 +18,15 @@ import numpy as np
 from initwell.propagate.given.mask import Mask
 from initwell.propagate.laws.concentration import Weights, between
 from initwell.propagate.laws.rows import SMALL, Moment, Open, all_open, known_variance, stepped
-from initwell.propagate.moments.alike import plain, refined
+from initwell.propagate.moments import gram
+from initwell.propagate.moments.alike import merged, plain, refined
 from initwell.propagate.moments.atoms import joined, together
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.gram import rescaled, shared_out, strength
 from initwell.propagate.moments.segments import common
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.hull import back, hull, opened, surrounded, within
+from initwell.propagate.rules.keys import Keys
 from initwell.propagate.rules.uneven import Uneven, coupling_of_two_kinds, uneven
 from initwell.propagate.table import Call, Rule
 
@@ -46,9 +48,23 @@ def _one_axis(s: Signal, dim: int, *, segments: bool) -> tuple[Signal, int]:
     return s, s.axes([dim])[0]
 
 
-def _without(s: Signal, axis: int) -> Signal:
-    """Return the signal at one index of an atom of one segment, centred along it."""
+def _split(s: Signal, mask: Mask | None, dim: int) -> tuple[Signal, int, Keys | None]:
+    """Return scores with one atom along a dimension, its axis, and how its columns are open, where they are unlike.
+
+    Only then they keep segments along it.
+    """
+    s, axis = _one_axis(s, dim, segments=True)
+    keys = _keys(mask, s, axis)
+    if keys is None:
+        return plain(s, dim), axis, None
+    return refined(s, axis, keys.parts), axis, keys
+
+
+def _without(s: Signal, axis: int, keys: Keys | None) -> Signal:
+    """Return the signal at one index of an atom, centred along it, over what is open."""
     dims = tuple(tuple(a for i, a in zip(s.axes([d]), dim, strict=True) if i != axis) for d, dim in enumerate(s.dims))
+    if keys is not None and len(s.atoms[axis].parts) > 1:
+        return s.changed(keys.at_one(s), 0.0, dims=dims)
     moments = np.asarray(s.moments.take(0, axis) - s.moments.take(1, axis))
     return s.changed(moments, 0.0, dims=dims)
 
@@ -63,39 +79,59 @@ def _weights(s: Signal, axis: int) -> Weights:
     return Weights(atom.size, stepped(2 * s.spread), stepped(1 / curved) if curved > 0 else math.inf)
 
 
-def _open(mask: Mask | None, s: Signal, axis: int) -> Open:
+def _open(mask: Mask | None, s: Signal, axis: int, keys: Keys | None) -> Open:
     """Return what is open of scores whose rows have the mask's segments, where they can."""
     count = s.atoms[axis].size
     if mask is None:
         return all_open(count)
     at = _row_axis(mask, s)
-    even = mask.even if at is not None else plain(mask.even, *range(len(mask.even.dims)))
-    agree = np.asarray(together(even, s, s.shape)[0].moments.take(0, axis))
+    agree = keys.same if keys is not None else np.asarray(_even(mask, s).moments.take(0, axis))
     if at is None:
         return Open(agree, count, mask.sizes, lambda _: mask.sizes, mask.uneven)
     ends, k = [0, *accumulate(s.atoms[at].patterns.parts)], at - (at > axis)
     return Open(agree, count, mask.sizes, lambda place: mask.sizes_of(ends[place[k]], ends[place[k] + 1]), mask.uneven)
 
 
+def _even(mask: Mask, s: Signal) -> Signal:
+    """Return the weights at equal scores, of the atoms of the scores, with segments of rows if these have them."""
+    even = mask.even if _row_axis(mask, s) is not None else plain(mask.even, *range(len(mask.even.dims) - 1))
+    return together(even, s, s.shape)[0]
+
+
+def _keys(mask: Mask | None, s: Signal, axis: int) -> Keys | None:
+    """Return how the columns of scores are open, where they are so unlike each other."""
+    if mask is None or not mask.columns:
+        return None
+    return Keys(_even(mask, s), axis)
+
+
+def _rows(mask: Mask | None, s: Signal) -> int | None:
+    """Return the atom of the rows, where the mask has segments of them."""
+    if mask is None or not mask.parts or mask.rows is None or len(s.dims) < -mask.rows:
+        return None
+    axes = s.axes([len(s.dims) + mask.rows])
+    return axes[0] if len(axes) == 1 else None
+
+
 def _row_axis(mask: Mask, s: Signal) -> int | None:
     """Return the atom of the rows, if the mask's segments are among its own."""
-    axes = s.axes([len(s.dims) - 2]) if len(s.dims) > 1 else ()
-    if not mask.parts or len(axes) != 1:
+    axis = _rows(mask, s)
+    if axis is None:
         return None
-    own = s.atoms[axes[0]].patterns.parts
-    return axes[0] if common(own, mask.parts) == own else None
+    own = s.atoms[axis].patterns.parts
+    return axis if common(own, mask.parts) == own else None
 
 
 def _by_rows(s: Signal, mask: Mask | None) -> Signal:
     """Give scores the segments of their mask's rows."""
-    axes = s.axes([len(s.dims) - 2]) if len(s.dims) > 1 else ()
-    if mask is None or not mask.parts or len(axes) != 1:
+    axis = _rows(mask, s)
+    if mask is None or axis is None:
         return s
-    own = s.atoms[axes[0]].patterns.parts
+    own = s.atoms[axis].patterns.parts
     if common(own, mask.parts) != mask.parts:
         # Segments of the rows that are none of the mask's: its own count here.
-        s = plain(s, len(s.dims) - 2)
-    return refined(s, axes[0], mask.parts)
+        s = merged(s, axis, (0,) * len(own))
+    return refined(s, axis, mask.parts)
 
 
 def _own(s: Signal, mask: Mask | None) -> Signal:
@@ -123,18 +159,22 @@ def softmaxed(s: Signal, dim: int) -> Signal:
         return surrounded(softmaxed(opened(s), dim), spans, s.shape)
     if mask is None and (rows := uneven(s, dim)) is not None:
         return _of_two_kinds(s, rows)
-    s, axis = _one_axis(_by_rows(_own(s, mask), mask), dim, segments=False)
-    left, scores, weights = _open(mask, s, axis), _without(s, axis), _weights(s, axis)
+    s, axis, keys = _split(_by_rows(_own(s, mask), mask), mask, dim)
+    left, scores, weights = _open(mask, s, axis, keys), _without(s, axis, keys), _weights(s, axis)
+    s = plain(s, dim)
     agree = _SQUARE.over(scores, weights, left)
-    differ = (1 / left.count - agree) / (left.count - 1)
-    found = s.changed(np.stack([agree, differ], axis), 1 / left.count).approximate(_WHY)
+    if keys is None:
+        differ = (1 / left.count - agree) / (left.count - 1)
+        found = s.changed(np.stack([agree, differ], axis), 1 / left.count).approximate(_WHY)
+    else:
+        found = keys.weights(s, agree).approximate(_WHY)
     rates = {i: _SQUARE.rate(scores, weights, left, i - (i > axis)) for i in range(len(s.atoms)) if i != axis}
     rates[axis] = left.pairs(
         lambda n: replace(weights, count=n).coupled(known_variance(scores.q * left.uneven[0]), (1, 1))
     )
     apart = _apart(found, scores, axis, weights, left)
     for i, rate in rates.items():
-        varies = found.averaged(()) - found.averaged([i])
+        varies = gram.apart(found, i)
         factor = rate / varies if varies > 0 else 0.0
         found = rescaled(found, i, factor, apart / rate if i == axis and rate > 0 else 1.0)
     return found
@@ -255,21 +295,29 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     if mask is not None and (spans := hull(s)) is not None:
         found = softmax_backward(within(g, spans), opened(s), dim)
         return replace(back(found, spans, g), closed=mask)
-    if mask is not None or uneven(s, dim) is None:
-        s, _ = _one_axis(_by_rows(_own(s, mask), mask), dim, segments=False)
+    if mask is not None:
+        s = _split(_by_rows(_own(s, mask), mask), mask, dim)[0]
+    elif uneven(s, dim) is None:
+        s, _ = _one_axis(s, dim, segments=False)
     g, s = together(g, s, s.shape)
     if mask is None and (rows := uneven(s, dim, g)) is not None:
         return _back_through_two_kinds(g, s, rows)
     g, axis = _one_axis(g, dim, segments=True)
-    s, _ = _one_axis(s, dim, segments=False)
-    left, scores, shared = _open(mask, s, axis), _without(s, axis), strength(g, axis, s, axis)
+    s, axis, keys = _split(s, mask, dim)
+    left, scores, shared = _open(mask, s, axis, keys), _without(s, axis, keys), strength(g, axis, s, axis)
+    s = plain(s, dim)
     weights, v = _weights(s, axis), known_variance(scores.q * left.uneven[0])
     level = max((source.level for source in s.atoms[axis].follows), default=0.0)
     moment = Moment(lambda w, v: gradient_size(w, v, shared, level), _gradient_pair)
     factor = left.uneven[1] / (1 - 1 / left.count)
     sizes = factor * moment.over(scores, weights, left)
     inner = g.changed(centred(g, [axis]), 0.0)
-    found = merged_fidelity(inner.changed(inner.moments * np.expand_dims(sizes, axis), 0.0), s).approximate(_WHY)
+    if keys is None:
+        found = inner.changed(inner.moments * np.expand_dims(sizes, axis), 0.0)
+    else:
+        grown = sizes * (1 - 1 / left.count), _SQUARE.over(scores, weights, left)
+        found = inner.changed(keys.gradient(g, *grown), 0.0)
+    found = merged_fidelity(found, s).approximate(_WHY)
     whole = scores.changed(sizes, 0.0)
     for i in range(len(g.atoms)):
         if i != axis:
@@ -277,7 +325,10 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
             rate = factor * moment.rate(scores, weights, left, k)
             found = _following(found, inner, s, (i, i), whole.averaged([k]), rate)
     coupled = left.pairs(lambda n: gradient_coupling(replace(weights, count=n), v, common=shared > 0))
-    found = rescaled(found, axis, left.uneven[1] * coupled / whole.q * (1 - 1 / left.count) if whole.q > 0 else 0.0)
+    share = left.uneven[1] * coupled / whole.q * (1 - 1 / left.count) if whole.q > 0 else 0.0
+    if keys is not None and (varies := gram.apart(found, axis)) > 0:
+        share *= found.q / (1 - 1 / left.count) / varies
+    found = rescaled(found, axis, share)
     return found if mask is None else replace(found, closed=mask)
 
 
@@ -293,7 +344,7 @@ def _following(found: Signal, g: Signal, s: Signal, axes: tuple[int, int], apart
         rate: how it goes with what the scores follow.
     """
     axis, place = axes
-    varies = found.averaged(()) - found.averaged([axis])
+    varies = gram.apart(found, axis)
     one, two = g.averaged(()), g.averaged([place])
     if varies <= 0:
         return found

@@ -53,9 +53,9 @@ def gates_by_row(trace: Trace) -> dict[int, Norm]:
         if op.functional != "aten.mul" or x is None or y is None:
             continue
         for rows, r in ((x, y), (y, x)):
-            shape, wide = trace.values[r].shape, trace.values[rows].shape
-            maker = trace.producer(trace.gradients.get(r, -1))
-            if len(wide) > 1 < wide[-1] and shape == (*wide[:-1], 1) and maker is not None:
+            shape, wide = trace.values[r].shape, trace.values[op.outputs[0]].shape
+            maker, row = trace.producer(trace.gradients.get(r, -1)), trace.values[rows].shape
+            if len(wide) > 1 < wide[-1] and row[-1:] == wide[-1:] and shape == (*wide[:-1], 1) and maker is not None:
                 found[maker.index] = Norm(op, r, frozenset())
     return {index: gate for index, gate in found.items() if trace.ops[index].functional == "aten.sum"}
 

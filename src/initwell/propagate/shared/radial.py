@@ -33,6 +33,7 @@ from initwell.propagate.rules.branch import scaled
 from initwell.propagate.shared.attended import SAME, Attended
 from initwell.propagate.shared.handwritten import Norm, gates_by_row, is_taken_off, norms_by_hand, operand, over, size
 from initwell.propagate.shared.routed import MOVED, Head, Parts, apart, copies, summed, terms, together
+from initwell.propagate.shared.streams import alike, in_common, widened
 from initwell.trace.trace import Op, Trace
 
 Found = Sequence[Signal | None]
@@ -133,7 +134,10 @@ class Radial:
             return self._norm(op, value)
         if op.functional in SAME:
             ways = [self._of(o) for o in op.outputs if o in self._trace.gradients]
-            return None if None in ways else self._regrouped(op, value, summed(way for way in ways if way is not None))
+            if None in ways:
+                return None
+            sent, n = summed(way for way in ways if way is not None), widened(self._trace, op, value)[0]
+            return together(sent, n) if n > 1 else self._regrouped(op, value, sent)
         if op.functional in _LINEAR and self._is_weight(operand(op, _LINEAR[op.functional][1])):
             return self._less_bias(op) if operand(op, _LINEAR[op.functional][0]) == value else None
         if op.functional in _PRODUCTS:
@@ -191,16 +195,11 @@ class Radial:
         term, whole = (self._signals.get(i) for i in (value, op.outputs[0]))
         if term is None or whole is None or term.q <= 0:
             return None
-        return self._of_heads(op, value, n, parts, max(whole.q / term.q / n**2, self._alike(op, value)))
-
-    def _alike(self, op: Op, value: int) -> float:
-        """Return how much of rows that are added up, each times a number of its own, is one row; 0 of other rows."""
         made = self._trace.producer(value)
         gate = next((gate for gate in self._gates.values() if gate.op is made), None)
-        if made is None or gate is None:
-            return 0.0
-        rows = self._signals.get(next((i for i in made.inputs if i != gate.scale), -1))
-        return 0.0 if rows is None or rows.q <= 0 else rows.averaged(rows.axes(op.arguments["dim"])) / rows.q
+        rows = next((i for i in made.inputs if i != gate.scale), -1) if made is not None and gate is not None else -1
+        common = in_common(self._trace, self._signals, rows, op.arguments["dim"])
+        return self._of_heads(op, value, n, parts, max(whole.q / term.q / n**2, common))
 
     def _last(self, value: int) -> int:
         shape = self._trace.values[value].shape
@@ -324,6 +323,8 @@ class Radial:
         parts, times = self._of(op.outputs[0]), [operand(op, n) == value for n in ("self", "other")]
         sign = (1, 1 if op.functional == "aten.mul" else -1)
         factor = sum(s for s, is_there in zip(sign, times, strict=True) if is_there)
+        n = widened(self._trace, op, value)[0]
+        parts = together(parts, n) if parts is not None and n > 1 else parts
         return None if parts is None else {source: c * factor for source, c in parts.items()}
 
     def _summand(self, op: Op, value: int) -> Parts | None:
@@ -353,7 +354,12 @@ class Radial:
         beta = (whole.q + first - second) / 2 / whole.q
         self._variance[(op.index,)] = size(self._trace, out) * gradient.q * max(first - beta * beta * whole.q, 0.0)
         share = beta if sign > 0 else 1.0 - beta
-        return summed([{source: c * share for source, c in parts.items()}, {(op.index,): sign}])
+        n, one = alike(self._trace, self._signals, op)
+        own: Parts = {(op.index,): sign}
+        if n > 1:
+            self._variance.update(dict.fromkeys((Head(n, (op.index,)), (op.index, "own")), self._variance[(op.index,)]))
+            own = {Head(n, (op.index,)): sign * math.sqrt(one), (op.index, "own"): sign * math.sqrt(1 - one)}
+        return summed([{source: c * share for source, c in parts.items()}, own])
 
     def _function(self, op: Op, value: int) -> Parts | None:
         """Return the part of R that comes through a function of one number."""
