@@ -1,15 +1,11 @@
 """Linear attention: scores times a known triangle, against the model itself over many draws."""
 
-from itertools import product
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.moments.segments import patterns
-from initwell.propagate.rules.weighed import measured_in_parts
 
 WIDTH, HEADS, LENGTH, SEEDS = 128, 8, 16, 16
 
@@ -52,20 +48,3 @@ def test_rows_of_a_triangle_are_as_large_as_they_have_terms() -> None:
         assert predicted[at[op]]["forward_rms"] == pytest.approx(measured[at[op], 0], rel=tolerance), op
     for i, row in enumerate(predicted[: at["aten.pow"]]):
         assert row["gradient_rms"] == pytest.approx(measured[i, 1], rel=0.2), (row["path"], row["op"])
-
-
-def test_numbers_by_segments_are_averages_over_their_pairs() -> None:
-    numbers = np.random.default_rng(0).normal(size=(2, 5, 4)) * np.arange(1, 6)[:, None]
-    parts = [(2,), (1, 1, 3), (2, 2)]
-    found = measured_in_parts(numbers, parts)
-    of = [np.repeat(np.arange(len(p)), p) for p in parts]
-    pairs: dict[tuple[int, ...], list[float]] = {}
-    for one, two in product(np.ndindex(numbers.shape), repeat=2):
-        place = tuple(
-            int(s[i]) if i == j else len(p) * (1 + int(s[i])) + int(s[j])
-            for i, j, s, p in zip(one, two, of, parts, strict=True)
-        )
-        pairs.setdefault(place, []).append(float(numbers[one] * numbers[two]))
-    assert found.moments.shape == tuple(patterns(p).counts.size for p in parts)
-    for place, products in pairs.items():
-        assert found.moments[place] == pytest.approx(np.mean(products)), place
