@@ -132,7 +132,7 @@ def test_dividing_by_what_may_be_zero_is_refused() -> None:
     with pytest.raises(UnknownSignalError):
         inverted(gaussian(1.0))
     assert inverted(gaussian(101.0, 10.0)).q == pytest.approx(0.0103, rel=0.01)
-    # Of 1/N(1, 0.4²), cut at 0.05, 65 % of the second moment come from below 0.1; of 1/N(1, 0.25²) 3 %, and that is said.
+    # Of 1/N(1, 0.4²), cut at 0.05, 65 % of the second moment come from below 0.1; of 1/N(1, 0.25²) 3 %, which is said.
     with pytest.raises(UnknowableError, match="most of whose size"):
         inverted(gaussian(1.16, 1.0))
     assert inverted(gaussian(1.0625, 1.0)).fidelity == "approximate"

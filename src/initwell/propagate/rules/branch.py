@@ -341,8 +341,8 @@ def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
     """Apply 1/x, 1/√x or log x, which have no moments where x may be 0.
 
     An average of squares is positive, and taken under its gamma law. Of any other x that stays two standard deviations
-    away from 0 the tail is cut at a twentieth of its mean, and that is said. Where the cut makes the second moment, as its
-    growth from a cut at a tenth shows, nothing is known of it.
+    away from 0 the tail is cut at a twentieth of its mean, and that is said. Where the cut makes the second moment, as
+    its growth from a cut at a tenth shows, nothing is known of it.
 
     Args:
         phi: the function.
