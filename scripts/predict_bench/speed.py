@@ -8,8 +8,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -51,23 +52,32 @@ print(json.dumps({"billions": size / 1e9, "built": built, "seconds": seconds, "g
 """
 
 
-def walks_again(model: nn.Module, batch: Any, trace: Trace) -> Callable[[], object]:
-    """Return the walk of a trace alone: what ``predict`` does after recording and after looking at the batch."""
+def walks_again(model: nn.Module, batch: Any, trace: Trace, factors: Sequence[float] = (1.0,)) -> Callable[[], object]:
+    """Return the walk of a trace alone: what ``predict`` does after recording and after looking at the batch.
+
+    Args:
+        model: that was recorded.
+        batch: with which.
+        trace: of it.
+        factors: all weights times the first of them in the first walk, and so on, over and over.
+    """
     from initwell.propagate.default import default_table
     from initwell.propagate.engine import walk
     from initwell.propagate.given import start
     from initwell.propagate.given.known import known_values
+    from initwell.propagate.rules.branch import scaled
 
     table = default_table()
     values = known_values(trace)
+    weights = start.parameter_signals(model, trace, None, [])
     parts = [
         start.input_signals(model, trace, batch),
-        start.parameter_signals(model, trace, None, []),
         start.buffer_signals(model, trace, []),
         start.starting_gradients(trace),
     ]
-    known = start.as_mapping(parts)
-    return lambda: walk(trace, table, known, values)
+    known = [start.as_mapping([*parts, {v: scaled(w, f) for v, w in weights.items()}]) for f in factors]
+    turn = cycle(known)
+    return lambda: walk(trace, table, next(turn), values)
 
 
 def timed(work: Callable[[], object], repeats: int) -> float:
@@ -90,11 +100,13 @@ def of_model(name: str, model: nn.Module, batch: Tensor, repeats: int = 3) -> li
     again = walks_again(model, batch, trace)
     ops = len(trace.ops)
     recording, walking = timed(lambda: record(model, batch, device="meta"), repeats), timed(again, repeats)
+    changing = timed(walks_again(model, batch, trace, [1.0 + i / 16 for i in range(repeats + 1)]), repeats)
     whole = timed(lambda: iw.predict(model, batch), 1)
     both = recording + walking
     return [
         _row(f"{name}: trace {recording:.2f} s, walk {walking:.2f} s, together", ops, both, both < 1, "1 s"),
         _row(f"{name}: a second walk of the same trace", ops, walking, walking < 0.1, "0.1 s"),
+        _row(f"{name}: a walk of it by other weights each time", ops, changing, None, ""),
         _row(f"{name}: predict, weights and batch measured too", ops, whole, None, ""),
     ]
 

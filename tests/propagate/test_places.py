@@ -6,9 +6,14 @@ import torch
 from torch import nn
 
 import initwell as iw
+from initwell.propagate.default import default_table
+from initwell.propagate.engine import walk
+from initwell.propagate.given import start
+from initwell.propagate.given.known import known_values
 from initwell.propagate.moments.incidence import carried, spatial_axis
 from initwell.propagate.moments.places import (
     LONGEST,
+    Remembered,
     bent,
     by_axis,
     even,
@@ -23,6 +28,7 @@ from initwell.propagate.moments.places import (
 from initwell.propagate.moments.signal import Atom, Signal
 from initwell.propagate.rules.pointwise import pulled_back
 from initwell.theory.activations import activation
+from initwell.trace.recorder import record
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -251,3 +257,44 @@ def test_what_reads_each_place_once_changes_nothing() -> None:
     assert axis.one_to_one and not spatial_axis(5, 3, 1, 2, 0, 1).one_to_one
     assert not spatial_axis(5, 5, 3, 1, 1, 1).one_to_one
     np.testing.assert_allclose(settled(carried(places, axis, back=False)), places, rtol=1e-12)
+
+
+def test_what_a_walk_remembers_is_used_by_the_next_and_forgotten_after_it() -> None:
+    table, calls = even(3), list[float]()
+
+    def work(places: Array, factor: float) -> Array:
+        calls.append(factor)
+        return np.asarray(factor * places)
+
+    remembered, found = Remembered(), []
+    for factor in (2.0, 2.0, 3.0, 2.0):
+        with remembered.during():
+            found.append(by_axis(work, [table, table], given=(factor,)))
+    assert calls == [2.0, 3.0, 2.0]
+    assert found[0][0] is found[0][1] is found[1][0]
+    assert [float(f[0][0, 0, 0]) for f in found] == [2.0, 2.0, 3.0, 2.0]
+
+
+def test_walks_of_other_weights_over_one_trace_find_what_a_walk_of_their_own_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.MaxPool2d(3, 2, 1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1), nn.Sigmoid()
+    )
+    batch = torch.randn(2, 3, 8, 8, generator=generator)
+    trace = record(model, batch, device="meta")
+    values, table, known = known_values(trace), default_table(), []
+    for factor in (1.0, 3.0, 0.2, 1.0):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * factor)
+        parts = [
+            start.input_signals(model, trace, batch),
+            start.parameter_signals(model, trace, None, []),
+            start.starting_gradients(trace),
+        ]
+        begun = start.as_mapping(parts)
+        again, alone = walk(trace, table, begun, values), walk(trace, table, begun, known_values(trace))
+        sizes_now = [again.signals[v].q for op in trace.ops for v in op.outputs if v in again.signals]
+        assert sizes_now == [alone.signals[v].q for op in trace.ops for v in op.outputs if v in alone.signals]
+        known.append(sizes_now)
+    assert known[0] == known[3] != known[1] and len(known[0]) > 10

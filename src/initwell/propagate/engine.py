@@ -11,6 +11,7 @@ from initwell.errors import ModelError
 from initwell.propagate.blank.walk import Blank
 from initwell.propagate.given.known import Known, Signals
 from initwell.propagate.moments.atoms import viewed
+from initwell.propagate.moments.places import Remembered
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.routing.choices import Choices
 from initwell.propagate.shared.joint import Joint
@@ -19,6 +20,7 @@ from initwell.propagate.shared.radial import Radial
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
 from initwell.propagate.writes import overwritten
 from initwell.records import Record
+from initwell.trace.ops import VIEWS
 from initwell.trace.trace import Op, Trace
 
 
@@ -59,7 +61,11 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
         RuleError: a rule failed, or returned what does not fit its op's outputs.
     """
     values = Known.nothing() if values is None else values
-    known = Signals(start, values)
+    with values.once("remembered", Remembered).during():
+        return _walked(trace, table, Signals(start, values), values)
+
+
+def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Walk:
     unsupported: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     causes: dict[str, str] = {}
@@ -68,7 +74,7 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
     choices = Choices(trace, known, values, table)
     blank = Blank(trace, known, values)
     radial = Radial(trace, known, values, blank.others)
-    for op in values.once("random", lambda: [o for o in trace.ops if _makes_something_random(trace, o, values)]):
+    for op, shapes in values.once("random", lambda: _random(trace, values)):
         try:
             rule = choices.rule(op) or table.rules.get(op.packet) or table.rules.get(op.functional)
         except Exception as error:
@@ -82,8 +88,8 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
         call = Call.of_walk(op, trace, known, values)
         try:
             found = tuple(rule(call))
-            _check(trace, op, found)
-            whole = joint.amended(op, found)
+            _check(shapes, found)
+            whole = joint.amended(op, found) if joint.any else found
             along = radial.amended(op, whole)
             found = tuple(blank.amended(op, along, others=along is not whole))
             if op.index in shared:
@@ -94,9 +100,15 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
                 causes.setdefault(str(error), f"{op.packet} at {op.path or 'the model itself'}")
         except Exception as error:
             raise _failure(op, error) from error
-        found = tuple([s if _is_known(s) else None for s in found])
-        unknown[op.packet] += bool(found) and found[0] is None
-        _keep(trace, op, found, known)
+        # A view shows what is known already.
+        if not (op.functional in VIEWS or all(map(_is_known, found))):
+            found = tuple([s if _is_known(s) else None for s in found])
+        if found and found[0] is None:
+            unknown[op.packet] += 1
+        if op.mutates or len(found) != 1 or found[0] is None:
+            _keep(trace, op, found, known)
+        else:
+            known[op.outputs[0]] = found[0]
     blank.settle(known)
     return Walk(known, dict(sorted(unsupported.items())), dict(+unknown), causes)
 
@@ -104,6 +116,12 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
 def _failure(op: Op, error: Exception) -> RuleError:
     where = op.path or "the model itself"
     return RuleError(f"The rule of {op.name} failed at {where} ({op.phase}): {type(error).__name__}: {error}")
+
+
+def _random(trace: Trace, values: Known) -> list[tuple[Op, tuple[tuple[int, ...], ...]]]:
+    """Return the ops that make something random, each with the shapes of its outputs."""
+    found = [op for op in trace.ops if _makes_something_random(trace, op, values)]
+    return [(op, tuple([trace.values[value].shape for value in op.outputs])) for op in found]
 
 
 def _makes_something_random(trace: Trace, op: Op, values: Known) -> bool:
@@ -117,11 +135,10 @@ def _forget(op: Op, known: Signals) -> None:
         known.forget(value)
 
 
-def _check(trace: Trace, op: Op, found: Sequence[Signal | None]) -> None:
-    if len(found) != len(op.outputs):
-        raise ValueError(f"{len(found)} signals for {len(op.outputs)} outputs: return None for one that is unknown")
-    for value, signal in zip(op.outputs, found, strict=True):
-        shape = trace.values[value].shape
+def _check(shapes: Sequence[tuple[int, ...]], found: Sequence[Signal | None]) -> None:
+    if len(found) != len(shapes):
+        raise ValueError(f"{len(found)} signals for {len(shapes)} outputs: return None for one that is unknown")
+    for shape, signal in zip(shapes, found, strict=True):
         if signal is not None and signal.shape != shape:
             raise ValueError(f"a signal of shape {signal.shape} for an output of shape {shape}")
 

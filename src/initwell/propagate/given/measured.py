@@ -69,7 +69,7 @@ def measured(tensor: Tensor, *, sample: int | None = None) -> Signal:
     return Signal(dims, np.asarray(moments), np.asarray(float(tensor.detach().double().mean())))
 
 
-def in_parts(values: Array, parts: Sequence[tuple[int, ...]]) -> Signal:
+def in_parts(values: Array, parts: Sequence[tuple[int, ...]], *, sample: int | None = None) -> Signal:
     """Measure known numbers by segments.
 
     All pairs between two segments are the product of their sums; what they have beside those that agree, differ.
@@ -77,11 +77,13 @@ def in_parts(values: Array, parts: Sequence[tuple[int, ...]]) -> Signal:
     Args:
         values: the numbers.
         parts: for each axis, the lengths of its segments.
+        sample: the axis that counts samples, if any.
 
     >>> in_parts(np.array([1.0, 2.0, 4.0]), [(1, 2)]).moments.tolist()
     [1.0, 10.0, 1.0, 3.0, 3.0, 8.0]
     """
-    dims = tuple((Atom(sum(p), False, p if len(p) > 1 else ()),) if sum(p) > 1 else () for p in parts)
+    atoms = [Atom(sum(p), i == sample, p if len(p) > 1 else ()) for i, p in enumerate(parts)]
+    dims = tuple((atom,) if atom.size > 1 else () for atom in atoms)
     parts = [p for p in parts if sum(p) > 1]
     values = values.reshape([sum(p) for p in parts])
     member = [np.repeat(np.eye(len(p)), p, axis=0) for p in parts]

@@ -163,7 +163,7 @@ class Series:
     rest: float
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def hermite(f: Function, kinks: tuple[float, ...], mean: float, variance: float) -> Series:
     """Expand a function of a Gaussian.
 

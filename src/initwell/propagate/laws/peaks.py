@@ -11,14 +11,14 @@ Windows that overlap have r = 1 on what they share.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
 
-from initwell.propagate.laws.gaussian import covariance, nodes
-from initwell.propagate.moments.places import by_axis, by_kinds, off_average, own_correlations
+from initwell.propagate.laws.gaussian import Series, covariance, nodes, series_moments
+from initwell.propagate.moments.places import by_axis, by_kinds, exactly, off_average, own_correlations
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal
 
@@ -89,7 +89,7 @@ def within_window(u: Signal, kernel: Sequence[int]) -> float:
     return max(float(of_pairs(u, near).flat[0]), 0.0)
 
 
-def masked(g: Signal, u: Signal, slopes: Array, kappa: Callable[[Array], Array] | None = None) -> tuple[Array, ...]:
+def masked(g: Signal, u: Signal, slopes: Array, kappa: Series | None = None) -> tuple[Array, ...]:
     """Return how places of g·φ′(u) differ: a mask makes neighbours of a gradient less alike, but where u's are alike.
 
     With M = E[φ′φ′], M(1) of an entry with itself, M(0) of distant places, and M(0) + (M(1) − M(0))·μ of two places,
@@ -103,7 +103,7 @@ def masked(g: Signal, u: Signal, slopes: Array, kappa: Callable[[Array], Array] 
         g: the gradient.
         u: of the same dimensions.
         slopes: M by pattern.
-        kappa: M by u's correlation; None where it goes straight from M(0) to M(1).
+        kappa: of φ′(u), whose moments M are, by u's correlation; None where M goes straight from M(0) to M(1).
     """
     count = len(g.profile)
     space = set(g.axes(range(len(g.dims) - count, len(g.dims)))) if count else set()
@@ -112,23 +112,32 @@ def masked(g: Signal, u: Signal, slopes: Array, kappa: Callable[[Array], Array] 
     if not space or slopes.shape != g.moments.shape or slopes[here] <= 0 or own <= 0:
         return g.profile
     kept = min(max(float(slopes[far] / slopes[here]), 0.0), 1.0)
+    c = exactly(min(max(float(covariance(u)[1][far]), 0.0), 0.999))
+    others = u.profile if len(u.profile) == count else (None,) * count
+    given = (exactly(level / own), exactly(kept), 1 / count, kappa, c)
+    return tuple(by_axis(_masked, g.profile, others, given=given))
 
-    def left(places: Array, others: Array | None) -> Array:
-        if places.ndim == 1:
-            return places
-        alike = None if others is None else own_correlations(others)
-        mu = np.eye(places.shape[1]) if alike is None else alike
-        if kappa is not None and alike is not None and np.abs(alike).sum() > (1 + 1e-9) * len(alike):
-            c = min(max(float(covariance(u)[1][far]), 0.0), 0.999)
-            low, high = kappa(np.array([c, 1.0]))
-            mu = by_kinds(lambda kinds: (kappa(c + (1 - c) * kinds) - low) / max(high - low, 1e-300), alike)
-        passed = np.maximum(kept + (1 - kept) * mu, 0.0) ** (1 / count)
-        fresh = (own - level) * places[1] * passed + level * (1 - kept) * mu * places[0]
-        table = np.stack([places[0], fresh / max(own - level * kept, 1e-9 * own)])
-        np.fill_diagonal(table[1], places[0].diagonal())
-        return table
 
-    return tuple(by_axis(left, g.profile, u.profile if len(u.profile) == count else (None,) * count))
+def _masked(
+    places: Array, others: Array | None, level: float, kept: float, root: float, kappa: Series | None, c: float
+) -> Array:
+    if places.ndim == 1:
+        return places
+    alike = None if others is None else own_correlations(others)
+    mu = np.eye(places.shape[1]) if alike is None else alike
+    if kappa is not None and alike is not None and np.abs(alike).sum() > (1 + 1e-9) * len(alike):
+        series = kappa
+        low, high = series_moments(series, series, np.array([c, 1.0]))
+
+        def share(kinds: Array) -> Array:
+            return np.asarray((series_moments(series, series, c + (1 - c) * kinds) - low) / max(high - low, 1e-300))
+
+        mu = by_kinds(share, alike)
+    passed = np.maximum(kept + (1 - kept) * mu, 0.0) ** root
+    fresh = (1 - level) * places[1] * passed + level * (1 - kept) * mu * places[0]
+    table = np.stack([places[0], fresh / max(1 - level * kept, 1e-9)])
+    np.fill_diagonal(table[1], places[0].diagonal())
+    return table
 
 
 def peak_law(u: Signal, count: int, common: float) -> tuple[Array, Array]:

@@ -88,7 +88,12 @@ def _by_densities(law: Law, kinks: tuple[float, ...]) -> tuple[Array, Array]:
 
 def _by_density(law: Law, row: int, kinks: tuple[float, ...]) -> tuple[Array, Array]:
     """Return the nodes for a Gaussian of the same mean and variance, weighted by the law's own density."""
-    values, masses, own = law.values[row], law.weights[row], float(law.variance[row])
+    return _density(law.values[row].tobytes(), law.weights[row].tobytes(), float(law.variance[row]), kinks)
+
+
+@lru_cache(maxsize=128)
+def _density(one: bytes, two: bytes, own: float, kinks: tuple[float, ...]) -> tuple[Array, Array]:
+    values, masses = np.frombuffer(one), np.frombuffer(two)
     mean = float(masses @ values)
     whole = own + float(masses @ (values - mean) ** 2)
     z, weights = nodes(kinks, mean, whole)
@@ -246,8 +251,15 @@ def bell_shaped(b: Signal) -> bool:
 
 def binned(values: Array, weights: Array) -> tuple[Array, Array]:
     """Merge into bins as those of a Gaussian by equal steps, so that tails are kept; mean and variance stay."""
+    return _binned(values.tobytes(), weights.tobytes())
+
+
+# Numbers as bytes: a walk bins what the walk before it did, unless weights changed.
+@lru_cache(maxsize=128)
+def _binned(one: bytes, two: bytes) -> tuple[Array, Array]:
     from scipy.special import ndtri
 
+    values, weights = np.frombuffer(one), np.frombuffer(two)
     order = np.argsort(values)
     values, weights = values[order], weights[order]
     rank = ndtri(np.clip((np.cumsum(weights) - weights / 2) / weights.sum(), 1e-12, 1 - 1e-12))

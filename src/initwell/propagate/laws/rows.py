@@ -11,6 +11,7 @@ Where rows share their keys, their correlation is q_i·q_i', which fluctuates as
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,10 +105,7 @@ class Moment(Record):
 
     def growth(self, count: float, v: float, correlation: float) -> float:
         """Return how far it has come at a correlation, from 0 for independent rows to 1 for equal ones."""
-        if v < SMALL or count <= 1:
-            return correlation
-        apart, same = self.pair(count, v, 0.0), self.pair(count, v, 1.0)
-        return (self.pair(count, v, correlation) - apart) / (same - apart)
+        return _growth(self.pair, count, v, correlation)
 
     def rate(self, s: Signal, weights: Weights, left: Open, axis: int) -> float:
         """Say how strongly it goes with the correlation of rows that differ along an axis, times how far that can go.
@@ -176,20 +174,34 @@ class Moment(Record):
         size = over_pairs(s.atoms, np.sqrt(np.maximum(s.diagonal, 0.0)))
         correlation = np.clip(np.where(size > 0, s.moments / np.where(size > 0, size, 1.0), 1.0), -1.0, 1.0)
         wide = np.where(_fluctuates(s), math.sqrt(3 * s.spread) * (1 - correlation**2), 0.0)
-        rows = np.stack(np.broadcast_arrays(size, correlation, wide), -1).round(4).reshape(-1, 3)
-        cases = [tuple(row) for row in rows.tolist()]
-        known = {
-            (v, c, x): self._averaged(left.typical, known_variance(v * left.uneven[0]), c, x)
-            for v, c, x in dict.fromkeys(cases)
-        }
-        return np.array([known[case] for case in cases]).reshape(s.moments.shape)
+        cases = np.stack(np.broadcast_arrays(size, correlation, wide), -1).round(4)
+        return _grown(self.pair, left.typical, left.uneven[0], cases.tobytes()).reshape(s.moments.shape)
 
-    def _averaged(self, count: float, v: float, correlation: float, wide: float) -> float:
-        # Gauss's three nodes.
-        if wide == 0 or correlation == 1:
-            return self.growth(count, v, correlation)
-        either = [self.growth(count, v, float(np.clip(correlation + x, -1.0, 1.0))) for x in (-wide, wide)]
-        return 2 / 3 * self.growth(count, v, correlation) + sum(either) / 6
+
+Pair = Callable[[float, float, float], float]
+
+
+def _growth(pair: Pair, count: float, v: float, correlation: float) -> float:
+    if v < SMALL or count <= 1:
+        return correlation
+    apart, same = pair(count, v, 0.0), pair(count, v, 1.0)
+    return (pair(count, v, correlation) - apart) / (same - apart)
+
+
+@lru_cache(maxsize=1024)
+def _grown(pair: Pair, count: float, share: float, cases: bytes) -> Array:
+    """Return the growth in each case: a variance, of which a share counts, a correlation, and how far this varies."""
+    found = dict[tuple[float, ...], float]()
+    rows = [tuple(row) for row in np.frombuffer(cases).reshape(-1, 3).tolist()]
+    for v, correlation, wide in dict.fromkeys(rows):
+        places = [(1.0, correlation)]
+        if wide != 0 and correlation != 1:
+            # Gauss's three nodes.
+            either = [(1 / 6, min(max(correlation + x, -1.0), 1.0)) for x in (-wide, wide)]
+            places = [(2 / 3, correlation), *either]
+        variance = known_variance(v * share)
+        found[v, correlation, wide] = sum(w * _growth(pair, count, variance, c) for w, c in places)
+    return np.array([found[row] for row in rows])
 
 
 def _fluctuates(s: Signal) -> NDArray[np.bool_]:

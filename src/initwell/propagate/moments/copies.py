@@ -40,7 +40,7 @@ class worked_out(Generic[T]):
         """Work it out; from then on the record has an attribute of this name, which Python finds first."""
         if record is None:
             return self
-        found = vars(record)[self._name] = self._work(record)
+        found = record.__dict__[self._name] = self._work(record)
         return found
 
 

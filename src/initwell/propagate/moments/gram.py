@@ -13,17 +13,16 @@ and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plu
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
+from initwell.propagate.moments.among import MOST, by_pattern, typical, with_sources
 from initwell.propagate.moments.segments import FEW, Array, Layout, over, patterns
-from initwell.propagate.moments.signal import Atom, Signal, Source, relabelled, replace
+from initwell.propagate.moments.signal import Atom, Signal, Source, replace
 
-# Of more values than these, rows follow the rest too little to matter.
-_MOST = 4
 # Of a table so many rows, of so many samples, show how its rows go together.
 _ROWS, _SAMPLES = 256, 8
 
@@ -164,7 +163,7 @@ def summed(found: Signal, a: Signal, b: Signal, alpha: float, beta: float) -> Si
             varies = [f**2 * max(x.q - x.averaged([i]), 0.0) for x, f in ((a, alpha), (b, beta))]
             total = sum(varies) or 1.0
             sources[i] = _shared(found.atoms[i], two, varies[0] / total, varies[1] / total)
-    return _with_sources(found, sources, mixed(a, b, alpha, beta))
+    return with_sources(found, sources, mixed(a, b, alpha, beta))
 
 
 def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
@@ -185,12 +184,12 @@ def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
             total = p * r - q * s
             shares = (max((p - q) * s, 0.0) / total, max(q * (r - s), 0.0) / total) if total > 0 else (0.0, 0.0)
             sources[i] = _shared(found.atoms[i], two, *shares)
-    return _with_sources(found, sources)
+    return with_sources(found, sources)
 
 
 def following(signal: Signal, dims: Sequence[int], source: Source) -> Signal:
     """Say that along these dimensions the rows are linear images of a value's rows, and of no other's that matters."""
-    return _with_sources(signal, dict.fromkeys(signal.axes(dims), (source,)))
+    return with_sources(signal, dict.fromkeys(signal.axes(dims), (source,)))
 
 
 def adding(signal: Signal, ends: Iterable[tuple[Sequence[int], Source]], spread: float | None = None) -> Signal:
@@ -203,7 +202,7 @@ def adding(signal: Signal, ends: Iterable[tuple[Sequence[int], Source]], spread:
     """
     sources = {axis: source for dims, source in ends for axis in signal.axes(dims)}
     found = {i: (*(o for o in signal.atoms[i].follows if o.value != s.value), s) for i, s in sources.items()}
-    return _with_sources(signal, found, spread)
+    return with_sources(signal, found, spread)
 
 
 def image(
@@ -221,7 +220,7 @@ def image(
     """
     spread = fluctuation(x, features) / taps
     source = replace(source, strength=math.sqrt(spread))
-    return _with_sources(found, dict.fromkeys(found.axes(rows), (source,)), spread)
+    return with_sources(found, dict.fromkeys(found.axes(rows), (source,)), spread)
 
 
 def rescaled(signal: Signal, axis: int, factor: float, apart: float = 1.0) -> Signal:
@@ -235,18 +234,7 @@ def rescaled(signal: Signal, axis: int, factor: float, apart: float = 1.0) -> Si
     """
     old = signal.atoms[axis].follows
     new = tuple([replace(s, strength=s.strength * factor, apart=s.apart * apart) for s in old])
-    return _with_sources(signal, {axis: new})
-
-
-def _with_sources(signal: Signal, sources: Mapping[int, tuple[Source, ...]], spread: float | None = None) -> Signal:
-    more = {} if spread is None else {"spread": spread}
-    changed = {i: new for i, new in sources.items() if new != signal.atoms[i].follows}
-    if not changed:
-        return replace(signal, **more) if more else signal
-    atoms = list(signal.atoms)
-    for i, new in changed.items():
-        atoms[i] = replace(atoms[i], follows=new)
-    return relabelled(signal, atoms, **more)
+    return with_sources(signal, {axis: new})
 
 
 def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: float) -> Signal:
@@ -259,7 +247,7 @@ def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: flo
         share: what of the signal's strength stays.
         rest: how much of the other's strength there is in it.
     """
-    return _with_sources(signal, {axis: _shared(signal.atoms[axis], other.atoms[axis], share, rest)})
+    return with_sources(signal, {axis: _shared(signal.atoms[axis], other.atoms[axis], share, rest)})
 
 
 def _shared(own: Atom, other: Atom, share: float, rest: float) -> tuple[Source, ...]:
@@ -268,7 +256,7 @@ def _shared(own: Atom, other: Atom, share: float, rest: float) -> tuple[Source, 
     for s in own.follows:
         old = sources.get(s.value)
         sources[s.value] = replace(s, strength=s.strength * share + (old.strength if old else 0.0))
-    return tuple(sorted(sources.values(), key=lambda s: -s.strength)[:_MOST])
+    return tuple(sorted(sources.values(), key=lambda s: -s.strength)[:MOST])
 
 
 def averaged(parts: Sequence[tuple[int, tuple[Source, ...]]]) -> tuple[Source, ...]:
@@ -284,7 +272,7 @@ def averaged(parts: Sequence[tuple[int, tuple[Source, ...]]]) -> tuple[Source, .
             old = found.get(s.value)
             share = s.strength * count / total
             found[s.value] = replace(s, strength=share + (old.strength if old else 0.0))
-    return tuple(sorted(found.values(), key=lambda s: -s.strength)[:_MOST])
+    return tuple(sorted(found.values(), key=lambda s: -s.strength)[:MOST])
 
 
 def forgotten(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:
@@ -303,14 +291,15 @@ def in_common(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[l
     Returns:
         Places in ``pairs``, and the value; no places where there is none.
     """
-    best: tuple[list[int], int] = [], -1
-    most = 0.0
-    for value in dict.fromkeys(s.value for i, _ in pairs for s in a.atoms[i].follows):
-        both = [(place, _source(a, i, value), _source(b, j, value)) for place, (i, j) in enumerate(pairs)]
-        shared = [(place, one.strength * two.strength) for place, one, two in both if one and two]
-        if shared and shared[0][1] > most:
-            best, most = ([place for place, _ in shared], value), shared[0][1]
-    return best
+    shared: dict[int, tuple[list[int], float]] = {}
+    for place, (i, j) in enumerate(pairs):
+        others = b.atoms[j].follows
+        for one in a.atoms[i].follows if others else ():
+            for two in others:
+                if one.value == two.value:
+                    shared.setdefault(one.value, ([], one.strength * two.strength))[0].append(place)
+    value = max(shared, key=lambda v: shared[v][1], default=-1)
+    return (shared[value][0], value) if shared and shared[value][1] > 0 else ([], -1)
 
 
 def _source(signal: Signal, axis: int, value: int) -> Source | None:
@@ -321,7 +310,7 @@ def strength(a: Signal, i: int, b: Signal, j: int) -> float:
     """Return the most that two axes have in common: the product of the strengths of one value that they follow."""
     rows, value = in_common(a, b, [(i, j)])
     one, two = (_source(x, k, value) for x, k in ((a, i), (b, j)))
-    return one.strength * two.strength if rows and one and two else 0.0
+    return typical(one) * typical(two) if rows and one and two else 0.0
 
 
 def varied(signal: Signal, axes: Sequence[int], value: int) -> Array:
@@ -336,8 +325,10 @@ def varied(signal: Signal, axes: Sequence[int], value: int) -> Array:
         √(E[x_i²] E[x_j²]) − E[x_i x_j] times what the rows' source says; 0 where they all agree.
     """
     source = _source(signal, axes[0], value) or Source(value, 0.0)
-    less = np.where(_differ(signal, axes), source.apart, 1.0)
-    return np.asarray((_roots(signal, axes) - signal.moments) * source.strength * less)
+    found = (_roots(signal, axes) - signal.moments) * source.strength
+    if source.among:
+        found = found * by_pattern(signal, axes, source)
+    return np.asarray(found if source.apart == 1 else found * np.where(_differ(signal, axes), source.apart, 1.0))
 
 
 def apart(signal: Signal, axis: int) -> float:

@@ -15,7 +15,9 @@ A convolution of fresh weights carries both on exactly, S_y(p, p′) ∝ Σ_k S_
 does too. Of an axis longer than ``LONGEST`` only the sizes are kept; S is taken as the product of their roots.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, TypeVar
 
@@ -38,15 +40,55 @@ def even(n: int) -> Array:
     return np.stack([np.ones((n, n)), np.eye(n)]) if n <= LONGEST else np.ones(n)
 
 
-def by_axis(work: Callable[..., T], *columns: Iterable[Any]) -> list[T]:
-    """Apply to each axis what there is of it; axes of the very same objects, as of square images, share the work."""
-    done: dict[tuple[int, ...], T] = {}
-    keys = []
-    for row in zip(*columns, strict=True):
-        keys.append(tuple(map(id, row)))
-        if keys[-1] not in done:
-            done[keys[-1]] = work(*row)
-    return [done[key] for key in keys]
+class Remembered:
+    """What was worked out of tables of places, which change little from walk to walk: of the last walk, and of this.
+
+    Tables count as the same where they are the very same objects, which is why they must not be written to.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._before: dict[Any, tuple[Any, Any]] = {}
+        self._now: dict[Any, tuple[Any, Any]] = {}
+
+    def found(self, work: Callable[..., T], row: Sequence[Any], given: tuple[Any, ...]) -> T:
+        """Return ``work(*row, *given)``, the numbers and functions ``given`` told apart by what they are."""
+        key = (work, given, *map(id, row))
+        held = self._now.get(key)
+        if held is None:
+            held = self._now[key] = self._before.get(key) or (work(*row, *given), row)
+        found: T = held[0]
+        return found
+
+    @contextmanager
+    def during(self) -> Iterator[None]:
+        """Let ``by_axis`` remember here, throughout one walk."""
+        self._before, self._now = self._now, {}
+        token = _REMEMBERED.set(self)
+        try:
+            yield
+        finally:
+            _REMEMBERED.reset(token)
+
+
+_REMEMBERED: ContextVar[Remembered | None] = ContextVar("remembered", default=None)
+
+
+def by_axis(work: Callable[..., T], *columns: Iterable[Any], given: tuple[Any, ...] = ()) -> list[T]:
+    """Apply to each axis what there is of it; axes of the very same objects, as of square images, share the work.
+
+    Args:
+        work: a function of a module, by which it is known again.
+        columns: of each axis, what is told apart by identity: tables, axes of incidence, or None.
+        given: what else the function is given, for all axes: numbers, which ``exactly`` rounded, and functions.
+    """
+    remembered = _REMEMBERED.get() or Remembered()
+    return [remembered.found(work, row, given) for row in zip(*columns, strict=True)]
+
+
+def exactly(number: float) -> float:
+    """Round to ten digits, so that what differs by rounding alone is the same number."""
+    return float(f"{number:.9e}")
 
 
 def sizes(places: Array) -> Array:

@@ -95,6 +95,25 @@ def over(layout: Layout, differ: Collection[int]) -> Array:
     return np.asarray(reduce(np.multiply.outer, each, np.ones(()))).ravel()
 
 
+def average(moments: Array, layout: Layout, differ: Collection[int]) -> float:
+    """Return the average of moments over all pairs that differ along these axes and agree along the others.
+
+    Args:
+        moments: by pattern, an axis for each of the layout's.
+        layout: the segments of each axis.
+        differ: axes.
+
+    >>> average(np.array([2.0, 4.0, 1.0, 0.5, 0.5, 3.0]), ((1, 2),), [0])  # of six, four are 0.5, two 3
+    1.3333333333333333
+    """
+    if moments.size <= FEW:
+        return float(averaging(layout, tuple(sorted(differ))).dot(moments.reshape(-1)))
+    for axis, parts in enumerate(layout):
+        pairs = patterns(parts)
+        moments = (pairs.differ if axis in differ else pairs.agree) @ moments.reshape(pairs.counts.size, -1)
+    return float(moments.item())
+
+
 @lru_cache(maxsize=4096)
 def averaging(layout: Layout, differ: tuple[int, ...]) -> Array:
     """Return ``over`` of few patterns, the same each time."""

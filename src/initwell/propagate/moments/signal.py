@@ -26,7 +26,7 @@ import numpy as np
 from initwell.errors import ArgumentError
 from initwell.propagate.moments.copies import names, worked_out
 from initwell.propagate.moments.labels import spans
-from initwell.propagate.moments.segments import FEW, Array, Layout, Patterns, averaging, patterns
+from initwell.propagate.moments.segments import Array, Layout, Patterns, average, patterns
 from initwell.records import Record
 
 if TYPE_CHECKING:
@@ -48,12 +48,14 @@ class Source(Record):
         strength: square root of the relative variance of the average product of two of its rows.
         apart: how much of that is left between entries that differ along other axes that follow something, too.
         level: 1 where all its rows are of one length, as a layer norm's; 0 where their lengths vary as Gaussians' do.
+        among: segments of another axis, as of features from two layers, and the share of the strength in each.
     """
 
     value: int
     strength: float = 1.0
     apart: float = 1.0
     level: float = 0.0
+    among: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,22 +177,27 @@ class Signal:
 
     def __post_init__(self) -> None:
         """Refuse moments that do not belong to the atoms; write a mean that is one number out."""
-        atoms = tuple([atom for dim in self.dims for atom in dim])
-        vars(self).update(atoms=atoms, _has_parts=any(map(_PARTS, atoms)))
-        self._fit()
+        self._count(tuple([atom for dim in self.dims for atom in dim]))
+
+    def _count(self, atoms: tuple[Atom, ...]) -> None:
+        self.__dict__.update(atoms=atoms, _has_parts=any(map(_PARTS, atoms)))
+        if self._has_parts or self.moments.shape != (2,) * len(atoms) or self.means.shape != (1,) * len(atoms):
+            self._fit()
 
     def _fit(self) -> None:
-        segments = (1,) * len(self.atoms)
-        lengths = (2,) * len(self.atoms)
-        if self._has_parts:
-            segments = tuple([len(atom.parts) or 1 for atom in self.atoms])
-            lengths = tuple([n + n * n for n in segments])
+        segments = tuple([len(atom.parts) or 1 for atom in self.atoms])
+        lengths = tuple([n + n * n for n in segments])
         if self.moments.shape != lengths:
             cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
             raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)
         if self.means.shape != segments:
             one = self.means.size == 1
             vars(self)["means"] = np.full(segments, self.means) if one else np.broadcast_to(self.means, segments)
+
+    def _fit_as(self, other: "Signal") -> None:
+        """Refuse moments that do not belong to the atoms, which are those of another signal."""
+        if self.moments.shape != other.moments.shape or self.means.shape != other.means.shape:
+            self._fit()
 
     @worked_out
     def shape(self) -> tuple[int, ...]:
@@ -229,7 +236,7 @@ class Signal:
     @worked_out
     def q(self) -> float:
         """The second moment E[x²], over all entries."""
-        return self.averaged(())
+        return self.averaged(()) if self._has_parts else float(self.moments.item(0))
 
     @worked_out
     def diagonal(self) -> Array:
@@ -239,16 +246,11 @@ class Signal:
     def averaged(self, differ: Collection[int]) -> float:
         """Return E[x x'] over all pairs that differ along these atoms and agree along the others."""
         if not self._has_parts:
-            return float(self.moments[tuple([int(i in differ) for i in range(len(self.atoms))])])
-        if self.moments.size <= FEW:
-            return float(averaging(self.layout, tuple(sorted(differ))).dot(self.moments.reshape(-1)))
-        whole = slice(None)
-        found = self.moments[tuple([whole if a.parts else int(i in differ) for i, a in enumerate(self.atoms)])]
-        for i, atom in enumerate(self.atoms):
-            if atom.parts:
-                pairs = atom.patterns
-                found = (pairs.differ if i in differ else pairs.agree) @ found.reshape(pairs.counts.size, -1)
-        return float(found.item())
+            place = [0] * len(self.atoms)
+            for i in differ:
+                place[i] = 1
+            return float(self.moments.item(*place))
+        return average(self.moments, self.layout, differ)
 
     @property
     def rms(self) -> float:
@@ -281,15 +283,16 @@ class Signal:
 
     def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
         """Return the same entries under other dimensions."""
-        means = self.means if means is None else means
-        law = self.law
-        if law is not None and law.near is not None:
-            law = replace(law, near=np.zeros(()))
-        found = _bare(self, dims=dims, moments=moments, means=means, gaussian=self.gaussian, law=law)
-        state, old = vars(found), vars(self)
-        state.update(peak=self.peak, crest=self.crest, roots=self.roots, scatter=self.scatter)
-        if moments is self.moments and means is self.means and found.atoms == self.atoms:
-            state.update({name: old[name] for name in ("mean", "q", "kept") if name in old})
+        found, means = object.__new__(Signal), self.means if means is None else means
+        state, old = found.__dict__, self.__dict__
+        state.update(_named(old, _OF_ENTRIES), dims=dims, moments=moments, means=means)
+        if self.law is not None and self.law.near is not None:
+            state["law"] = replace(self.law, near=np.zeros(()))
+        atoms = tuple([atom for dim in dims for atom in dim])
+        if moments is self.moments and means is self.means and atoms == self.atoms:
+            state.update(_named(old, _OF_NUMBERS), atoms=atoms)
+        else:
+            found._count(atoms)
         return found
 
     def approximate(self, reason: str) -> "Signal":
@@ -302,20 +305,32 @@ class Signal:
 def _bare(origin: Signal, **given: Any) -> Signal:
     """Return a signal of these fields and the fidelity of its origin: a constructor would set each field by itself."""
     found = object.__new__(Signal)
-    state, old = vars(found), vars(origin)
-    state.update(fidelity=origin.fidelity, reasons=origin.reasons, spread=origin.spread, swing=origin.swing)
+    state, old = found.__dict__, origin.__dict__
     state.update(given)
+    for name in _KEPT:
+        if name in old and name not in given:
+            state[name] = old[name]
     if given["dims"] is origin.dims:
-        state.update({name: old[name] for name in _OF_DIMS if name in old})
-        found._fit()
+        state.update(_named(old, _OF_DIMS))
+        found._fit_as(origin)
     else:
         found.__post_init__()
     return found
 
 
 R = TypeVar("R")
+# What a signal made of another keeps.
+_KEPT = ("fidelity", "reasons", "spread", "swing")
+# What holds of its entries wherever these stand.
+_OF_ENTRIES = (*_KEPT, "gaussian", "law", "peak", "crest", "roots", "scatter")
 # What a Signal works out of its dims alone.
 _OF_DIMS = ("atoms", "_has_parts", "shape", "layout", "_spans")
+# … and of its moments, means and atoms, however these are grouped.
+_OF_NUMBERS = ("_has_parts", "layout", "mean", "q", "diagonal", "kept")
+
+
+def _named(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: state[name] for name in names if name in state}
 
 
 def replace(record: R, **changes: Any) -> R:
@@ -329,35 +344,18 @@ def replace(record: R, **changes: Any) -> R:
     kind: type = type(record)
     found: R = object.__new__(kind)
     known, derived, basis = names(kind)
-    if not changes.keys() <= known:
+    if not known.issuperset(changes):
         raise TypeError(f"{kind.__name__} has no field {min(changes.keys() - known)}")
-    state = vars(found)
-    state.update(vars(record))
+    state = found.__dict__
+    state.update(record.__dict__)
     state.update(changes)
     if basis.isdisjoint(changes):
         return found
     for name in derived:
         if "dims" in changes or name not in _OF_DIMS:
             state.pop(name, None)
-    if isinstance(found, Signal):
-        found.__post_init__() if "dims" in changes else found._fit()
-    return found
-
-
-def relabelled(signal: Signal, atoms: Sequence[Atom], **changes: Any) -> Signal:
-    """Return a copy whose atoms, of the same sizes and segments, are others; what was worked out stays as it is.
-
-    Args:
-        signal: any signal.
-        atoms: one for each of its own.
-        changes: other fields that say nothing of how large entries are.
-    """
-    found = object.__new__(Signal)
-    state = vars(found)
-    state.update(vars(signal))
-    state.pop("cuts", None)
-    dims = tuple([tuple(atoms[span.start : span.stop]) for span in signal._spans])
-    state.update(changes, dims=dims, atoms=tuple(atoms))
+    if isinstance(found, Signal) and isinstance(record, Signal):
+        found.__post_init__() if "dims" in changes else found._fit_as(record)
     return found
 
 

@@ -62,17 +62,13 @@ class Choices:
 
     def rule(self, op: Op) -> Rule | None:
         """Return the rule of an op of a choice; None where it is none, or cannot be worked out."""
-        given = op.packet in self._given or op.functional in self._given
-        found = None if given else self._found(op)
+        chained = op.index in self._chains and op.packet not in self._given and op.functional not in self._given
+        found = self._found(op) if chained else None
         return None if found is None else lambda _: found
 
     def _found(self, op: Op) -> Found | None:
-        chain = self._chains.get(op.index)
-        if (
-            chain is None
-            or chain.width > _WIDEST
-            or not (op.index in chain.backward or any(o in chain.chosen for o in op.outputs))
-        ):
+        chain = self._chains[op.index]
+        if chain.width > _WIDEST or not (op.index in chain.backward or any(o in chain.chosen for o in op.outputs)):
             return None
         if chain.root not in self._routers:
             root = self.known.get(chain.root)

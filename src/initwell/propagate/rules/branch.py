@@ -30,7 +30,7 @@ from initwell.propagate.laws.swing import by_row, of_product, of_sum
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import by_pattern, over_pairs, product_of_means
-from initwell.propagate.moments.places import by_axis, even, times
+from initwell.propagate.moments.places import by_axis, even, exactly, times
 from initwell.propagate.moments.segments import Array, along
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
 from initwell.propagate.rules.pointwise import gated
@@ -123,9 +123,13 @@ def _mixed(a: Signal, b: Signal, qa: float, qb: float) -> tuple[Array, ...]:
     """Return the sizes by position of a sum: of each axis, the average by the second moments."""
     if (not a.profile and not b.profile) or qa + qb == 0:
         return ()
-    flat = by_axis(lambda p: even(p.shape[-1]), a.profile or b.profile)
+    flat = [even(p.shape[-1]) for p in a.profile or b.profile]
     pairs = [(p, q) for p, q in zip(a.profile or flat, b.profile or flat, strict=False) if p.shape == q.shape]
-    return tuple(by_axis(lambda p, q: (qa * p + qb * q) / (qa + qb), *zip(*pairs, strict=True))) if pairs else ()
+    return tuple(by_axis(_averaged, *zip(*pairs, strict=True), given=(exactly(qa / (qa + qb)),))) if pairs else ()
+
+
+def _averaged(one: Array, two: Array, share: float) -> Array:
+    return np.asarray(share * one + (1 - share) * two)
 
 
 def multiplied(a: Signal, b: Signal) -> Signal:

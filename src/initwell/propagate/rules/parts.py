@@ -13,11 +13,12 @@ import numpy as np
 
 from initwell.propagate.laws.rectified import discrete, joined_laws, marginal
 from initwell.propagate.moments.alike import UNLIKE, merged, of_segments, settled
+from initwell.propagate.moments.among import beside, cut, is_apart
 from initwell.propagate.moments.atoms import joined, matched, viewed
 from initwell.propagate.moments.by_pairs import by_pattern
 from initwell.propagate.moments.gram import averaged
 from initwell.propagate.moments.remembered import Gate, Law
-from initwell.propagate.moments.segments import Array, Indices, patterns
+from initwell.propagate.moments.segments import MOST, Array, Indices, patterns
 from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
 from initwell.propagate.moments.slots import slot_axis
 from initwell.propagate.table import Call, Rule, UnknownSignalError
@@ -105,6 +106,7 @@ def _kept(signal: Signal, dim: int, indices: range) -> Signal:
         moments, means = np.asarray(signal.moments.take(places, axis)), np.asarray(signal.means.take(segments, axis))
     dims = (*signal.dims[:dim], atoms, *signal.dims[dim + 1 :])
     found = signal.regrouped(dims, moments, means)
+    found = cut(found, atom.parts, segments.tolist(), counts.tolist())
     joined = [gate for gate in signal.gates if gate.pre.law is not None and gate.pre.law.parts]
     if len(indices) == 1 or not joined:
         return found
@@ -158,7 +160,9 @@ def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) ->
     moments = np.stack(np.broadcast_arrays(*columns), axis)
     found = whole[0].changed(moments, means, dims=dims, gaussian=all(p.gaussian for p in parts))
     found = replace(found, spread=max(p.spread for p in parts))
-    done, law = settled(merged_fidelity(found, *parts), axis), _law(found, parts, whole, axis)
+    found = beside(merged_fidelity(found, *parts), [whole[i] for i, _ in owner], axis)
+    done = found if s <= MOST and is_apart(found, axis) else settled(found, axis)
+    law = _law(found, parts, whole, axis)
     return done if law is None else replace(done, law=_of_like_ones(law, sizes, done.atoms[axis]))
 
 

@@ -24,7 +24,7 @@ from initwell.propagate.laws.functions import (
     multiple,
     unscaled,
 )
-from initwell.propagate.laws.gaussian import covariance, pair_moments
+from initwell.propagate.laws.gaussian import covariance, hermite
 from initwell.propagate.laws.peaks import masked, peak_law, within_window
 from initwell.propagate.laws.rectified import distribution, expected, grid_of, interpolated, through
 from initwell.propagate.moments import gram
@@ -171,7 +171,7 @@ def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) 
         average, slopes = _at_largest(slope, u, g, average, slopes)
         places = masked(g, u, slopes)
     else:
-        places = masked(g, u, slopes, lambda at: pair_moments(slope.fn, slope.kinks, u.mean, variance, at)[1])
+        places = masked(g, u, slopes, hermite(slope.fn, slope.kinks, u.mean, variance))
     averages = np.full_like(u.means, average)
     return replace(_with_gates(slope, u, g, origin, averages, slopes), image=image, profile=places)
 

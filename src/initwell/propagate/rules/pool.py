@@ -114,7 +114,7 @@ def largest(x: Signal, axes: Sequence[Axis]) -> Signal:
     found = x.changed(np.asarray(moments), mean, dims=(*x.dims[:first], *space))
     known = read_places(x, len(axes))
     law = discrete(*(np.concatenate(column)[None] for column in zip(*drawn, strict=True)))
-    return replace(found, profile=tuple(map(_of_windows, known, axes)), law=law).approximate(_WHY)
+    return replace(found, profile=tuple(by_axis(_of_windows, known, axes)), law=law).approximate(_WHY)
 
 
 def _parted(x: Signal, first: int) -> int | None:
@@ -155,22 +155,23 @@ def _membership(axis: Axis) -> Array:
 
 def _near(u: Signal, axes: Sequence[Axis]) -> list[tuple[Near, Near]]:
     """Return along each axis the places of two entries of one window, and of two entries of two windows."""
-    found = []
-    for places, axis in zip(read_places(u, len(axes)), axes, strict=True):
-        members = (_membership(axis) > 0).astype(np.float64)
-        shared, windows = members @ members.T, np.eye(len(members), dtype=bool)
-        every = np.outer(members.sum(axis=1), members.sum(axis=1))
-        both = []
-        for chosen in (windows, ~windows):
-            same, apart = float(shared[chosen].sum()), float((every - shared)[chosen].sum())
-            if places.ndim == 1 or apart == 0:
-                both.append(Near(same, apart))
-                continue
-            off = [table - np.diag(table.diagonal()) for table in places]
-            common, own = (float((members @ table @ members.T)[chosen].sum()) / apart for table in off)
-            both.append(Near(same, apart, common, own, off_average(places[1])))
-        found.append((both[0], both[1]))
-    return found
+    return by_axis(_near_along, read_places(u, len(axes)), axes)
+
+
+def _near_along(places: Array, axis: Axis) -> tuple[Near, Near]:
+    members = (_membership(axis) > 0).astype(np.float64)
+    shared, windows = members @ members.T, np.eye(len(members), dtype=bool)
+    every = np.outer(members.sum(axis=1), members.sum(axis=1))
+    both = []
+    for chosen in (windows, ~windows):
+        same, apart = float(shared[chosen].sum()), float((every - shared)[chosen].sum())
+        if places.ndim == 1 or apart == 0:
+            both.append(Near(same, apart))
+            continue
+        off = [table - np.diag(table.diagonal()) for table in places]
+        common, own = (float((members @ table @ members.T)[chosen].sum()) / apart for table in off)
+        both.append(Near(same, apart, common, own, off_average(places[1])))
+    return both[0], both[1]
 
 
 def _counts(axes: Sequence[Axis]) -> list[tuple[int, float]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from initwell.propagate.laws.gaussian import covariance, hermite, series_moments
+from initwell.propagate.laws.gaussian import Series, covariance, hermite, series_moments
 from initwell.propagate.moments.alike import merged, plain
 from initwell.propagate.moments.incidence import Axis, carried
 from initwell.propagate.moments.places import (
@@ -16,6 +16,7 @@ from initwell.propagate.moments.places import (
     by_axis,
     by_kinds,
     even,
+    exactly,
     of_sizes,
     off_average,
     own_correlations,
@@ -102,9 +103,11 @@ def read_places(source: Signal, count: int) -> list[Array]:
     pre = plain(made.pre, *range(len(source.dims))) if source.segmented else made.pre
     variance, correlations = covariance(pre)
     c = min(max(float(correlations[tuple(int(i in space) for i in range(correlations.ndim))]), 0.0), 0.999)
-
     series = hermite(made.phi.fn, made.phi.kinks, pre.mean, variance)
+    return by_axis(_bent, source.profile, given=(series, exactly(c)))
 
+
+def _bent(places: Array, series: Series, c: float) -> Array:
     def kappa(at: Array) -> Array:
         return series_moments(series, series, at)
 
@@ -114,7 +117,7 @@ def read_places(source: Signal, count: int) -> list[Array]:
     def own(at: Array) -> Array:
         return by_kinds(lambda kinds: (kappa(c + (1 - c) * kinds) - one) / max(whole - one, 1e-300), at)
 
-    return by_axis(lambda p: bent(p, max(power, 0.0), own if _near(p) else None), source.profile)
+    return bent(places, max(power, 0.0), own if _near(places) else None)
 
 
 def _near(places: Array) -> bool:
@@ -193,11 +196,11 @@ def levelled(x: Signal, dims: Sequence[int], variance: float) -> tuple[Array, ..
     if x.mean**2 > level / 2:
         # Places have means of their own: a rectifier next cuts off what is below, and leaves more above.
         return x.profile
+    return tuple(by_axis(_levelled, x.profile, given=(exactly(x.q / variance), exactly(level / variance))))
 
-    def left(places: Array) -> Array:
-        # x̄ holds other samples' entries at this very place, too.
-        row = np.add.reduce(places[0], axis=1) if places.ndim == 3 else np.sqrt(np.maximum(sizes(places), 0.0))
-        found = x.q * sizes(places) + level * (1 - 2 * row.size * row / np.add.reduce(row))
-        return of_sizes(np.maximum(found / variance, 0.0), own_correlations(places))
 
-    return tuple(by_axis(left, x.profile))
+def _levelled(places: Array, whole: float, level: float) -> Array:
+    # x̄ holds other samples' entries at this very place, too.
+    row = np.add.reduce(places[0], axis=1) if places.ndim == 3 else np.sqrt(np.maximum(sizes(places), 0.0))
+    found = whole * sizes(places) + level * (1 - 2 * row.size * row / np.add.reduce(row))
+    return of_sizes(np.maximum(found, 0.0), own_correlations(places))

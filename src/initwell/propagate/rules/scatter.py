@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from initwell.propagate.moments.places import by_axis
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
 
@@ -94,7 +95,7 @@ def scattered(y: Signal, x: Signal, weight: Signal, reads: Sequence[Taken], inpu
     return replace(y, scatter=(tails, before, *values.tolist(), *counts.tolist(), *shares.tolist()))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=512)
 def _spectrum(matrix: bytes, size: int) -> tuple[Array, Array]:
     """Return the eigenvalues of a matrix over its trace, and its eigenvectors: of a model's input ever the same."""
     found = np.frombuffer(matrix).reshape(size, size)
@@ -106,11 +107,16 @@ def _covariance(x: Signal, reads: Sequence[Taken]) -> tuple[Array, Array]:
     """Return C and the diagonal of F."""
     samples, space = set(x.axes([0])), set(x.axes(range(2, len(x.dims))))
     own, differ, same, level = (x.averaged(axes) for axes in ((), space, samples, samples | space))
-    f, mean, one, near = (reduce(_kron, column) for column in list(zip(*reads, strict=True))[:4])
-    share = min(math.prod(read.share for read in reads), 1 - 1e-6)
-    common = (differ - own * share) / (1 - share)
-    found = (own - common) * near + common * f - level * np.outer(mean, mean) - (same - level) * one
-    return np.asarray(found), np.asarray(f.diagonal())
+    (taken,) = by_axis(_of_all_axes, *([read] for read in reads))
+    common = (differ - own * taken.share) / (1 - taken.share)
+    found = (own - common) * taken.own + common * taken.both - level * taken.mean - (same - level) * taken.one
+    return np.asarray(found), np.asarray(taken.both.diagonal())
+
+
+def _of_all_axes(*reads: Taken) -> Taken:
+    """Return what the taps of all axes have in common, with f fᵀ for f."""
+    both, mean, one, own = (reduce(_kron, column) for column in list(zip(*reads, strict=True))[:4])
+    return Taken(both, np.outer(mean, mean), one, own, min(math.prod(read.share for read in reads), 1 - 1e-6))
 
 
 def _kron(a: Array, b: Array) -> Array:

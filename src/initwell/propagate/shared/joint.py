@@ -27,6 +27,11 @@ class Joint:
         self._known = known
         self._pairs = Covariances(reuse, known, values, table) if reuse.any else None
 
+    @property
+    def any(self) -> bool:
+        """Whether any two values may vary together."""
+        return self._pairs is not None
+
     def amended(self, op: Op, found: Found) -> Found:
         """Return the signals of an op's results, given those that its rule found."""
         if self._pairs is None or not found or found[0] is None or found[0].joint:
