@@ -23,6 +23,9 @@ CAUSAL = np.tril(np.ones((LENGTH, LENGTH), bool))
 # Keys 2, 3 and 6, 7 of padding.
 GAP = np.broadcast_to(np.array([1, 1, 0, 0, 1, 1, 0, 0], bool), (2, 1, LENGTH)).copy()
 GAP[1, :, 4:] = False
+# Of a second head only the last three keys.
+HEADS = np.stack([CAUSAL, np.triu(CAUSAL, -2)])
+MASKS = {"causal": CAUSAL, "gap": GAP, "heads": HEADS}
 
 
 def _segments(parts: tuple[int, ...]) -> NDArray[np.int64]:
@@ -51,6 +54,8 @@ def test_columns_fall_into_segments_by_how_much_they_get() -> None:
     assert Mask(GAP).columns == (2, 2, 2, 2) and Mask(GAP).rows == -3
     sink = Mask(np.concatenate([np.ones((LENGTH, 1), bool), CAUSAL], 1))
     assert sink.columns == (1, *sink.parts)
+    assert Mask(HEADS).rows == -2 and Mask(HEADS).columns == Mask(HEADS).parts == (1, 1, 3, 3)
+    assert Mask(HEADS, samples=True).even.atoms[0].sample
     assert Mask(np.ones((4, 8), bool)).columns == ()
 
 
@@ -77,15 +82,16 @@ def _gradient(shape: tuple[int, ...], parts: tuple[int, ...], common: float) -> 
     return g.changed(moments, 0.0)
 
 
-@pytest.mark.parametrize("v", [0.1, 4.0])
-@pytest.mark.parametrize("name", ["causal", "gap"])
+@pytest.mark.parametrize(("name", "v"), [("causal", 0.1), ("causal", 4.0), ("gap", 0.1), ("gap", 4.0), ("heads", 0.1)])
 def test_weights_and_gradients_by_segment(name: str, v: float) -> None:
     """20 000 draws: standard errors of 1 % at v = 0.1; one size for all columns is off by factors."""
-    mask = Mask(CAUSAL if name == "causal" else GAP)
-    p, d = _sampled(mask, v, 0.5)
+    mask = Mask(MASKS[name])
+    # What columns have in common is taken off by the average of the heads' weights.
+    common = 0.0 if name == "heads" else 0.5
+    p, d = _sampled(mask, v, common)
     s = replace(independent(p.shape, v), mask=mask)
     weights = softmaxed(s, len(s.dims) - 1)
-    back = softmax_backward(_gradient(p.shape, mask.columns, 0.5), s, len(s.dims) - 1)
+    back = softmax_backward(_gradient(p.shape, mask.columns, common), s, len(s.dims) - 1)
     rows: list[tuple[int, ...]] = [(n,) for n in p.shape]
     rows[p.ndim + (mask.rows or 0)] = mask.parts
     rows[-1] = mask.columns

@@ -55,7 +55,7 @@ def test_a_mask_of_samples_and_one_of_positions_together() -> None:
     padding = torch.arange(LENGTH)[None, None, None, :] >= torch.tensor([16, 12, 5])[:, None, None, None]
     one, two = of_rank(padding, 4, -1e9, samples=True), of_rank(causal(), 4, -1e9)
     found = both(one, two)
-    assert found is not None and found.samples and not found.parts
+    assert found is not None and found.samples and found.rows == -2 and found.even.atoms[0].sample
     assert found.open.sum() == (~padding & ~causal()).sum()
     assert found.seen_as((3, 2, 16, 16), (6, 16, 16)).open.shape == (6, 16, 16)
     assert both(one, None) is one and both(None, two) is two

@@ -13,7 +13,7 @@ from initwell.propagate.moments.atoms import cut, expanded, matched, together, v
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import patterns
-from initwell.propagate.moments.signal import Atom, Signal, independent, replace
+from initwell.propagate.moments.signal import Atom, Signal, constant, independent, replace
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.norm import normalized
 from initwell.propagate.rules.parts import concatenated, padded, selected, sliced
@@ -134,6 +134,18 @@ def test_views_cut_segments_at_their_borders() -> None:
     assert split.fidelity == "exact"
     assert viewed(whole, (2, 2, 6)).fidelity == "approximate"
     assert cut(independent((6,), 1.0), 0, 2).q == 1.0
+
+
+def test_views_keep_what_is_all_the_same_from_what_is_not() -> None:
+    """Two rows of their own beside six that are one row, in blocks of six: what an average of the two has.
+
+    Of one size, they were taken as alike, and the square of their average as 1.5 times as large.
+    """
+    own, same = independent((2, 5), 1.0), expanded(independent((1, 5), 1.0), (6, 5))
+    whole = concatenated([padded(own, 0, 2, 0), same, constant((2, 5), 0.0)], 0)
+    first = selected(viewed(whole, (2, 6, 5)), 0, 0)
+    assert summed(sliced(first, 0, 2, 4), [0], keep=False, mean=True).q == pytest.approx(0.5)
+    assert first.fidelity == "exact"
 
 
 def test_contraction_over_segments() -> None:

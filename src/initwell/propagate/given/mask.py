@@ -7,7 +7,7 @@ ALiBi's, they are the softmax w of it, and a row counts as its 1/Σ w² entries.
 
 Rows that leave unlike numbers open become segments, within which these differ by a factor of two at most: of a causal
 mask 1, 1, 2, 4, …, 2^k; and so do columns that get unlike shares of the rows' weights. Where samples or heads have
-masks of their own, rows are averaged over.
+masks of their own, they are averaged over.
 """
 
 import math
@@ -107,20 +107,24 @@ class Mask:
 
     @cached_property
     def rows(self) -> int | None:
-        """The one axis, from the last, along which rows differ; None where there are several, or none, or samples."""
-        found = self._unlike
-        return found[0] if len(found) == 1 and not (self.samples and found[0] == -self.weights.ndim) else None
+        """The axis, from the last, that gets segments of rows: -2 or the only other one; never that of samples."""
+        found = [axis for axis in self._unlike if not (self.samples and axis == -self.weights.ndim)]
+        return -2 if -2 in found else found[0] if len(found) == 1 else None
 
     @cached_property
     def parts(self) -> tuple[int, ...]:
-        """Segments of the rows whose open entries differ at most by a factor of two, where they lie along one axis.
+        """Segments of the rows whose open entries differ at most by a factor of two, on average over heads and samples.
 
         Of a causal mask 1, 1, 2, 4, …: the first row has one entry, the last all. Empty where rows are alike, or where
         their sizes do not rise or fall along the axis.
         """
-        if self.rows is None:
-            return ()
-        return _levels(np.maximum(self.counts.ravel(), 1))
+        return () if self.rows is None else _levels(np.maximum(self._by_row.mean(1), 1))
+
+    @property
+    def _by_row(self) -> Array:
+        """How many entries each row leaves open, and those of other heads and samples at its place."""
+        rows = np.moveaxis(self.counts, (self.rows or -2) + 1, 0)
+        return rows.reshape(len(rows), -1)
 
     @cached_property
     def columns(self) -> tuple[int, ...]:
@@ -143,8 +147,8 @@ class Mask:
         return _levels(np.where(squares > 0, np.maximum(squares, squares.mean() / 4), squares.mean() / 64))
 
     def sizes_of(self, start: int, stop: int) -> tuple[tuple[float, float], ...]:
-        """(open entries, share of these rows) of some rows of a mask that all samples and heads have."""
-        return _grouped(self.counts.ravel()[start:stop], _OF_SEGMENT)
+        """(open entries, share of these rows) of some rows, those of all heads and samples."""
+        return _grouped(self._by_row[start:stop].ravel(), _OF_SEGMENT)
 
     @cached_property
     def even(self) -> Signal:
@@ -156,7 +160,7 @@ class Mask:
         for axis, found in ((self.rows, self.parts), (-1, self.columns)):
             if axis is not None and found:
                 parts[axis] = found
-        return in_parts(even, parts)
+        return in_parts(even, parts, sample=0 if self.samples else None)
 
     def rms(self, open_rms: float, mean: float) -> float:
         """Return the rms of all scores, of this rms and mean where they are open; what is shut counts as it stands."""

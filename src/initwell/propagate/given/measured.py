@@ -69,7 +69,7 @@ def measured(tensor: Tensor, *, sample: int | None = None) -> Signal:
     return Signal(dims, np.asarray(moments), np.asarray(float(tensor.detach().double().mean())))
 
 
-def in_parts(values: Array, parts: Sequence[tuple[int, ...]]) -> Signal:
+def in_parts(values: Array, parts: Sequence[tuple[int, ...]], *, sample: int | None = None) -> Signal:
     """Measure known numbers by segments.
 
     All pairs between two segments are the product of their sums; what they have beside those that agree, differ.
@@ -77,11 +77,13 @@ def in_parts(values: Array, parts: Sequence[tuple[int, ...]]) -> Signal:
     Args:
         values: the numbers.
         parts: for each axis, the lengths of its segments.
+        sample: the axis that counts samples, if any.
 
     >>> in_parts(np.array([1.0, 2.0, 4.0]), [(1, 2)]).moments.tolist()
     [1.0, 10.0, 1.0, 3.0, 3.0, 8.0]
     """
-    dims = tuple((Atom(sum(p), False, p if len(p) > 1 else ()),) if sum(p) > 1 else () for p in parts)
+    atoms = [Atom(sum(p), i == sample, p if len(p) > 1 else ()) for i, p in enumerate(parts)]
+    dims = tuple((atom,) if atom.size > 1 else () for atom in atoms)
     parts = [p for p in parts if sum(p) > 1]
     values = values.reshape([sum(p) for p in parts])
     member = [np.repeat(np.eye(len(p)), p, axis=0) for p in parts]
@@ -166,8 +168,7 @@ def measured_weight(tensor: Tensor) -> Signal:
     moments = signal.moments.copy()
     sizes = [a.size for a in signal.atoms]
     total = math.prod(sizes)
-    spread = abs(signal.mean) > _FRESH * math.sqrt(signal.q / max(total, 1))
-    if spread or signal.q == 0:
+    if signal.q == 0 or _has_mean(signal.mean**2 / signal.q, total):
         return signal
     for place in np.ndindex(moments.shape):
         pairs = total * math.prod(n - 1 for n, p in zip(sizes, place, strict=True) if p)
@@ -176,6 +177,29 @@ def measured_weight(tensor: Tensor) -> Signal:
     squares = tensor.detach().double().square()
     scatter = float(squares.square().mean() / squares.mean() ** 2) - 1.0
     return replace(signal.changed(moments, 0.0), scatter=(scatter,))
+
+
+def _has_mean(share: float, count: int) -> bool:
+    """Whether entries have a mean: more than four standard errors, and of few entries as rarely by chance.
+
+    Of independent Gaussian entries around 0, mean²/E[x²] is a Beta(½, (n − 1)/2).
+
+    Args:
+        share: mean²/E[x²].
+        count: n, how many entries there are.
+
+    >>> _has_mean(0.95, 8), _has_mean(0.5, 8)
+    (True, False)
+    """
+    if count >= _MANY or share * count < _FRESH:
+        return share * count > _FRESH**2
+    from scipy.special import betainc
+
+    return bool(betainc((count - 1) / 2, 0.5, 1 - min(share, 1.0)) < math.erfc(_FRESH / math.sqrt(2)))
+
+
+# Of so many entries a mean is as good as Gaussian.
+_MANY = 1000
 
 
 def _in_runs(tensor: Tensor) -> Signal | None:

@@ -18,6 +18,8 @@ _JOINED = "a reshape across axes whose lengths do not divide one another: their 
 _CELLS = 6
 # Those whose squares differ by no more than this factor are so anyway: what is no padding with zeros.
 _UNLIKE = 4.0
+# And so are those of which two entries go together by no more than this much more, of E[x²].
+_LIKER = 0.5
 
 
 def cut(signal: Signal, axis: int, inner: int) -> Signal:
@@ -37,11 +39,13 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
     """
     atom = signal.atoms[axis]
     if any(n % inner for n in atom.parts):
-        signal = merged(signal, axis, _groups(signal, axis, inner, _UNLIKE))
-        blocks, within = _crossings(signal.atoms[axis].patterns.parts, inner)
-        if len(within) > 1 and len(blocks) * len(within) <= _CELLS:
-            return _cut_across(signal, axis, blocks, within)
-        signal = merged(signal, axis, _groups(signal, axis, inner, math.inf))
+        # Where all that are unlike make too many cells, those of unlike squares alone.
+        for unlike in ((_UNLIKE, _LIKER), (_UNLIKE, math.inf)):
+            found = merged(signal, axis, _groups(signal, axis, inner, *unlike))
+            blocks, within = _crossings(found.atoms[axis].patterns.parts, inner)
+            if len(within) > 1 and len(blocks) * len(within) <= _CELLS:
+                return _cut_across(found, axis, blocks, within)
+        signal = merged(found, axis, _groups(found, axis, inner, math.inf, math.inf))
         atom = signal.atoms[axis]
     outer = replace(atom, size=atom.size // inner, parts=tuple(n // inner for n in atom.parts), slots=None)
     s = len(outer.patterns.parts)
@@ -53,13 +57,33 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
     return replace(signal, dims=dims, moments=moments, means=means)
 
 
-def _groups(signal: Signal, axis: int, inner: int, unlike: float) -> list[int]:
-    """Group neighbouring segments whose border lies amid a block, unless their squares differ by more than a factor."""
+def _groups(signal: Signal, axis: int, inner: int, unlike: float, liker: float) -> list[int]:
+    """Group neighbouring segments whose border lies amid a block, unless they are unlike.
+
+    Args:
+        signal: any signal.
+        axis: which of its atoms.
+        inner: length of a block.
+        unlike: the factor between squares beyond which they are.
+        liker: how much more two entries of the one may have in common than two of the other, of E[x²]: what stands at
+            padding after a layer of attention is the same everywhere.
+    """
     count, ends = signal.means.shape[axis], np.cumsum(signal.atoms[axis].patterns.parts)
     sizes = signal.diagonal.swapaxes(0, axis).reshape(count, -1).mean(axis=1)
     low, high = np.minimum(sizes[1:], sizes[:-1]), np.maximum(sizes[1:], sizes[:-1])
     kept = (ends[:-1] % inner == 0) | (high > unlike * np.maximum(low, 1e-300))
+    if math.isfinite(liker):
+        kept = kept | (np.abs(np.diff(_likeness(signal, axis, sizes))) > liker)
     return [0, *np.cumsum(kept).tolist()]
+
+
+def _likeness(signal: Signal, axis: int, sizes: Array) -> Array:
+    """Return by segment how far two of its entries are the same: E[x x'] over E[x²], 0 where that is 0."""
+    count = len(sizes)
+    own = count + np.arange(count) * (count + 1)
+    others = tuple(slice(n) for i, n in enumerate(signal.means.shape) if i != axis)
+    pairs = np.moveaxis(signal.moments.take(own, axis), axis, -1)[others].reshape(-1, count).mean(axis=0)
+    return np.asarray(np.where(sizes > 0, pairs / np.maximum(sizes, 1e-300), 0.0))
 
 
 def _crossings(parts: Sequence[int], inner: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

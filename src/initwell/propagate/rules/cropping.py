@@ -18,6 +18,7 @@ from initwell.propagate.rules.ends import first_apart
 from initwell.propagate.rules.parts import bounds, concatenated, joined_tensors, padded, sliced
 from initwell.propagate.rules.reading import read_places
 from initwell.propagate.rules.resample import mapped
+from initwell.propagate.rules.staggered import staggered
 from initwell.propagate.table import Call, Rule
 
 
@@ -109,12 +110,16 @@ def _constant_pad(call: Call) -> Sequence[Signal]:
     x, given = call.signal("self"), [int(p) for p in call["pad"]]
     pairs = zip(given[::2], given[1::2], strict=True)
     pads = {len(x.dims) - 1 - i: pair for i, pair in enumerate(pairs) if any(pair)}
+    if (shifted := staggered(call)) is not None:
+        return [shifted]
     return [surrounded(x, pads, float(call["value"] or 0.0))]
 
 
 def _slice(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     dim = (call["dim"] or 0) % len(x.dims)
+    if (shifted := staggered(call)) is not None:
+        return [shifted]
     found = cropped(x, dim, *bounds(call, x.shape[dim]))
     made = call.trace.producer(call["self"].id)
     if made is not None and made.functional == "aten.convolution" and len(x.dims) == 3 and dim == 2:

@@ -8,7 +8,9 @@ open there, as each row adds up to 1. Scores and gradients count where they are 
 
     d_t = p_t(g_t − Σ p g):  what is each place's own goes as E[p_t p'_t], what places have in common is taken off by w
 
-the weights at equal scores. Assumption: scores of a row are of one size, and entries of a segment open alike.
+the weights at equal scores. Assumption: scores of a row are of one size, and entries of a segment open alike. Heads
+with masks of their own are averaged over: where one opens few keys of a row and another many, and scores are large,
+what a segment gets can be off by half while all together get what they should.
 """
 
 from dataclasses import dataclass
