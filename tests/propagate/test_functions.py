@@ -17,7 +17,7 @@ from initwell.propagate.laws.functions import Function, as_image, composed, eval
 from initwell.propagate.moments.signal import Signal, independent, replace
 from initwell.propagate.rules.branch import added, inverted, scaled, shifted
 from initwell.propagate.rules.pointwise import applied
-from initwell.propagate.table import UnknownSignalError
+from initwell.propagate.table import UnknowableError, UnknownSignalError
 from initwell.theory.activations import activation
 
 SEEDS = 12
@@ -132,6 +132,10 @@ def test_dividing_by_what_may_be_zero_is_refused() -> None:
     with pytest.raises(UnknownSignalError):
         inverted(gaussian(1.0))
     assert inverted(gaussian(101.0, 10.0)).q == pytest.approx(0.0103, rel=0.01)
+    # Of 1/N(1, 0.4²), cut at 0.05, 65 % of the second moment come from below 0.1; of 1/N(1, 0.25²) 3 %, which is said.
+    with pytest.raises(UnknowableError, match="most of whose size"):
+        inverted(gaussian(1.16, 1.0))
+    assert inverted(gaussian(1.0625, 1.0)).fidelity == "approximate"
 
 
 def test_a_narrow_function_of_what_is_no_gaussian_is_averaged_where_it_is_not_zero() -> None:

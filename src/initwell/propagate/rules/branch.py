@@ -35,11 +35,13 @@ from initwell.propagate.moments.segments import Array, along
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.rules.reading import read_places
-from initwell.propagate.table import Call, UnknownSignalError
+from initwell.propagate.table import Call, UnknowableError, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
 _GATED = "a branch times its gate, taken as Gaussian"
 _SHARED = "what a gate's gradient shares with the nonlinearity after it, the gate at its root mean square"
+# By how much the second moment may grow where the tail is cut at half the distance from 0.
+_BY_TAIL = 1.5
 _TAIL = "the tail towards 0 of what is divided by, cut at a twentieth of its size"
 
 
@@ -343,7 +345,8 @@ def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
     """Apply 1/x, 1/√x or log x, which have no moments where x may be 0.
 
     An average of squares is positive, and taken under its gamma law. Of any other x that stays two standard deviations
-    away from 0 the tail is cut at a twentieth of its mean, and that is said.
+    away from 0 the tail is cut at a twentieth of its mean, and that is said. Where the cut makes the second moment, as
+    its growth from a cut at a tenth shows, nothing is known of it.
 
     Args:
         phi: the function.
@@ -352,6 +355,7 @@ def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
 
     Raises:
         UnknownSignalError: x may be 0.
+        UnknowableError: it is near 0 so often that the second moment is made there.
     """
     image = as_image(x)
     if image.base is not None or image.pre.dims != x.dims:
@@ -367,8 +371,16 @@ def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
         raise UnknownSignalError(why)
     if (sign * all_of_it).min() > 0.05 * level:
         return merged_fidelity(evaluated(Image(composed(phi, image), image.pre)), x)
-    floor = 0.05 * level
-    cut = composed(Function(lambda u: sign * np.maximum(sign * u, floor)), image)
-    found = evaluated(Image(composed(phi, Image(cut, image.pre)), image.pre))
-    found = merged_fidelity(found, x)
-    return found if (sign * far).min() > 0.05 * level else found.approximate(_TAIL)
+    found = merged_fidelity(_cut_at(phi, image, sign * 0.05 * level), x)
+    if (sign * far).min() > 0.05 * level:
+        return found
+    if found.q > _BY_TAIL * _cut_at(phi, image, sign * 0.1 * level).q:
+        raise UnknowableError(f"{why}, most of whose size would come from values near that")
+    return found.approximate(_TAIL)
+
+
+def _cut_at(phi: Pointwise, image: Image, floor: float) -> Signal:
+    """Apply φ to a value that is kept beyond a number on its own side of 0."""
+    keep = np.maximum if floor > 0 else np.minimum
+    cut = composed(Function(lambda u: keep(u, floor)), image)
+    return evaluated(Image(composed(phi, Image(cut, image.pre)), image.pre))
