@@ -168,8 +168,7 @@ def measured_weight(tensor: Tensor) -> Signal:
     moments = signal.moments.copy()
     sizes = [a.size for a in signal.atoms]
     total = math.prod(sizes)
-    spread = abs(signal.mean) > _FRESH * math.sqrt(signal.q / max(total, 1))
-    if spread or signal.q == 0:
+    if signal.q == 0 or _has_mean(signal.mean**2 / signal.q, total):
         return signal
     for place in np.ndindex(moments.shape):
         pairs = total * math.prod(n - 1 for n, p in zip(sizes, place, strict=True) if p)
@@ -178,6 +177,29 @@ def measured_weight(tensor: Tensor) -> Signal:
     squares = tensor.detach().double().square()
     scatter = float(squares.square().mean() / squares.mean() ** 2) - 1.0
     return replace(signal.changed(moments, 0.0), scatter=(scatter,))
+
+
+def _has_mean(share: float, count: int) -> bool:
+    """Whether entries have a mean: more than four standard errors, and of few entries as rarely by chance.
+
+    Of independent Gaussian entries around 0, mean²/E[x²] is a Beta(½, (n − 1)/2).
+
+    Args:
+        share: mean²/E[x²].
+        count: n, how many entries there are.
+
+    >>> _has_mean(0.95, 8), _has_mean(0.5, 8)
+    (True, False)
+    """
+    if count >= _MANY or share * count < _FRESH:
+        return share * count > _FRESH**2
+    from scipy.special import betainc
+
+    return bool(betainc((count - 1) / 2, 0.5, 1 - min(share, 1.0)) < math.erfc(_FRESH / math.sqrt(2)))
+
+
+# Of so many entries a mean is as good as Gaussian.
+_MANY = 1000
 
 
 def _in_runs(tensor: Tensor) -> Signal | None:

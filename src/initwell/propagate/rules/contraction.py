@@ -30,6 +30,7 @@ from initwell.propagate.moments.signal import Signal, Source, merged_fidelity, r
 from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.masks import biased
+from initwell.propagate.rules.states import read_state
 from initwell.propagate.shared.reuse import CUTS
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
@@ -166,7 +167,7 @@ def _mm(call: Call) -> Sequence[Signal]:
 
 
 def _bmm(call: Call) -> Sequence[Signal]:
-    return [product(call, "self", "mat2", (2, 1), batched=True)]
+    return [read_state(call, product(call, "self", "mat2", (2, 1), batched=True))]
 
 
 def _addmm(call: Call) -> Sequence[Signal]:

@@ -23,6 +23,7 @@ from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Signal, merged_fidelity, replace
 from initwell.propagate.table import Call
 from initwell.trace.ops import COPIES, VIEWS
+from initwell.trace.trace import Trace
 
 _LEVELS = 64
 _STEPS = 12
@@ -119,3 +120,47 @@ def _steps(call: Call, value: int) -> Image | None:
     if image.base is not None or u.average is not None or u.law is not None or u.dims != shown.dims:
         return None
     return replace(image, pre=u.regrouped(y.dims, u.moments, u.means))
+
+
+def sign_of(trace: Trace, value: int) -> int:
+    """Return the sign of what can have only one, such as a product of exponentials; 0 of anything else.
+
+    Args:
+        trace: of the walk.
+        value: its id.
+    """
+    op = trace.producer(value)
+    if op is None or not op.inputs:
+        return 0
+    if op.functional in _NOWHERE_NEGATIVE:
+        return 1
+    if op.functional == "aten.neg":
+        return -sign_of(trace, op.inputs[0])
+    if op.functional in ("aten.mul", "aten.div") and len(op.inputs) == 2:
+        return sign_of(trace, op.inputs[0]) * sign_of(trace, op.inputs[1])
+    return sign_of(trace, op.inputs[0]) if op.functional in VIEWS or op.functional in COPIES else 0
+
+
+_NOWHERE_NEGATIVE = frozenset({"aten.exp", "aten.softplus", "aten.sigmoid", "aten.relu", "aten.abs"})
+
+
+def sums_up(trace: Trace, value: int) -> bool:
+    """Whether a value is made of running sums: these themselves, what is left of them, or the difference of two.
+
+    Args:
+        trace: of the walk.
+        value: its id.
+    """
+    for _ in range(_STEPS):
+        op = trace.producer(value)
+        if op is None or not op.inputs:
+            return False
+        if op.functional == "aten.cumsum":
+            return True
+        if op.functional not in _PASSED and op.functional not in VIEWS and op.functional not in COPIES:
+            return False
+        value = op.inputs[0]
+    return False
+
+
+_PASSED = frozenset({"aten.sub", "aten.neg", "aten.masked_fill", "aten.constant_pad_nd", "aten.tril", "aten.where"})

@@ -40,8 +40,13 @@ def _additive(known: Tensor, rank: int, sample: int | None) -> tuple[Mask, Signa
     return replace(mask, bias=bias.reshape((1,) * (rank - bias.ndim) + bias.shape)), signal
 
 
-def _are_scores(call: Call, ref: ValueRef) -> bool:
-    """Whether a value is a batched product, perhaps scaled: scores of attention."""
+def are_scores(call: Call, ref: ValueRef) -> bool:
+    """Whether a value is a batched product, perhaps scaled: scores of attention.
+
+    Args:
+        call: of an op of the walk.
+        ref: the value.
+    """
     op = call.trace.producer(ref.id)
     while op is not None and op.inputs and op.functional in _PASSED:
         op = call.trace.producer(op.inputs[0])
@@ -57,7 +62,7 @@ def masked_sum(call: Call, first: str, second: str, beta: float) -> Signal | Non
         known = call.value(name)
         if known is None or not known.is_floating_point() or not call.has(other) or (name == second and beta < 0):
             continue
-        scores = isinstance(call[other], ValueRef) and _are_scores(call, call[other])
+        scores = isinstance(call[other], ValueRef) and are_scores(call, call[other])
         found = biased(call, call.signal(other), name, scores=scores)
         if found is not None:
             return found
@@ -112,7 +117,7 @@ def multiplied_mask(call: Call) -> Signal | None:
     added = next((call.value_of(later[0].arguments.get(n)) for n in ("other", "self")), None)
     for name, other in (("other", "self"), ("self", "other")):
         known = call.value(name)
-        if known is None or added is None or not call.has(other) or not _are_scores(call, call[other]):
+        if known is None or added is None or not call.has(other) or not are_scores(call, call[other]):
             continue
         if not bool(((known == 0) | (known == 1)).all()) or not bool(((known == 1) | (added <= SHUT)).all()):
             continue

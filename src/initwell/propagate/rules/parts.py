@@ -283,7 +283,7 @@ def _stack(call: Call) -> Sequence[Signal]:
     parts, same = joined_tensors(call)
     dim = call["dim"] % (len(parts[0].dims) + 1)
     opened = [p.regrouped((*p.dims[:dim], (), *p.dims[dim:]), p.moments) for p in parts]
-    return [concatenated(opened, dim, same)]
+    return [replace(concatenated(opened, dim, same), swing=sum(p.swing for p in parts) / len(parts))]
 
 
 def _slice_backward(call: Call) -> Sequence[Signal]:

@@ -16,18 +16,18 @@ from initwell.propagate.given.draws import over_draws
 from initwell.propagate.given.measured import measured_weight
 from initwell.propagate.laws.averages import decayed
 from initwell.propagate.laws.functions import Function, as_image, combined, evaluated, line, shared_images
+from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.laws.rectified import of_known_law
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
-from initwell.propagate.rules.decay import known_decay
+from initwell.propagate.rules.decay import known_decay, sign_of, sums_up
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.pointwise import applied, gated
-from initwell.propagate.table import Call, Rule, UnknownSignalError
-from initwell.trace.ops import COPIES, VIEWS
-from initwell.trace.trace import Trace, ValueRef
+from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
+from initwell.trace.trace import ValueRef
 
 _TINY = 1e-300
 _ANGLES = "cosines and sines of angles without numbers, as of any angle"
@@ -60,7 +60,6 @@ _BOUNDED: Mapping[str, Function] = {
 }
 _COSINE = "an angle of a cosine that is within 1, taken as Gaussian: its powers live of the tails"
 _DIRECTIONS = "an angle of a cosine, taken as that of even directions"
-_NOWHERE_NEGATIVE = frozenset({"aten.exp", "aten.softplus", "aten.sigmoid", "aten.relu", "aten.abs"})
 # 1/√u and log u of what may be 0 or negative have no moments.
 _POSITIVE = frozenset({"rsqrt", "reciprocal", "log", "log2"})
 
@@ -135,27 +134,28 @@ def _unary(name: str, phi: Function) -> Rule:
 
 
 def _exp(call: Call) -> Sequence[Signal]:
-    """Apply exp; of a product that is nowhere positive, as the decay of a state, not as of a Gaussian."""
+    """Apply exp; of what is nowhere positive, as the decay of a state, not as of a Gaussian.
+
+    E[e^(2x)] of a Gaussian is made 2σ standard deviations above its mean: beyond 4 of them no sum is one, nor has a
+    batch such entries.
+    """
     if (kept := _of_kept(call, _PLAIN["exp"])) is not None:
         return [kept]
     x = call.signal("self")
-    if (x.means >= 0).any() or of_known_law(x) or _sign_of(call.trace, call["self"].id) >= 0:
-        return [applied(_PLAIN["exp"], x)]
-    return [known_decay(call, call["self"].id) or decayed(x)]
+    wide = variances(x).max(initial=0.0)
+    if wide > _LITTLE and sums_up(call.trace, call["self"].id):
+        raise UnknowableError("e to running sums, as of a state's decays: each position has a size of its own")
+    if sign_of(call.trace, call["self"].id) < 0 and not of_known_law(x) and (x.means < 0).all():
+        return [known_decay(call, call["self"].id) or decayed(x)]
+    if wide > _WIDE**2:
+        raise UnknowableError("e to a value of a large spread, which is made of the few largest entries")
+    return [applied(_PLAIN["exp"], x)]
 
 
-def _sign_of(trace: Trace, value: int) -> int:
-    """Return the sign of what can have only one, such as a product of exponentials; 0 of anything else."""
-    op = trace.producer(value)
-    if op is None or not op.inputs:
-        return 0
-    if op.functional in _NOWHERE_NEGATIVE:
-        return 1
-    if op.functional == "aten.neg":
-        return -_sign_of(trace, op.inputs[0])
-    if op.functional in ("aten.mul", "aten.div") and len(op.inputs) == 2:
-        return _sign_of(trace, op.inputs[0]) * _sign_of(trace, op.inputs[1])
-    return _sign_of(trace, op.inputs[0]) if op.functional in VIEWS or op.functional in COPIES else 0
+# Of what is exponentiated: a variance that makes hardly a difference.
+_LITTLE = 0.01
+# Standard deviations of what is exponentiated.
+_WIDE = 2.0
 
 
 def _pow(call: Call) -> Sequence[Signal]:

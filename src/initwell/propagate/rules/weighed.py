@@ -1,0 +1,68 @@
+"""Scores times known numbers, as linear attention weighs them: a triangle of ones, or of decays.
+
+Of y = (D ∘ (q kᵀ)) v, D known, row i is as large as Σ_j D_ij² has it: the first row of a triangle has one term, the
+last all. A norm behind it takes that off, row by row, and what it sends back is divided by it. So rows and columns of D
+whose mean squares differ by more than a factor of two become segments, 1, 1, 2, 4, … of a triangle, and of two entries
+
+    E[D_ij D_i′j′]        by the segments of i, i′, j and j′, and by whether i = i′ and j = j′
+
+is what the numbers themselves have on average. Assumption: rows of one segment are of one size; that a row of few
+scores is as large as these few happen to be is left out.
+"""
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from initwell.propagate.given.measured import in_parts
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal
+from initwell.propagate.rules.branch import multiplied
+from initwell.propagate.rules.masks import are_scores
+from initwell.propagate.table import Call
+from initwell.trace.trace import ValueRef
+
+# Segments of rows, at most; and numbers of a table.
+_MOST = 12
+_LARGEST = 1 << 22
+
+
+def weighed_scores(call: Call) -> Signal | None:
+    """Multiply scores by known numbers whose rows are of unlike size; None where that is not what happens.
+
+    Args:
+        call: of the product.
+    """
+    for name, other in (("other", "self"), ("self", "other")):
+        known, ref = call.value(name), call[other]
+        if known is None or known.ndim < 3 or not isinstance(ref, ValueRef) or not call.has(other):
+            continue
+        x = call.signal(other)
+        if x.shape != call.shape() or x.mask is not None or not are_scores(call, ref):
+            continue
+        weights = call.values.once(f"weighed {call[name].id}", partial(_by_segments, known))
+        if weights is not None:
+            return multiplied(*together(x, weights, call.shape()))
+    return None
+
+
+def _by_segments(known: Tensor) -> Signal | None:
+    """Measure known numbers by segments of their last two dimensions; None where these are alike."""
+    if not known.is_floating_point() or known.numel() > _LARGEST or not bool(torch.isfinite(known).all()):
+        return None
+    data: Array = known.detach().double().numpy()
+    squares = (data**2).reshape(-1, *data.shape[-2:]).mean(0)
+    rows, columns = _parts(squares.mean(1)), _parts(squares.mean(0))
+    if len(rows) * len(columns) == 1 or max(len(rows), len(columns)) > _MOST:
+        return None
+    return in_parts(data, [*[(n,) for n in data.shape[:-2]], rows, columns])
+
+
+def _parts(sizes: Array) -> tuple[int, ...]:
+    """Return lengths of stretches that are of one size but for a factor of two."""
+    level = np.ceil(np.log2(np.maximum(sizes / (sizes.max() or 1.0), 1e-12)) - 1e-9)
+    borders = np.flatnonzero(np.diff(level)) + 1
+    return tuple(int(n) for n in np.diff([0, *borders, sizes.size]))
