@@ -3,8 +3,12 @@
 import math
 from dataclasses import dataclass
 
-from initwell.propagate.laws.functions import Function, as_image, composed, evaluated
+import numpy as np
+
+from initwell.propagate.laws.functions import Function, as_image, composed, evaluated, line
+from initwell.propagate.laws.gaussian import nodes
 from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Signal, replace
 from initwell.propagate.rules.branch import multiplied, scaled
 from initwell.trace.trace import Op, Trace, ValueRef
@@ -136,3 +140,33 @@ def over(scale: Signal, gradient: Signal, square: float) -> Signal:
     whole = multiplied(gradient, scale)
     whole = gradient.changed(whole.moments * (max(square, 0.0) / whole.q), 0.0)
     return replace(multiplied(whole, evaluated(Image(inverse, image.pre))), image=Image(inverse, image.pre, whole))
+
+
+def points(v: Signal | None, y: Signal | None) -> tuple[Array, Array, Array, Array] | None:
+    """Return v·dy/dv, y and weights over the distribution of v, where y is a function of v; else None.
+
+    Args:
+        v: any signal, if it is known.
+        y: what it made.
+
+    Returns:
+        v·dy/dv, y and weights, and the standard normal numbers of which they are functions.
+    """
+    if v is None or y is None or y.image is None:
+        return None
+    inner, outer = as_image(v), y.image
+    if inner.base is not None or outer.base is not None or outer.pre.dims != inner.pre.dims:
+        return None
+    if outer.pre is v:
+        inner = Image(line(1.0), v)
+    elif outer.pre is not inner.pre:
+        return None
+    pre = outer.pre
+    variance = max(pre.q - pre.mean**2, 0.0)
+    z, weights = nodes((*inner.phi.kinks, *outer.phi.kinks), pre.mean, variance)
+    u, step = pre.mean + math.sqrt(variance) * z, 1e-5 * (math.sqrt(variance) + abs(pre.mean))
+    rise, below = (f.fn(u + step) - f.fn(u - step) for f in (outer.phi, inner.phi))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sent = np.where(below != 0, inner.phi.fn(u) * rise / below, 0.0)
+    found = (sent, np.asarray(outer.phi.fn(u)), weights / weights.sum(), z)
+    return found if all(np.isfinite(part).all() for part in found) else None

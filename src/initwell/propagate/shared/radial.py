@@ -25,14 +25,32 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.given.known import Known
-from initwell.propagate.laws.functions import Function, as_image, function_moments, line
-from initwell.propagate.laws.gaussian import nodes
-from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Image, Signal
+from initwell.propagate.laws.functions import Function, as_image, function_moments
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.shared.attended import SAME, Attended
-from initwell.propagate.shared.handwritten import Norm, gates_by_row, is_taken_off, norms_by_hand, operand, over, size
-from initwell.propagate.shared.routed import MOVED, Head, Parts, apart, copies, summed, terms, together
+from initwell.propagate.shared.handwritten import (
+    Norm,
+    gates_by_row,
+    is_taken_off,
+    norms_by_hand,
+    operand,
+    over,
+    points,
+    size,
+)
+from initwell.propagate.shared.routed import (
+    MOVED,
+    Head,
+    Parts,
+    apart,
+    copies,
+    opposed,
+    sharing,
+    summed,
+    terms,
+    together,
+)
 from initwell.propagate.shared.streams import alike, in_common, widened
 from initwell.trace.trace import Op, Trace
 
@@ -96,7 +114,10 @@ class Radial:
             # a softmax's is 1 and goes with nothing.
             self._random(norm.op.outputs[0])
             alone = self._variance.get(norm.op.outputs[0], 0.0) / size(self._trace, norm.scale)
-            return (scaled(found[0], math.sqrt(whole / alone)).approximate(_REASON), *found[1:]) if alone else found
+            if not alone:
+                return found
+            gates = scaled(found[0], math.sqrt(whole / alone)).approximate(_REASON)
+            return (sharing(gates, lambda n: self._variation(together(parts, n)) / self._variation(parts)), *found[1:])
         return (over(scale, found[0], whole).approximate(_REASON), *found[1:])
 
     def _of(self, value: int) -> Parts | None:
@@ -365,35 +386,14 @@ class Radial:
         """Return the part of R that comes through a function of one number."""
         out = op.outputs[0]
         parts, gradient = self._of(out), self._gradient(out)
-        points = _points(self._known.get(value), self._known.get(out))
-        if parts is None or gradient is None or points is None:
+        found = points(self._known.get(value), self._known.get(out))
+        if parts is None or gradient is None or found is None:
             return None
-        sent, y, weights = points
+        sent, y, weights, z = found
         square, cross, own = (float(weights @ product) for product in (y * y, sent * y, sent * sent))
         if square <= 0:
             return None
         beta = cross / square
-        self._variance[op.index, value] = size(self._trace, out) * gradient.q * max(own - beta * cross, 0.0)
+        apart = opposed(self._trace, self._signals, out, z, sent - beta * y)
+        self._variance[op.index, value] = size(self._trace, out) * gradient.q * max(own - beta * cross, 0.0) * apart
         return summed([{source: c * beta for source, c in parts.items()}, {(op.index, value): 1.0}])
-
-
-def _points(v: Signal | None, y: Signal | None) -> tuple[Array, Array, Array] | None:
-    """Return v·dy/dv, y and weights over the distribution of v, where y is a function of v; else None."""
-    if v is None or y is None or y.image is None:
-        return None
-    inner, outer = as_image(v), y.image
-    if inner.base is not None or outer.base is not None or outer.pre.dims != inner.pre.dims:
-        return None
-    if outer.pre is v:
-        inner = Image(line(1.0), v)
-    elif outer.pre is not inner.pre:
-        return None
-    pre = outer.pre
-    variance = max(pre.q - pre.mean**2, 0.0)
-    z, weights = nodes((*inner.phi.kinks, *outer.phi.kinks), pre.mean, variance)
-    u, step = pre.mean + math.sqrt(variance) * z, 1e-5 * (math.sqrt(variance) + abs(pre.mean))
-    rise, below = (f.fn(u + step) - f.fn(u - step) for f in (outer.phi, inner.phi))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sent = np.where(below != 0, inner.phi.fn(u) * rise / below, 0.0)
-    found = (sent, np.asarray(outer.phi.fn(u)), weights / weights.sum())
-    return found if all(np.isfinite(part).all() for part in found) else None
