@@ -15,7 +15,16 @@ import torch
 from initwell.propagate.given.draws import over_draws
 from initwell.propagate.given.measured import measured_weight
 from initwell.propagate.laws.averages import decayed
-from initwell.propagate.laws.functions import Function, as_image, combined, composed, evaluated, line, shared_images
+from initwell.propagate.laws.functions import (
+    Function,
+    as_image,
+    combined,
+    composed,
+    evaluated,
+    is_line,
+    line,
+    shared_images,
+)
 from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.laws.rectified import of_known_law
 from initwell.propagate.moments.atoms import together
@@ -138,7 +147,7 @@ def _exp(call: Call) -> Sequence[Signal]:
     """Apply exp; of what is nowhere positive, as the decay of a state, not as of a Gaussian.
 
     E[e^(2x)] of a Gaussian is made 2σ standard deviations above its mean: beyond 4 of them no sum is one, nor has a
-    batch such entries.
+    batch such entries. Of a known function of a Gaussian, such as −u², the expectation is that of the whole.
     """
     if (kept := _of_kept(call, _PLAIN["exp"])) is not None:
         return [kept]
@@ -148,7 +157,9 @@ def _exp(call: Call) -> Sequence[Signal]:
         raise UnknowableError("e to running sums, as of a state's decays: each position has a size of its own")
     if sign_of(call.trace, call["self"].id) < 0 and not of_known_law(x) and (x.means < 0).all():
         return [known_decay(call, call["self"].id) or decayed(x)]
-    if wide > _WIDE**2:
+    made = as_image(x)
+    bent = made.base is None and not is_line(made.phi) and of_known_law(made.pre)
+    if wide > _WIDE**2 and not bent:
         raise UnknowableError("e to a value of a large spread, which is made of the few largest entries")
     return [applied(_PLAIN["exp"], x)]
 
