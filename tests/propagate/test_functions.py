@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.propagate.laws.functions import Function, as_image, composed, evaluated, function_moments
-from initwell.propagate.moments.signal import Signal, independent, replace
+from initwell.propagate.moments.signal import Signal, constant, independent, replace
 from initwell.propagate.rules.branch import added, inverted, scaled, shifted
-from initwell.propagate.rules.pointwise import applied
+from initwell.propagate.rules.pointwise import applied, gated
+from initwell.propagate.rules.scalar import chosen
 from initwell.propagate.table import UnknowableError, UnknownSignalError
 from initwell.theory.activations import activation
 
@@ -53,6 +54,11 @@ def _layer_norm(x: Tensor) -> Tensor:
     return (x - mean) / torch.sqrt((x - mean).pow(2).mean(-1, keepdim=True) + 1e-5)
 
 
+def _xielu(x: Tensor) -> Tensor:
+    below = torch.expm1(torch.minimum(x, torch.full((), -1e-6))) - x
+    return torch.where(x > 0, 0.8 * x * x + 0.5 * x, 0.8 * below + 0.5 * x)
+
+
 BY_HAND: dict[str, Forward] = {
     "quick gelu": _quick_gelu,
     "gelu by tanh": _tanh_gelu,
@@ -77,6 +83,7 @@ BY_HAND: dict[str, Forward] = {
     "plus itself times its norm": lambda x: x + x * (x.norm(dim=-1, keepdim=True) / 16),
     "mish": nn.functional.mish,
     "1/(1 + x²)": lambda x: 1 / (1 + x * x),
+    "xielu": _xielu,
 }
 
 # A value and its own norm are taken as independent where one multiplies the other.
@@ -154,3 +161,11 @@ def test_a_narrow_function_of_what_is_no_gaussian_is_averaged_where_it_is_not_ze
     step = points[1] - points[0]
     assert float(mean.flat[0]) == pytest.approx(float((slope * density).sum() * step), rel=2e-3)
     assert float(moments.flat[0]) == pytest.approx(float((slope**2 * density).sum() * step), rel=2e-3)
+
+
+def test_a_choice_that_never_holds_keeps_what_the_other_is_a_function_of() -> None:
+    u = replace(independent((4, 3), 1.0), gaussian=True)
+    g = gated(activation("relu"), u, independent((4, 3), 2.0))
+    found = chosen(constant((4, 3), 0.0), independent((4, 3), 1.0), g, (4, 3))
+    assert found.image is not None and g.image is not None
+    assert (found.image.pre, found.image.base) == (u, g.image.base) and found.q == g.q

@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise, product
 
 import numpy as np
@@ -240,7 +241,7 @@ def to_largest(g: Signal, x: Signal, axes: Sequence[Axis]) -> Signal:
     lead = len(g.axes(range(first)))
     table = _with_all(g.moments, g, first)
     sums = (range(lead, lead + rank), range(rank, 2 * rank))
-    same, apart = (np.tensordot(table, matrix, sums) for matrix in _destinations(axes))
+    same, apart = (np.tensordot(table, matrix, sums) for matrix in _destinations(tuple(axes)))
     alike = _alike(u, axes).reshape(*(2,) * lead, *(1,) * rank)
     sizes = [a.sizes[1] for a in axes]
     moments = (alike * same + (1 - alike) * apart)[(..., *(slice(None) if n > 1 else 0 for n in sizes))]
@@ -293,7 +294,8 @@ def _alike(u: Signal, axes: Sequence[Axis]) -> Array:
     return found
 
 
-def _destinations(axes: Sequence[Axis]) -> tuple[Array, Array]:
+@lru_cache(maxsize=64)
+def _destinations(axes: tuple[Axis, ...]) -> tuple[Array, Array]:
     """Return how moments of inputs (first axes) come from those of windows (last axes), by pattern of each.
 
     Returns:

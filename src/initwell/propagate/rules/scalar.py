@@ -261,6 +261,8 @@ def chosen(mask: Signal, a: Signal, b: Signal, shape: Sequence[int]) -> Signal:
     >>> round(chosen(mask, u, constant((), 0.0), (4,)).mean, 6)  # relu
     0.398942
     """
+    if mask.q == 0 and b.shape == tuple(shape):
+        return merged_fidelity(b, mask, a)  # such as where two continuous values are equal
     condition = as_image(mask)
     parts = [_function_of(condition, s) for s in (a, b)]
     if parts[0] is not None and parts[1] is not None and mask.shape == tuple(shape):
