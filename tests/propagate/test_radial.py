@@ -160,6 +160,13 @@ class Unlike(nn.Module):
         return torch.stack([x[::2], x[1::2] / 5])
 
 
+class ByHand(nn.Module):
+    """An activation of many ops, as xIELU: αx² + x/2 above 0, α(eˣ − 1 − x) + x/2 below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, 0.8 * x * x + 0.5 * x, 0.8 * (torch.expm1(x.clamp(max=0.0)) - x) + 0.5 * x)
+
+
 def linear() -> nn.Module:
     return nn.Linear(WIDTH, WIDTH, bias=False)
 
@@ -174,6 +181,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "norm after gelu": (
         lambda: nn.Sequential(linear(), Root(), linear(), nn.GELU(), linear(), Root(), linear()),
+        (16, WIDTH),
+    ),
+    "norm after an activation by hand": (
+        lambda: nn.Sequential(linear(), Root(), linear(), ByHand(), linear(), Root(), linear()),
         (16, WIDTH),
     ),
     "norm after a gated layer": (lambda: nn.Sequential(linear(), Root(), Gated(), Root(), linear()), (16, WIDTH)),

@@ -18,6 +18,8 @@ _MADE_BY = """
 """
 _SCALES = frozenset(f"aten.{name}" for name in _MADE_BY.split())
 _LONGEST = 9
+# Ops of an activation that is written by hand.
+_FAR = 24
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,33 @@ def is_taken_off(trace: Trace, op: Op) -> bool:
     rows, mean = op.inputs[0], op.outputs[0]
     subtracted = (operand(use, "self") == rows and operand(use, "other") == mean for use in later)
     return bool(later) and all(use.functional == "aten.sub" for use in later) and all(subtracted)
+
+
+def meeting(trace: Trace, value: int) -> Op | None:
+    """Return the op in which all ways on from a value come together that carry gradients; None if they do not soon.
+
+    Args:
+        trace: of the model.
+        value: that several ops read, such as what an activation written by hand is of.
+    """
+    ahead, shape = {op.index: op for op in carrying(trace, value)}, trace.values[value].shape
+    alone = len(ahead) < 2
+    for _ in range(_FAR):
+        if alone or not ahead:
+            return None
+        op = ahead.pop(min(ahead))
+        if not ahead:
+            return op
+        if trace.values[op.outputs[0]].shape != shape or op.outputs[0] in trace.outputs.values():
+            return None
+        ahead.update({later.index: later for later in carrying(trace, op.outputs[0])})
+    return None
+
+
+def carrying(trace: Trace, value: int) -> list[Op]:
+    """Return the forward ops that read a value and get a gradient."""
+    ops = (op for op in trace.consumers(value) if op.phase == "forward")
+    return [op for op in ops if any(o in trace.gradients for o in op.outputs)]
 
 
 def operand(op: Op, name: str) -> int | None:

@@ -31,8 +31,10 @@ from initwell.propagate.rules.branch import scaled
 from initwell.propagate.shared.attended import SAME, Attended
 from initwell.propagate.shared.handwritten import (
     Norm,
+    carrying,
     gates_by_row,
     is_taken_off,
+    meeting,
     norms_by_hand,
     operand,
     over,
@@ -129,10 +131,10 @@ class Radial:
     def _found(self, value: int) -> Parts | None:
         if size(self._trace, value) == 0:
             return {}  # what rotary embeddings leave as it is, where they turn all
-        ways = []
-        for op in self._trace.consumers(value):
-            if op.phase == "forward" and any(o in self._trace.gradients for o in op.outputs):
-                ways.append(self._through(op, value))
+        end = meeting(self._trace, value)
+        if end is not None and (whole := self._function(end, value)) is not None:
+            return whole
+        ways = [self._through(op, value) for op in carrying(self._trace, value)]
         if not ways or None in ways or value in self._trace.outputs.values():
             return self._random(value)
         return summed(way for way in ways if way is not None)
@@ -171,10 +173,8 @@ class Radial:
             return self._values_part(op, parts)
         if op.functional == "aten._softmax":
             return self._attended(op, self._attention.scores(op, value))
-        if op.functional in ("aten.mul", "aten.div"):
-            return self._product(op, value)
-        if op.functional in MOVED:
-            return self._moved(op, value)
+        if op.functional in ("aten.mul", "aten.div") or op.functional in MOVED:
+            return self._moved(op, value) if op.functional in MOVED else self._product(op, value)
         if op.functional in _SHUT and self._is_shut(op.outputs[0]):
             return self._of(op.outputs[0])
         if op.functional in _JOINED:
