@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from initwell.propagate.given.mask import both as opened_by_both
 from initwell.propagate.laws.averages import is_average_of_squares, spanned
 from initwell.propagate.laws.functions import (
     Function,
@@ -93,6 +94,10 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
         swing=of_sum(a, b, alpha, beta) if a.swing or b.swing else 0.0,
     )
     found = merged_fidelity(gram.summed(found, a, b, alpha, beta), b)
+    if a.mask is not None or b.mask is not None:
+        # What a mask has shut stays shut, whatever is added to it.
+        one, two = (m and m.scaled(factor) for m, factor in ((a.mask, alpha), (b.mask, beta)))
+        found = replace(found, mask=opened_by_both(one, two))
     return found.approximate(_GATED) if law is not None and not (a.gaussian or b.gaussian) else found
 
 

@@ -69,7 +69,11 @@ def _unread_apart(x: Signal) -> Signal:
 
 
 def _expand(call: Call) -> Sequence[Signal]:
-    return [repeated(call.signal("self"), call.shape())]
+    x, shape = call.signal("self"), call.shape()
+    found = repeated(x, shape)
+    # Scores that several heads share are shut where they were.
+    ends = len(shape) == len(x.shape) and (shape[0], shape[-1]) == (x.shape[0], x.shape[-1])
+    return [replace(found, mask=x.mask) if x.mask is not None and ends else found]
 
 
 def repeated(x: Signal, shape: Sequence[int]) -> Signal:
