@@ -5,11 +5,15 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import initwell as iw
+from initwell.propagate.moments.atoms import viewed
+from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.table import Call
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -168,3 +172,15 @@ def test_the_first_op_that_is_unknown_is_named_first() -> None:
     found = iw.predict(Model(many), normal(4, 8), rules={"aten.tanh": lambda call: (None,)})
     said = next(note for note in found.notes if note.startswith("Unknown: "))
     assert "values, through aten.tanh (1×), aten.mul (" in said and " more" in said
+
+
+def test_what_a_rule_makes_infinite_is_unknown_in_a_view_too() -> None:
+    """A view shows known entries; a caller's rule of one, or a sum over more than floats hold, may not."""
+
+    def broken(call: Call) -> list[Signal]:
+        shown = viewed(call.signal("self"), call.shape())
+        return [replace(shown, moments=np.full_like(shown.moments, np.nan))]
+
+    model = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3)), nn.Tanh())
+    found = iw.predict(model, torch.ones(3, 4), rules={"aten.view": broken})
+    assert [row["fidelity"] == "unknown" for row in found.rows if row["op"] == "aten.tanh"] == [True]

@@ -20,7 +20,6 @@ from initwell.propagate.shared.radial import Radial
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
 from initwell.propagate.writes import overwritten
 from initwell.records import Record
-from initwell.trace.ops import VIEWS
 from initwell.trace.trace import Op, Trace
 
 
@@ -100,8 +99,7 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
                 causes.setdefault(str(error), f"{op.packet} at {op.path or 'the model itself'}")
         except Exception as error:
             raise _failure(op, error) from error
-        # A view shows what is known already.
-        if not (op.functional in VIEWS or all(map(_is_known, found))):
+        if not all(map(_is_known, found)):
             found = tuple([s if _is_known(s) else None for s in found])
         if found and found[0] is None:
             unknown[op.packet] += 1

@@ -251,7 +251,7 @@ def bell_shaped(b: Signal) -> bool:
 
 def binned(values: Array, weights: Array) -> tuple[Array, Array]:
     """Merge into bins as those of a Gaussian by equal steps, so that tails are kept; mean and variance stay."""
-    return _binned(values.tobytes(), weights.tobytes())
+    return _binned(*(np.asarray(x, dtype=np.float64).tobytes() for x in (values, weights)))
 
 
 # Numbers as bytes: a walk bins what the walk before it did, unless weights changed.
