@@ -1,5 +1,7 @@
 """The first positions of a causal convolution, against the model itself over many draws."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,7 @@ class Scan(nn.Module):
         return state
 
 
-def test_the_first_steps_of_a_scan_are_smaller_than_the_others() -> None:
+def test_the_first_steps_of_a_scan_are_smaller_than_the_others(measured_rms: Callable[..., np.ndarray]) -> None:
     """Position 0 has one tap of four: what is quadratic in it is a tenth of the average.
 
     16 draws, a standard error of up to 4 %. Rows of one tap vary in length, which makes their squares 15 % larger.
@@ -40,12 +42,8 @@ def test_the_first_steps_of_a_scan_are_smaller_than_the_others() -> None:
     batch = torch.randn(8, LENGTH, CHANNELS, generator=torch.Generator().manual_seed(0))
     model = Scan()
     predicted = iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows
-    squares = np.zeros((len(predicted), 2))
-    for seed in range(SEEDS):
-        iw.init_(model, "kaiming", seed=seed)
-        rows = iw.measure(model, batch, seed=seed).rows
-        squares += [[row["forward_rms"] ** 2, (row["gradient_rms"] or 0.0) ** 2] for row in rows]
-    for row, (forward, backward) in zip(predicted, np.sqrt(squares / SEEDS), strict=True):
+    measured = measured_rms(model, batch, "kaiming", SEEDS)
+    for row, (forward, backward) in zip(predicted, measured.tolist(), strict=True):
         assert row["forward_rms"] == pytest.approx(forward, rel=0.2), (row["path"], row["op"])
         assert row["gradient_rms"] == pytest.approx(backward, rel=0.12), (row["path"], row["op"])
 

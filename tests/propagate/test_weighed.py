@@ -1,5 +1,7 @@
 """Linear attention: scores times a known triangle, against the model itself over many draws."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -29,7 +31,7 @@ class Linear(nn.Module):
         return found
 
 
-def test_rows_of_a_triangle_are_as_large_as_they_have_terms() -> None:
+def test_rows_of_a_triangle_are_as_large_as_they_have_terms(measured_rms: Callable[..., np.ndarray]) -> None:
     """16 draws, a standard error of 3 %. Rows taken as alike, 1/s was 29 % too small, and the gradient behind it.
 
     That the first rows are made of few scores is left out: half of that is what is left.
@@ -37,12 +39,7 @@ def test_rows_of_a_triangle_are_as_large_as_they_have_terms() -> None:
     batch = torch.randn(16, LENGTH, WIDTH, generator=torch.Generator().manual_seed(0))
     model = Linear()
     predicted = iw.predict(model, batch, plan=iw.plan(model, "lecun")).rows
-    squares = np.zeros((len(predicted), 2))
-    for seed in range(SEEDS):
-        iw.init_(model, "lecun", seed=seed)
-        rows = iw.measure(model, batch, seed=seed).rows
-        squares += [[row["forward_rms"] ** 2, row["gradient_rms"] ** 2] for row in rows]
-    measured = np.sqrt(squares / SEEDS)
+    measured = measured_rms(model, batch, "lecun", SEEDS)
     at = {row["op"]: i for i, row in enumerate(predicted)}
     for op, tolerance in (("aten.mean", 0.12), ("aten.rsqrt", 0.2), ("aten.bmm", 0.05)):
         assert predicted[at[op]]["forward_rms"] == pytest.approx(measured[at[op], 0], rel=tolerance), op

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from initwell.propagate.given.measured import in_parts, measured
-from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.segments import Array, stretches
 from initwell.propagate.moments.signal import Signal
 
 T = TypeVar("T", bound=np.generic)
@@ -185,11 +185,8 @@ class Mask:
 
 def _levels(values: Array) -> tuple[int, ...]:
     """Return segments within which values differ at most by a factor of two; empty of one or too many."""
-    level = np.ceil(np.log2(values)).astype(int)
-    borders = np.nonzero(np.diff(level))[0] + 1
-    if not 0 < borders.size <= _BORDERS:
-        return ()
-    return tuple(int(n) for n in np.diff([0, *borders, level.size]))
+    found = stretches(np.ceil(np.log2(values)).astype(np.int64))
+    return found if 1 < len(found) <= _BORDERS + 1 else ()
 
 
 def _within(values: Array, parts: tuple[int, ...]) -> float:

@@ -22,7 +22,6 @@ from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Pointwise, Signal
 
 _DECAY = "e to a product that is nowhere positive, under a gamma law"
-KNOWN_DECAY = "e to a product of known numbers and steps, whose entries go together as those of the product"
 _POINTS = 241
 _REACH = 9.0
 

@@ -95,6 +95,16 @@ def over(layout: Layout, differ: Collection[int]) -> Array:
     return np.asarray(reduce(np.multiply.outer, each, np.ones(()))).ravel()
 
 
+def stretches(kinds: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return the lengths of stretches of neighbours of one kind.
+
+    >>> stretches(np.array([0, 1, 2, 2, 3]))
+    (1, 1, 2, 1)
+    """
+    borders = np.flatnonzero(np.diff(kinds)) + 1
+    return tuple(np.diff([0, *borders.tolist(), kinds.size]).tolist())
+
+
 def average(moments: Array, layout: Layout, differ: Collection[int]) -> float:
     """Return the average of moments over all pairs that differ along these axes and agree along the others.
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from initwell.propagate.laws.averages import KNOWN_DECAY
 from initwell.propagate.laws.functions import Function, as_image, function_moments
 from initwell.propagate.laws.gaussian import covariance
 from initwell.propagate.moments.atoms import together
@@ -25,6 +24,7 @@ from initwell.propagate.table import Call
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Trace
 
+_WHY = "e to a product of known numbers and steps, whose entries go together as those of the product"
 _LEVELS = 64
 _STEPS = 12
 _POINTS = 16
@@ -46,7 +46,7 @@ def known_decay(call: Call, value: int) -> Signal | None:
         if numbers is None or steps is None or one not in call.known:
             continue
         if (found := _averaged(numbers, steps, call.known[one], call.shape())) is not None:
-            return merged_fidelity(found.approximate(KNOWN_DECAY), call.known[one], call.known[two])
+            return merged_fidelity(found.approximate(_WHY), call.known[one], call.known[two])
     return None
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from initwell.propagate.given.measured import in_parts
 from initwell.propagate.moments.atoms import together
-from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.segments import Array, stretches
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.masks import are_scores
@@ -64,5 +64,4 @@ def _by_segments(known: Tensor) -> Signal | None:
 def _parts(sizes: Array) -> tuple[int, ...]:
     """Return lengths of stretches that are of one size but for a factor of two."""
     level = np.ceil(np.log2(np.maximum(sizes / (sizes.max() or 1.0), 1e-12)) - 1e-9)
-    borders = np.flatnonzero(np.diff(level)) + 1
-    return tuple(int(n) for n in np.diff([0, *borders, sizes.size]))
+    return stretches(level.astype(np.int64))

@@ -255,7 +255,7 @@ class Radial:
         norm = next(norm for norm in self._norms.values() if norm.op.index == op.index)
         scale = self._known.get(norm.scale)
         image = as_image(scale) if scale is not None else None
-        if image is None or image.base or image.pre.average is None or image.pre.mean <= 0:
+        if image is None or image.base is not None or image.pre.average is None or image.pre.mean <= 0:
             return 0.0
         k, sign = image.phi.fn, 1.0 if op.functional == "aten.mul" else -1.0
         step = math.exp(_STEP)
