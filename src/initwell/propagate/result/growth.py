@@ -91,7 +91,7 @@ def _root(total: float | None, blocks: int) -> float | None:
 def _times(mean: float | None, total: float | None) -> str:
     if mean is None or total is None:
         return "an unknown factor"
-    return f"{mean:.4g} ({total:.3g} in all)"
+    return f"{mean:.4g} ({total:.3g} over these blocks)"
 
 
 def growths(trace: Trace, signals: Mapping[int, Signal]) -> tuple[Growth, ...]:
