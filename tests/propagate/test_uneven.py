@@ -152,7 +152,7 @@ class Normalized(nn.Module):
         q, k, v = (f(x).view(len(x), 96, 4, 16).transpose(1, 2) for f in (self.query, self.key, self.value))
         scores = q @ k.transpose(2, 3) / 4
         if self.table is not None:
-            scores = scores + q @ self.table.T / 2
+            scores = scores + 1.5 * q @ self.table.T
         y: Tensor = scores.softmax(-1) @ v
         return y
 
