@@ -43,12 +43,17 @@ class Bend:
     factor: float
     normed: bool
 
-    def responses(self, alpha: float) -> tuple[Function, Function]:
-        """Return r, and E[slope²] given x̃ over its average, as tables over x̃."""
+    def responses(self, alpha: float, read: float) -> tuple[Function, Function]:
+        """Return r, and E[slope²] given x̃ over its average, as tables over x̃.
+
+        Args:
+            alpha: the size of ω.
+            read: the size of what is read, in that of y by the weights' own.
+        """
         z = np.linspace(-6.0, 6.0, _STEPS)
         weights = np.exp(-z * z / 2)
         weights /= weights.sum()
-        own = self.share * alpha
+        own = self.share * alpha * read
         rest = math.sqrt(max(self.pre.q - self.pre.mean**2 - own**2, 0.0))
         grid = np.linspace(-_REACH, _REACH, _POINTS)
         points = self.pre.mean + own * grid[:, None] + rest * z[None, :]
@@ -80,14 +85,26 @@ def answered(call: Call, dx: Signal, x: Signal, weight: Signal, count: float, se
     if bend is None or parts is None or parts.flat[0] <= 0:
         return dx
     size, tails = float(parts.flat[0]), weight.scatter[0]
-    moments = _by_pairs(bend, weight, tails, count, size, sent)
-    rise, power = bend.responses(math.sqrt((1 + tails) / (count + tails)))
+    whole = max(size, _by_weight(call, bend, weight.q * count))
+    moments = _by_pairs(bend, weight, tails, count, whole, sent)
+    rise, power = bend.responses(math.sqrt((1 + tails) / (count + tails)), math.sqrt(size / whole))
     to_one = line(1 / math.sqrt(size), -x.mean / math.sqrt(size) if bend.normed else 0.0)
     hat = Image(composed(to_one, made), made.pre)
     echo = Echo(composed(rise, hat), made.pre, moments)
     added = moments * function_moments(echo.phi, echo.pre)[1]
     echoes = (echo, *_grown(dx, composed(power, hat), made.pre))
     return replace(dx, moments=dx.moments + added, echoes=echoes, image=None).approximate(_ALONE)
+
+
+def _by_weight(call: Call, bend: Bend, square: float) -> float:
+    """Return the variance that a norm divides by, over Σ w²; 0 where there is none.
+
+    Beside that of what is read it has what zeros around it make of its mean: borders read less of it.
+    """
+    y = call.known.get(call.forward().outputs[0])
+    if y is None or not bend.normed or square <= 0:
+        return 0.0
+    return float(centred(y, y.axes([0, *range(2, len(y.dims))])).flat[0]) / square
 
 
 def _by_pairs(bend: Bend, weight: Signal, tails: float, count: float, size: float, sent: Sent) -> Array:
