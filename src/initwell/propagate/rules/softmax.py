@@ -31,6 +31,8 @@ from initwell.propagate.rules.uneven import Uneven, coupling_of_two_kinds, uneve
 from initwell.propagate.table import Call, Rule
 
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"
+# Rows of weights whose Σ p² varies by less are as good as of one size.
+_LEAST = 0.05
 # What the weights of two rows, and gradients that come back from them, are made of: found together.
 _POWERS: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = [
     ((1,), (1,)),
@@ -177,7 +179,8 @@ def softmaxed(s: Signal, dim: int) -> Signal:
         varies = gram.apart(found, i)
         factor = rate / varies if varies > 0 else 0.0
         found = rescaled(found, i, factor, apart / rate if i == axis and rate > 0 else 1.0)
-    return found
+    swing = left.by_row(lambda n: replace(weights, count=n).swing(known_variance(scores.q * left.uneven[0])))
+    return replace(found, swing=swing) if swing > _LEAST else found
 
 
 def _of_two_kinds(s: Signal, rows: Uneven) -> Signal:
