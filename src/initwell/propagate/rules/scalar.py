@@ -27,6 +27,7 @@ from initwell.propagate.laws.functions import (
 )
 from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.laws.rectified import of_known_law
+from initwell.propagate.laws.swing import of_square
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
@@ -191,7 +192,7 @@ def squared(x: Signal) -> Signal:
     """Square entry by entry; of a gated value h·f(u), h independent of u, as h²·f(u)², which has heavier tails."""
     made = as_image(x)
     if made.base is None or not made.base.dims == made.pre.dims == x.dims:
-        return applied(_PLAIN["square"], x)
+        return of_square(applied(_PLAIN["square"], x), x.swing)
     base, square = squared(made.base), composed(_PLAIN["square"], made)
     factor = evaluated(Image(square, made.pre))
     found = x.changed(base.moments * factor.moments, base.means * factor.means, image=Image(square, made.pre, base))
