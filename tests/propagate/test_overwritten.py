@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.propagate.moments.signal import independent
-from initwell.propagate.rules.overwritten import by_rows, rows_written
+from initwell.propagate.rules.overwritten import rows_written, whole_rows
 
 SAMPLES, PLACES, WIDTH = 16, 24, 64
 _DRAW = torch.Generator().manual_seed(1)
@@ -93,16 +93,18 @@ def test_the_written_row_gets_the_sum_of_what_came_back(measured_rms: Measured) 
 def test_which_masks_are_of_whole_rows() -> None:
     shape = (SAMPLES, PLACES, WIDTH)
     wide = SOME[..., None].expand(shape)
-    for mask in (SOME, SOME[..., None], wide):
-        rows = by_rows(mask, shape)
-        assert rows is not None and bool((rows == SOME).all())
+    found = whole_rows(SOME, shape)
+    assert found is not None and found.count == int(SOME.sum()) and found.some[1] - found.some[0] == 7
+    assert whole_rows(SOME[..., None], shape) == whole_rows(wide, shape) == found
     for mask in (FEATURES, SOME.float(), SOME[:, :5], torch.zeros_like(SOME), torch.ones_like(SOME), SOME[0]):
-        assert by_rows(mask, shape) is None
-    assert by_rows(SOME, shape[:2]) is None
+        assert whole_rows(mask, shape) is None
+    assert whole_rows(SOME, shape[:2]) is None
 
 
 def test_the_places_of_padding_are_the_last_ones() -> None:
-    found = rows_written(independent((SAMPLES, PLACES, WIDTH), 1.0), independent((), 0.0), PADDED)
+    rows = whole_rows(PADDED, (SAMPLES, PLACES, WIDTH))
+    assert rows is not None
+    found = rows_written(independent((SAMPLES, PLACES, WIDTH), 1.0), independent((), 0.0), rows)
     assert found is not None
     many = round(int(PADDED.sum()) / SAMPLES)
     assert found.dims[1][0].patterns.parts == (PLACES - many, many)

@@ -14,7 +14,7 @@ from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import shifted
 from initwell.propagate.rules.experts import rows_looked_up, rows_put_back
 from initwell.propagate.rules.lookup import Lookup, looked_up, lookup, picked, put_back, put_down, scattered, shuffled
-from initwell.propagate.rules.overwritten import overwritten, rows_of, rows_written
+from initwell.propagate.rules.overwritten import overwritten, rows_named, rows_of, rows_written
 from initwell.propagate.rules.tables import as_often_as_shown
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -41,12 +41,6 @@ def _real(call: Call, given: Mapping[int, ValueRef]) -> tuple[dict[int, Tensor],
     return found, next((rank - found[d].ndim for d, r in given.items() if call.values.sample(r.id) == 0), None)
 
 
-def _mask(call: Call, given: Mapping[int, ValueRef]) -> Tensor | None:
-    """Return the mask that is the only index."""
-    mask = call.value_of(given.get(0)) if len(given) == 1 else None
-    return mask if mask is not None and mask.dtype is torch.bool else None
-
-
 def _is_shuffle(call: Call, ref: object) -> bool:
     return isinstance(ref, ValueRef) and call.values.drawn(ref.id)
 
@@ -71,9 +65,10 @@ def _index(call: Call) -> Sequence[Signal | None]:
         (dim,) = given
         if len(call.trace.values[ref.id].shape) == 1:
             return [shuffled(x, dim, call.shape()[dim])]
-    mask = _mask(call, given)
-    if mask is not None and (of_written := rows_of(x, mask)) is not None:
-        return [of_written]
+    if list(given) == [0] and (named := rows_named(call, given[0], x.shape)) and len(call.shape()) == 2:
+        of_written = rows_of(x, named)
+        if of_written is not None:
+            return [of_written]
     real, sample = _real(call, given)
     found = looked_up(x, lookup(x.dims, real, sample))
     return [as_often_as_shown(call, call["self"], found, real[0]) if list(real) == [0] else found]
@@ -111,8 +106,8 @@ def _written(call: Call, given: Mapping[int, ValueRef]) -> Signal:
     x, v, (real, sample) = call.signal("self"), call.signal("values"), _real(call, given)
     if any(index.numel() == 0 for index in real.values()):
         return x
-    mask = _mask(call, given)
-    if mask is not None and (found := rows_written(x, v, mask)) is not None:
+    rows = rows_named(call, given[0], x.shape) if list(given) == [0] else None
+    if rows is not None and (found := rows_written(x, v, rows)) is not None:
         return found
     least = shifted(v, -v.mean)
     put = None if least.q <= 1e-12 * v.q else _put(call, least, lookup(places(x.shape), real, sample), real)

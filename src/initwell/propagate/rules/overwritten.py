@@ -15,7 +15,8 @@ than other places do.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from initwell.propagate.moments.signal import Atom, Signal, constant, replace
 from initwell.propagate.rules.branch import added, multiplied, operand, shifted
 from initwell.propagate.rules.parts import concatenated, padded, sliced
 from initwell.propagate.table import Call, UnknownSignalError
+from initwell.trace.trace import ValueRef
 
 _MOVED = "rows written at places of each sample's own, as if those at one end"
 
@@ -60,27 +62,57 @@ def overwritten(x: Signal, put: Signal | None, mean: float, given: Mapping[int, 
     return replace(left, gaussian=x.gaussian)
 
 
-def by_rows(mask: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """Return a mask of (samples, places) if it is one of whole rows of a value of (samples, places, features)."""
-    if len(shape) != 3 or mask.dtype is not torch.bool or mask.ndim < 2 or mask.shape[:2] != tuple(shape[:2]):
+@dataclass(frozen=True)
+class WholeRows:
+    """Which rows of each sample are written.
+
+    Attributes:
+        some: (start, stop) of the places that stand for them, at the nearer end, as many as there are on average.
+        others: those of the other rows.
+        count: how many there are in all samples.
+    """
+
+    some: tuple[int, int]
+    others: tuple[int, int]
+    count: int
+
+
+def whole_rows(mask: Tensor, shape: Sequence[int]) -> WholeRows | None:
+    """Say which rows a mask names; None where it is not one of whole rows, or names none or all of them.
+
+    Args:
+        mask: boolean, of shape (samples, places), or with 1 or all features as a third dimension.
+        shape: of the value that it is of: (samples, places, features).
+
+    >>> whole_rows(torch.tensor([[True, False, False], [True, True, False], [False, False, False]]), (3, 3, 4))
+    WholeRows(some=(0, 1), others=(1, 3), count=3)
+    """
+    if len(shape) != 3 or mask.dtype is not torch.bool or mask.ndim not in (2, 3) or mask.shape[:2] != tuple(shape[:2]):
         return None
     if mask.ndim == 3:
-        mask = mask[:, :, 0] if bool((mask == mask[:, :, :1]).all()) else mask
-    return mask if mask.ndim == 2 and _many(mask) > 0 else None
+        if not bool((mask == mask[:, :, :1]).all()):
+            return None
+        mask = mask[:, :, 0]
+    count, length = int(mask.sum()), mask.shape[1]
+    many = round(count / len(mask))
+    if not 0 < many < length:
+        return None
+    if float(mask.nonzero()[:, 1].double().mean()) > (length - 1) / 2:
+        return WholeRows((length - many, length), (0, length - many), count)
+    return WholeRows((0, many), (many, length), count)
 
 
-def rows_written(x: Signal, row: Signal, mask: Tensor) -> Signal | None:
+def rows_written(x: Signal, row: Signal, rows: WholeRows) -> Signal | None:
     """Write one row, or number, at places of each sample's own, as at one end; None where that does not fit.
 
     Args:
         x: of shape (samples, places, features).
         row: of shape (features,) or ().
-        mask: known, of whole rows of x: see ``by_rows``.
+        rows: which.
     """
-    rows = by_rows(mask, x.shape)
-    if rows is None or row.shape not in ((), (1,), x.shape[2:]):
+    if row.shape not in ((), (1,), x.shape[2:]):
         return None
-    some, others = _ends(rows)
+    some, others = rows.some, rows.others
     if not _even(x):
         if row.q > 0 or not _falls_into(x, rows):
             return None
@@ -89,6 +121,24 @@ def rows_written(x: Signal, row: Signal, mask: Tensor) -> Signal | None:
     written = expanded(row, (x.shape[0], some[1] - some[0], x.shape[2]), sliced(x, 1, *some))
     both = [written, sliced(x, 1, *others)]
     return concatenated(both if some < others else both[::-1], 1).approximate(_MOVED)
+
+
+def rows_named(
+    call: Call, ref: object, shape: Sequence[int], how: Callable[[Tensor], Tensor] = torch.clone
+) -> WholeRows | None:
+    """Say which rows a known operand names, worked out once.
+
+    Args:
+        call: of the op.
+        ref: the operand.
+        shape: of the value that it is of.
+        how: what makes a mask of it.
+    """
+    known = call.value_of(ref)
+    if known is None or not isinstance(ref, ValueRef) or len(shape) != 3 or known.shape[:2] != tuple(shape[:2]):
+        return None
+    what = f"rows {call.values.folded.first[ref.id]} {tuple(shape)} {how.__name__}"
+    return call.values.once(what, lambda: whole_rows(how(known), shape))
 
 
 def rows_chosen(call: Call, condition: str, kept: str, fill: str, *, shut: bool) -> Signal | None:
@@ -101,57 +151,44 @@ def rows_chosen(call: Call, condition: str, kept: str, fill: str, *, shut: bool)
         fill: that of what is filled in.
         shut: whether the condition holds where it is filled in.
     """
-    mask = call.value(condition)
-    if mask is None or mask.dtype is not torch.bool or not call.has(kept):
+    rows = rows_named(call, call[condition], call.shape(), torch.clone if shut else torch.logical_not)
+    if rows is None or not call.has(kept) or call.signal(kept).shape != call.shape():
         return None
-    x, row = call.signal(kept), operand(call, fill)
-    if x.shape != call.shape():
-        return None
+    row = operand(call, fill)
     if len(row.shape) > 1 and math.prod(row.shape) == row.shape[-1]:
         row = viewed(row, row.shape[-1:])
-    return rows_written(x, row, mask if shut else ~mask)
+    return rows_written(call.signal(kept), row, rows)
 
 
 def rows_kept(call: Call) -> Signal | None:
     """Multiply whole rows by a known mask of 0 and 1; None where that is not what happens."""
     for name, other in (("other", "self"), ("self", "other")):
-        known = call.value(name)
-        if known is None or known.ndim != 3 or not call.has(other) or call.signal(other).shape != call.shape():
-            continue
-        if known.shape[:2] == call.shape()[:2] and bool(((known == 0) | (known == 1)).all()):
-            return rows_written(call.signal(other), constant((), 0.0), known == 0)
+        rows = rows_named(call, call[name], call.shape(), _shut)
+        if rows is not None and call.has(other) and call.signal(other).shape == call.shape():
+            return rows_written(call.signal(other), constant((), 0.0), rows)
     return None
 
 
-def rows_of(g: Signal, mask: Tensor) -> Signal | None:
+def _shut(known: Tensor) -> Tensor:
+    """Return where a mask of 0 and 1 is 0; nowhere if it is none."""
+    return (known == 0) & bool(((known == 0) | (known == 1)).all())
+
+
+def rows_of(g: Signal, rows: WholeRows) -> Signal | None:
     """Return a gradient where a row was written, one after the other; None where that is not a segment."""
-    rows = by_rows(mask, g.shape)
-    if rows is None or mask.ndim != 2 or not _falls_into(g, rows):
+    if not _falls_into(g, rows):
         return None
-    part = sliced(g, 1, *_ends(rows)[0])
+    part = sliced(g, 1, *rows.some)
     flat = part.regrouped(((*part.dims[0], *part.dims[1]), *part.dims[2:]), part.moments)
     while len(flat.dims[0]) > 1:
         flat = joined(flat, 0)
-    return flat.regrouped(((Atom(int(mask.sum())),), *flat.dims[1:]), flat.moments)
+    return flat.regrouped(((Atom(rows.count),), *flat.dims[1:]), flat.moments)
 
 
-def _many(mask: Tensor) -> int:
-    """How many places of a sample are written, on average; 0 where there are none, or none that are not."""
-    return round(int(mask.sum()) / len(mask)) % mask.shape[1]
-
-
-def _ends(mask: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return (start, stop) of the places that stand for what is written, at the nearer end, and of the others."""
-    many, length = _many(mask), mask.shape[1]
-    if float(mask.nonzero()[:, 1].double().mean()) > (length - 1) / 2:
-        return (length - many, length), (0, length - many)
-    return (0, many), (many, length)
-
-
-def _falls_into(g: Signal, mask: Tensor) -> bool:
+def _falls_into(g: Signal, rows: WholeRows) -> bool:
     """Whether there are segments that begin or end where those places do."""
     ends = {0, *itertools.accumulate(g.dims[1][0].patterns.parts)} if len(g.dims[1]) == 1 else set()
-    return not _even(g) and set(_ends(mask)[0]) <= ends
+    return not _even(g) and set(rows.some) <= ends
 
 
 def _even(x: Signal) -> bool:
