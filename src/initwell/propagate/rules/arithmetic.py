@@ -30,6 +30,7 @@ from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.lengths import by_length_of_few
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
+from initwell.propagate.rules.overwritten import rows_kept
 from initwell.propagate.rules.states import refuse_uneven
 from initwell.propagate.rules.unlike import refuse_unlike
 from initwell.propagate.rules.weighed import weighed_scores
@@ -92,7 +93,7 @@ def _mul(call: Call) -> Sequence[Signal]:
             return [scaled(_spread(call.signal(one), operand(call, two), call.shape()), operand(call, two).mean)]
     if (pruned := _pruned(call)) is not None:
         return [pruned]
-    if (kept := masked_product(call) or multiplied_mask(call) or weighed_scores(call)) is not None:
+    if (kept := masked_product(call) or multiplied_mask(call) or weighed_scores(call) or rows_kept(call)) is not None:
         return [kept]
     a, b = operand(call, "self"), operand(call, "other")
     if call.op.phase == "backward":
