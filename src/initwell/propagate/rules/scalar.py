@@ -34,6 +34,7 @@ from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant
 from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
 from initwell.propagate.rules.decay import known_decay, sign_of, sums_up
 from initwell.propagate.rules.extremes import where_extreme
+from initwell.propagate.rules.first_rows import of_first_rows
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.pointwise import applied, gated
 from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
@@ -183,7 +184,7 @@ def _pow(call: Call) -> Sequence[Signal]:
 
     phi = Function(fn, () if whole else (0.0,))
     if p == 2:
-        return [replace(squared(x), square_of=x)]
+        return [replace(of_first_rows(call, squared(x)), square_of=x)]
     return [decreasing(phi, x, "a negative power of what may be 0") if p < 0 else applied(phi, x)]
 
 
