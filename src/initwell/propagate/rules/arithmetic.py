@@ -31,6 +31,7 @@ from initwell.propagate.rules.first_rows import less_their_length, of_first_rows
 from initwell.propagate.rules.lengths import by_length_of_few
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
+from initwell.propagate.rules.overwritten import rows_kept
 from initwell.propagate.rules.states import refuse_uneven
 from initwell.propagate.rules.unlike import refuse_unlike
 from initwell.propagate.rules.weighed import weighed_scores
@@ -97,6 +98,8 @@ def _mul(call: Call) -> Sequence[Signal]:
         return [kept]
     if (weighed := weighed_scores(call)) is not None:
         return [less_their_length(call, weighed)]
+    if (kept := rows_kept(call)) is not None:
+        return [kept]
     a, b = operand(call, "self"), operand(call, "other")
     if call.op.phase == "backward":
         refuse_uneven(call, a, b)

@@ -36,6 +36,7 @@ from initwell.propagate.rules.decay import known_decay, sign_of, sums_up
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.first_rows import of_first_rows
 from initwell.propagate.rules.masks import masked_choice
+from initwell.propagate.rules.overwritten import rows_chosen
 from initwell.propagate.rules.pointwise import applied, gated
 from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -305,14 +306,16 @@ def _gated_by(condition: Image, g: Signal) -> Signal:
 
 def _where(call: Call) -> Sequence[Signal]:
     for kept, fill, shut in (("self", "other", False), ("other", "self", True)):
-        if (found := masked_choice(call, "condition", kept, fill, shut=shut)) is not None:
-            return [found]
+        for rule in (masked_choice, rows_chosen):
+            if (found := rule(call, "condition", kept, fill, shut=shut)) is not None:
+                return [found]
     return [chosen(call.signal("condition"), operand(call, "self"), operand(call, "other"), call.shape())]
 
 
 def _masked_fill(call: Call) -> Sequence[Signal]:
-    if (found := masked_choice(call, "mask", "self", "value", shut=True)) is not None:
-        return [found]
+    for rule in (masked_choice, rows_chosen):
+        if (found := rule(call, "mask", "self", "value", shut=True)) is not None:
+            return [found]
     return [chosen(call.signal("mask"), operand(call, "value"), call.signal("self"), call.shape())]
 
 
