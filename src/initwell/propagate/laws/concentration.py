@@ -111,20 +111,6 @@ class Weights(Record):
         found = self.moments(variance, [(a, *rest), (a + 1, *rest), (a + 2, *rest)])
         return float(variance * found @ np.array([a * a, -(2 * a + 1) * n, n * (n + 1)]))
 
-    def swing(self, variance: float) -> float:
-        """Compute the relative variance of Σ p² over rows.
-
-        Args:
-            variance: of a score.
-
-        >>> Weights(8).swing(0.0)
-        0.0
-        """
-        if self.count < 2 or variance <= 0:
-            return 0.0
-        two, four, pair = self.moments(variance, [(2,), (4,), (2, 2)])
-        return max(float((four + (self.count - 1) * pair) / (self.count * two**2)) - 1.0, 0.0)
-
     def along(self, variance: float) -> float:
         """Compute Σ_t E[p_t² (s_t − Σ_u p_u s_u)²]: what gradients of weights send along the row of scores itself.
 

@@ -10,10 +10,14 @@ What comes back is large where the factors are small. Times such a factor that i
 
 so a gradient has a negative swing, 1 − E[1/s²]·E[s²]. And of the ν numbers that make a row's size the norm does not see
 their length: what the gradient sends to them has lost one direction of ν.
+
+Attention makes such rows as well: o = Σ p v of independent v is as large as Σ p², which varies from row to row by what
+``of_weights`` says. Gradients that come back through a norm of o go as 1/Σ p², and values get Σ p g.
 """
 
 import numpy as np
 
+from initwell.propagate.laws.concentration import Weights
 from initwell.propagate.laws.functions import Function, as_image, composed, function_moments
 from initwell.propagate.moments.signal import Signal, replace
 
@@ -90,6 +94,23 @@ def of_square(found: Signal, swing: float) -> Signal:
     moments = found.moments.copy()
     moments[same] *= 1 + swing
     return replace(found, moments=moments)
+
+
+def of_weights(rows: Weights, variance: float) -> float:
+    """Return the swing of rows of a softmax's weights, the relative variance of Σ p².
+
+    Args:
+        rows: of weights.
+        variance: of a score.
+
+    >>> of_weights(Weights(8), 0.0), round(of_weights(Weights(8), 4.0), 2)
+    (0.0, 0.19)
+    """
+    if rows.count < 2 or variance <= 0:
+        return 0.0
+    two, four, pair = rows.moments(variance, [(2,), (4,), (2, 2)])
+    found = float((four + (rows.count - 1) * pair) / (rows.count * two**2)) - 1.0
+    return found if found > _LEAST else 0.0
 
 
 def of_longer_rows(found: Signal, x: Signal) -> Signal:

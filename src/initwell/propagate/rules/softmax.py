@@ -18,6 +18,7 @@ import numpy as np
 from initwell.propagate.given.mask import Mask
 from initwell.propagate.laws.concentration import Weights, between
 from initwell.propagate.laws.rows import SMALL, Moment, Open, all_open, known_variance, stepped
+from initwell.propagate.laws.swing import of_weights
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.alike import merged, plain, refined
 from initwell.propagate.moments.atoms import joined, together
@@ -31,8 +32,6 @@ from initwell.propagate.rules.uneven import Uneven, coupling_of_two_kinds, uneve
 from initwell.propagate.table import Call, Rule
 
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"
-# Rows of weights whose Σ p² varies by less are as good as of one size.
-_LEAST = 0.05
 # What the weights of two rows, and gradients that come back from them, are made of: found together.
 _POWERS: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = [
     ((1,), (1,)),
@@ -179,8 +178,8 @@ def softmaxed(s: Signal, dim: int) -> Signal:
         varies = gram.apart(found, i)
         factor = rate / varies if varies > 0 else 0.0
         found = rescaled(found, i, factor, apart / rate if i == axis and rate > 0 else 1.0)
-    swing = left.by_row(lambda n: replace(weights, count=n).swing(known_variance(scores.q * left.uneven[0])))
-    return replace(found, swing=swing) if swing > _LEAST else found
+    v = known_variance(scores.q * left.uneven[0])
+    return replace(found, swing=left.by_row(lambda n: of_weights(replace(weights, count=n), v)))
 
 
 def _of_two_kinds(s: Signal, rows: Uneven) -> Signal:
