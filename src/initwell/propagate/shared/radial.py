@@ -15,8 +15,7 @@ with β the share that makes s independent of R(y): for a sum E[v y]/E[y²] and 
 a function E[v φ′ φ]/E[φ²] and Var s = n E[g²](E[(v φ′)²] − β² E[φ²]), for one of several parts its share of Σ y² g²,
 where the shares' s add up to 0: what rotary embeddings take apart and put together again keeps its R. So R is a sum of
 such independent sources, of which those of the two ways around a residual block cancel where a norm follows. At any
-other op it counts as random.
-Assumption: a row's gradient is otherwise independent of it.
+other op it counts as random. Assumption: a row's gradient is otherwise independent of it.
 """
 
 import math
@@ -35,6 +34,7 @@ from initwell.propagate.shared.handwritten import (
     gates_by_row,
     is_taken_off,
     meeting,
+    met,
     norms_by_hand,
     operand,
     over,
@@ -144,7 +144,7 @@ class Radial:
         signal, gradient = self._signals.get(value), self._gradient(value)
         if signal is None or gradient is None:
             return None
-        self._variance[value] = self.measured.get(value, size(self._trace, value) * signal.q * gradient.q)
+        self._variance[value] = self.measured.get(value, size(self._trace, value) * met(signal, gradient))
         return {value: 1.0}
 
     def _gradient(self, value: int) -> Signal | None:
