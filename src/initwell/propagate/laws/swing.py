@@ -132,8 +132,8 @@ def of_longer_rows(found: Signal, x: Signal) -> Signal:
         found: the view.
         x: what it shows.
     """
-    before, after = x.shape[-1] if x.shape else 1, found.shape[-1] if found.shape else 1
-    return replace(found, swing=x.swing * before / after) if after > before > 1 and after % before == 0 else found
+    before, after = (next((n for n in reversed(y.shape) if n > 1), 1) for y in (x, found))
+    return replace(found, swing=x.swing * before / after) if after > before and after % before == 0 else found
 
 
 def of_inverse(found: Signal, factor: Signal) -> Signal:
