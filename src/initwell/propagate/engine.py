@@ -84,9 +84,8 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
                 unsupported[op.packet] += 1
             _forget(op, known)
             continue
-        call = Call.of_walk(op, trace, known, values)
         try:
-            found = tuple(rule(call))
+            found = tuple(rule(Call(op, trace, known, values)))
             _check(shapes, found)
             whole = joint.amended(op, found) if joint.any else found
             along = radial.amended(op, whole)
@@ -99,8 +98,7 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
                 causes.setdefault(str(error), f"{op.packet} at {op.path or 'the model itself'}")
         except Exception as error:
             raise _failure(op, error) from error
-        if not all(map(_is_known, found)):
-            found = tuple([s if _is_known(s) else None for s in found])
+        found = tuple([s if _is_known(s) else None for s in found])
         if found and found[0] is None:
             unknown[op.packet] += 1
         if op.mutates or len(found) != 1 or found[0] is None:

@@ -20,7 +20,7 @@ from initwell.propagate.laws.concentration import Weights
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.gram import differs
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.table import UnknownSignalError
 from initwell.records import Record
 
@@ -107,22 +107,21 @@ class Moment(Record):
         """Return how far it has come at a correlation, from 0 for independent rows to 1 for equal ones."""
         return _growth(self.pair, count, v, correlation)
 
-    def rate(self, s: Signal, weights: Weights, left: Open, axis: int) -> float:
-        """Say how strongly it goes with the correlation of rows that differ along an axis, times how far that can go.
+    def rates(self, s: Signal, weights: Weights, left: Open) -> list[float]:
+        """Say how strongly it goes with the correlation of rows that differ along each axis, times how far it can go.
 
         Args:
             s: centred scores, at one place of a row.
             weights: of a row whose entries are all open.
             left: what is open.
-            axis: of the scores' moments.
         """
-        steep = self.steep(s, left, axis)
-        if steep == 0:
-            return 0.0
-        even = s.changed(np.broadcast_to(left.even, s.moments.shape), 0.0)
-        overlap = even.averaged([axis]) / even.averaged(())
+        steep = [self.steep(s, left, axis) for axis in range(len(s.atoms))]
+        if not any(steep):
+            return steep
+        even = s.changed(np.asarray(np.broadcast_to(left.even, s.moments.shape)), 0.0)
+        level = even.averaged(())
         whole, apart = self._ends(known_variance(s.q * left.uneven[0]), weights, left, left.rows)
-        return overlap * (whole - apart) * steep
+        return [even.averaged([i]) / level * (whole - apart) * x if x else 0.0 for i, x in enumerate(steep)]
 
     def steep(self, s: Signal, left: Open, axis: int) -> float:
         """Say how strongly it grows with the correlation of rows that differ along an axis, times how far that can go.
@@ -161,7 +160,7 @@ class Moment(Record):
 
     def _ends(self, v: float, weights: Weights, left: Open, sizes: Sizes) -> tuple[float, float]:
         """Return it of rows with themselves, and of rows without correlation."""
-        whole = left.entries(lambda n: self.alone(replace(weights, count=n), v), sizes)
+        whole = left.entries(lambda n: self.alone(weights.of(n), v), sizes)
         return whole, left.entries(lambda n: self.pair(n, v, 0.0), sizes)
 
     def shapes(self, s: Signal, left: Open) -> Array:

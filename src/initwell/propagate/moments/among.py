@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.moments.labels import spans
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Atom, Signal, Source, replace
 
@@ -31,18 +30,17 @@ def with_sources(signal: Signal, sources: Mapping[int, tuple[Source, ...]], spre
         return replace(signal, **more) if more else signal
     atoms = list(signal.atoms)
     for i, new in changed.items():
-        atoms[i] = replace(atoms[i], follows=new)
+        atoms[i] = atoms[i].following(new)
     return _relabelled(signal, atoms, **more)
 
 
 def _relabelled(signal: Signal, atoms: Sequence[Atom], **changes: float) -> Signal:
     """Return a copy whose atoms, of the same sizes and segments, are others; what was worked out stays as it is."""
     found = object.__new__(Signal)
-    state = vars(found)
-    state.update(vars(signal))
+    dims = tuple([tuple(atoms[span.start : span.stop]) for span in signal.spans])
+    state = found.__dict__
+    state.update(signal.__dict__, dims=dims, atoms=tuple(atoms), **changes)
     state.pop("cuts", None)
-    dims = tuple([tuple(atoms[span.start : span.stop]) for span in spans(tuple(map(len, signal.dims)))])
-    state.update(changes, dims=dims, atoms=tuple(atoms))
     return found
 
 
@@ -78,7 +76,7 @@ def beside(found: Signal, parts: Sequence[Signal], axis: int) -> Signal:
         values = dict.fromkeys(value for one in own for value in one)
         most = [max((one[v] for one in own if v in one), key=lambda s: s.strength) for v in values]
         sources[i] = tuple(
-            replace(s, among=_shares(s, found.atoms[axis].parts, parts, own))
+            s._replace(among=_shares(s, found.atoms[axis].parts, parts, own))
             for s in sorted(most, key=lambda s: -s.strength)[:MOST]
             if s.strength > 0
         )
@@ -117,5 +115,5 @@ def cut(signal: Signal, parts: Sequence[int], kept: Sequence[int], sizes: Sequen
 def _of_parts(source: Source, kept: Sequence[int], sizes: Sequence[int]) -> Source:
     shares = [source.among[k][1] for k in kept]
     if len(shares) == 1:
-        return replace(source, strength=source.strength * shares[0], among=())
-    return replace(source, among=tuple(zip(sizes, shares, strict=True)))
+        return source._replace(strength=source.strength * shares[0], among=())
+    return source._replace(among=tuple(zip(sizes, shares, strict=True)))

@@ -143,5 +143,5 @@ def spread(value: object, n: int) -> tuple[int, ...]:
         return (1,) * n
     if isinstance(value, int):
         return (value,) * n
-    whole = tuple(int(v) for v in value)  # type: ignore[attr-defined]
+    whole = tuple(map(int, value))  # type: ignore[call-overload]
     return whole * n if len(whole) == 1 else whole

@@ -137,7 +137,7 @@ def normalized_backward(
     """
     g, x = together(g, x, x.shape)
     axes = g.axes(dims)
-    hat, variance = _unit(x, dims, centred=centred)
+    hat, variance = _unit(x, tuple(dims), centred)
     share = variance / (variance + eps)
     cross = over_all(g, _met(g, x, tuple(dims), centred, tag, tuple(gates or g.gates)), axes)
     inner = centred_moments(g, axes) if centred else g.moments
@@ -158,12 +158,13 @@ def normalized_backward(
 @lru_cache(maxsize=4)
 def _met(g: Signal, x: Signal, dims: tuple[int, ...], centred: bool, tag: int, gates: tuple[Gate, ...]) -> Array:
     """Return E[g x̂ g' x̂'], which the gradients of x and of the scale are both made of."""
-    return with_itself(g, _unit(x, dims, centred=centred)[0], tag, gates)
+    return with_itself(g, _unit(x, dims, centred)[0], tag, gates)
 
 
-def _unit(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, Array]:
+@lru_cache(maxsize=4)
+def _unit(x: Signal, dims: tuple[int, ...], centred: bool = True) -> tuple[Array, Array]:
     """Return the moments of x̂ at eps = 0, and the variance that x was divided by."""
-    moments, variance = _centred(x, tuple(dims), centred)
+    moments, variance = _centred(x, dims, centred)
     return moments / over_pairs(x.atoms, np.sqrt(np.maximum(variance, 1e-300))), variance
 
 
@@ -316,7 +317,8 @@ def _of_unlike_channels(call: Call) -> bool:
     add up with it or cancel it. A depthwise convolution hands that on; a few samples make it matter at once.
     """
     made = call.trace.producer(call.trace.shown(call["input"].id))
-    few = math.prod(call.signal("input").shape[d] for d in _channels(call)[0]) <= _FEW
+    shape = call.signal("input").shape
+    few = math.prod([*shape[:1], *shape[2:]]) <= _FEW
     if made is not None and made.functional == "aten.convolution":
         weight = call.trace.values[made.arguments["weight"].id].shape
         few = weight[1] == 1 and math.prod(weight[2:]) > 1

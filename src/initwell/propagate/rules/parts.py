@@ -18,7 +18,7 @@ from initwell.propagate.moments.atoms import joined, matched, viewed
 from initwell.propagate.moments.by_pairs import by_pattern
 from initwell.propagate.moments.gram import averaged
 from initwell.propagate.moments.remembered import Gate, Law
-from initwell.propagate.moments.segments import MOST, Array, Indices, patterns
+from initwell.propagate.moments.segments import MOST, Array, Indices, patterns, repeated
 from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
 from initwell.propagate.moments.slots import slot_axis
 from initwell.propagate.table import Call, Rule, UnknownSignalError
@@ -195,9 +195,8 @@ def _with_atom(signal: Signal, dim: int) -> Signal:
     if signal.dims[dim]:
         return signal
     axis = sum(len(d) for d in signal.dims[:dim])
-    moments = np.stack([signal.moments, signal.moments], axis)
-    dims = (*signal.dims[:dim], (Atom(1),), *signal.dims[dim + 1 :])
-    return replace(signal, dims=dims, moments=moments, means=np.expand_dims(signal.means, axis))
+    moments, means = repeated(signal.moments, [(axis, 2)]), repeated(signal.means, [(axis, 1)])
+    return replace(signal, dims=(*signal.dims[:dim], (Atom(1),), *signal.dims[dim + 1 :]), moments=moments, means=means)
 
 
 def _between(parts: Sequence[Signal], a: tuple[int, int], b: tuple[int, int], axis: int, same: Sequence[int]) -> Array:

@@ -202,8 +202,8 @@ def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean:
     gates = [gate for gate in g.gates if gate.moments.shape == g.moments.shape]
     here = tuple(slice(n) for n in u.means.shape)
     grid, mean = grid_of(u), np.broadcast_to(mean, u.means.shape)
-    rest = g.moments - sum((gate.moments for gate in gates), np.zeros_like(g.moments))
-    heard = np.zeros_like(rest), np.zeros_like(grid)
+    rest = g.moments - sum([gate.moments for gate in gates], 0.0)
+    heard: tuple[Array | float, Array | float] = (0.0, 0.0)
     for echo in about(g.echoes, u, origin, rest.shape):
         before, after = through_slope(echo, f, u)
         square = echo.moments[here].reshape(-1, 1) * echo.phi.fn(grid) ** 2

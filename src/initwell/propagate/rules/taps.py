@@ -28,7 +28,7 @@ from initwell.propagate.moments.atoms import joined, matched, permuted, together
 from initwell.propagate.moments.gram import image
 from initwell.propagate.moments.incidence import Axis, geometry
 from initwell.propagate.moments.labels import Weights, bilinear, labels
-from initwell.propagate.moments.segments import Array, Patterns
+from initwell.propagate.moments.segments import Array, Patterns, repeated
 from initwell.propagate.moments.signal import Atom, Dims, Signal, Source, merged_fidelity
 from initwell.propagate.rules.again import of_convolution
 from initwell.propagate.rules.answers import answered
@@ -65,9 +65,8 @@ def tapped(
     a, b = matched(a, b, [*over, *batch])
     rank_a, rank_b = len(a.dims) - len(axes), len(b.dims) - len(axes)
     (a, moments_a), (b, moments_b) = _spatial(a, rank_a), _spatial(b, rank_b)
-    ranks_a, ranks_b = (
-        tuple([max(len(d), i >= r) for i, d in enumerate(x.dims)]) for x, r in ((a, rank_a), (b, rank_b))
-    )
+    space_of_both = (1,) * len(axes)
+    ranks_a, ranks_b = ((*map(len, x.dims[:r]), *space_of_both) for x, r in ((a, rank_a), (b, rank_b)))
     names = labels(ranks_a, ranks_b, tuple(over), tuple(batch), len(axes))
     along = [a.atoms[i].patterns for i in a.axes([d for d, _ in over])]
     space = _space(tuple(axes), roles)
@@ -127,8 +126,6 @@ def _shares(axis: Axis, order: tuple[int, ...]) -> Array:
 
 def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
     """Return a signal with at most one atom a spatial dimension, and its moments with exactly one axis for each."""
-    if not signal.segmented and all(len(dim) == 1 for dim in signal.dims[rank:]):
-        return signal, signal.moments
     for d in range(rank, len(signal.dims)):
         while len(signal.dims[d]) > 1:
             signal = joined(signal, signal.axes([d])[0])
@@ -136,7 +133,7 @@ def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
     moments, place = signal.moments, len(signal.axes(range(rank)))
     for d in range(rank, len(signal.dims)):
         if not signal.dims[d]:
-            moments = np.repeat(np.expand_dims(moments, place), 2, place)
+            moments = repeated(moments, [(place, 2)])
         place += 1
     return signal, moments
 
