@@ -118,7 +118,7 @@ class Moment(Record):
         steep = [self.steep(s, left, axis) for axis in range(len(s.atoms))]
         if not any(steep):
             return steep
-        even = s.changed(np.asarray(np.broadcast_to(left.even, s.moments.shape)), 0.0)
+        even = s.changed(left.even + np.zeros(s.moments.shape), 0.0)
         level = even.averaged(())
         whole, apart = self._ends(known_variance(s.q * left.uneven[0]), weights, left, left.rows)
         return [even.averaged([i]) / level * (whole - apart) * x if x else 0.0 for i, x in enumerate(steep)]
@@ -152,7 +152,8 @@ class Moment(Record):
         for place in np.ndindex(v.shape):
             ends = self._ends(known_variance(float(v[place]) * left.uneven[0]), weights, left, left.sizes(place))
             whole[place], apart[place] = ends
-        even = np.broadcast_to(left.even, s.moments.shape)
+        even = np.empty(s.moments.shape)
+        even[...] = left.even
         level = even[tuple(slice(n) for n in v.shape)]
         overlap = even / over_pairs(s.atoms, np.sqrt(np.where(level > 0, level, 1.0)))
         high, low = (over_pairs(s.atoms, np.sqrt(np.maximum(x, 0.0))) for x in (whole, apart))
@@ -173,8 +174,9 @@ class Moment(Record):
         size = over_pairs(s.atoms, np.sqrt(np.maximum(s.diagonal, 0.0)))
         correlation = np.clip(np.where(size > 0, s.moments / np.where(size > 0, size, 1.0), 1.0), -1.0, 1.0)
         wide = np.where(_fluctuates(s), math.sqrt(3 * s.spread) * (1 - correlation**2), 0.0)
-        cases = np.stack(np.broadcast_arrays(size, correlation, wide), -1).round(4)
-        return _grown(self.pair, left.typical, left.uneven[0], cases.tobytes()).reshape(s.moments.shape)
+        cases = np.empty((*s.moments.shape, 3))
+        cases[..., 0], cases[..., 1], cases[..., 2] = size, correlation, wide
+        return _grown(self.pair, left.typical, left.uneven[0], cases.round(4).tobytes()).reshape(s.moments.shape)
 
 
 Pair = Callable[[float, float, float], float]

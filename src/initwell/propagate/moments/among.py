@@ -18,6 +18,8 @@ MOST = 4
 
 def typical(source: Source) -> float:
     """Return the strength of a source, on average over the features that it is followed among."""
+    if not source.among:
+        return source.strength
     whole = sum(n for n, _ in source.among)
     return source.strength * sum(n * share for n, share in source.among) / whole if whole else source.strength
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -48,13 +48,19 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
         signal = merged(found, axis, _groups(found, axis, inner, math.inf, math.inf))
         atom = signal.atoms[axis]
     outer = replace(atom, size=atom.size // inner, parts=tuple(n // inner for n in atom.parts), slots=None)
-    s = len(outer.patterns.parts)
-    other = np.arange(s + s * s)
-    other[:s] = s + np.arange(s) * (s + 1)
-    moments = np.stack([signal.moments, signal.moments.take(other, axis)], axis + 1)
+    moments = signal.moments.take(_cut_patterns(outer.segments), axis)
     means = repeated(signal.means, [(axis + 1, 1)])
     dims = replaced_atoms(signal.dims, axis, 1, (outer, Atom(inner, atom.sample, follows=atom.follows)))
     return replace(signal, dims=dims, moments=moments, means=means)
+
+
+@cache
+def _cut_patterns(segments: int) -> Indices:
+    """Return by pattern of the outer part, and by whether the inner ones differ, the pattern of the whole."""
+    s = segments
+    found = np.stack([np.arange(s + s * s)] * 2, 1)
+    found[:s, 1] = s + np.arange(s) * (s + 1)
+    return found
 
 
 def _groups(signal: Signal, axis: int, inner: int, unlike: float, liker: float) -> list[int]:
@@ -279,7 +285,7 @@ def expanded(signal: Signal, shape: Sequence[int], like: Signal | None = None) -
         old = signal.dims[i - extra] if i >= extra else ()
         if not old and length > 1:
             old = tuple([x.following(()) if x.follows else x for x in given[i]]) or (Atom(length),)
-            new += [(axis, len(atom.parts) or 1) for axis, atom in enumerate(old, place)]
+            new += [(axis, atom.segments) for axis, atom in enumerate(old, place)]
         dims.append(old)
         place += len(old)
     if tuple(dims) == signal.dims:

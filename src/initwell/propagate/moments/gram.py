@@ -15,6 +15,7 @@ and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plu
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, reduce
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from initwell.propagate.moments.signal import Atom, Signal, Source, replace
 
 # Of a table so many rows, of so many samples, show how its rows go together.
 _ROWS, _SAMPLES = 256, 8
+_STRENGTH = attrgetter("strength")
 
 
 def fluctuation(x: Signal, features: Sequence[int]) -> float:
@@ -256,7 +258,7 @@ def _shared(own: Atom, other: Atom, share: float, rest: float) -> tuple[Source, 
     for s in own.follows:
         old = sources.get(s.value)
         sources[s.value] = s.of(s.strength * share + (old.strength if old else 0.0))
-    return tuple(sorted(sources.values(), key=lambda s: -s.strength)[:MOST])
+    return tuple(sorted(sources.values(), key=_STRENGTH, reverse=True)[:MOST])
 
 
 def averaged(parts: Sequence[tuple[int, tuple[Source, ...]]]) -> tuple[Source, ...]:
@@ -272,7 +274,7 @@ def averaged(parts: Sequence[tuple[int, tuple[Source, ...]]]) -> tuple[Source, .
             old = found.get(s.value)
             share = s.strength * count / total
             found[s.value] = s.of(share + (old.strength if old else 0.0))
-    return tuple(sorted(found.values(), key=lambda s: -s.strength)[:MOST])
+    return tuple(sorted(found.values(), key=_STRENGTH, reverse=True)[:MOST])
 
 
 def forgotten(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:

@@ -119,7 +119,7 @@ def average(moments: Array, layout: Layout, differ: Collection[int]) -> float:
     1.3333333333333333
     """
     if moments.size <= FEW:
-        return float(averaging(layout, tuple(sorted(differ))).dot(moments.reshape(-1)))
+        return float(averaging(layout, tuple(differ)).dot(moments.reshape(-1)))
     for axis, parts in enumerate(layout):
         pairs = patterns(parts)
         moments = (pairs.differ if axis in differ else pairs.agree) @ moments.reshape(pairs.counts.size, -1)

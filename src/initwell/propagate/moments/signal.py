@@ -84,6 +84,11 @@ class Atom(Record):
         """The patterns of pairs of its indices."""
         return patterns(self.parts or (self.size,))
 
+    @worked_out
+    def segments(self) -> int:
+        """How many segments it has."""
+        return len(self.parts) or 1
+
     def following(self, sources: tuple[Source, ...]) -> "Atom":
         """Return it with other values that those along it follow; a walk makes a thousand such."""
         found = object.__new__(Atom)
@@ -187,11 +192,9 @@ class Signal:
         self._count(tuple([atom for dim in self.dims for atom in dim]))
 
     def _count(self, atoms: tuple[Atom, ...]) -> None:
-        parts = [atom.parts for atom in atoms]
-        has_parts = any(parts)
-        self.__dict__.update(atoms=atoms, _has_parts=has_parts)
-        segments = tuple([len(p) or 1 for p in parts]) if has_parts else (1,) * len(parts)
-        lengths = tuple([n + n * n for n in segments]) if has_parts else (2,) * len(parts)
+        segments = tuple([atom.segments for atom in atoms])
+        lengths = tuple([n + n * n for n in segments])
+        self.__dict__.update(atoms=atoms, _has_parts=any([atom.parts for atom in atoms]))
         if self.moments.shape != lengths:
             cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
             raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)

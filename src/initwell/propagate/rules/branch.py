@@ -104,8 +104,8 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
 def _largest_of(*parts: tuple[Signal, float]) -> dict[str, Any]:
     """Return peak and crest of a sum of gradients, some of which max pooling gave to the largest entries."""
     shares = [(g.crest * factor * g.q, g.peak) for g, factor in parts if g.peak > 1]
-    whole = sum(factor * g.q for g, factor in parts)
-    return {"peak": max(shares)[1], "crest": sum(s for s, _ in shares) / whole} if shares and whole > 0 else {}
+    whole = sum(factor * g.q for g, factor in parts) if shares else 0.0
+    return {"peak": max(shares)[1], "crest": sum(s for s, _ in shares) / whole} if whole > 0 else {}
 
 
 def _bare(signal: Signal) -> bool:

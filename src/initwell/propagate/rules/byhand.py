@@ -207,8 +207,6 @@ def _less_sum(call: Call, one: str, two: str) -> Signal | None:
 def _by_way_of_sum(call: Call, one: str, two: str) -> tuple[int, ...] | None:
     """Return the dimensions of a sum by which a value was divided, if the operands are its gradient's two parts."""
     trace, refs = call.trace, (call[one], call[two])
-    if not all(isinstance(ref, ValueRef) for ref in refs):
-        return None
     share, total = trace.producer(refs[0].id), trace.producer(trace.shown(refs[1].id))
     if share is None or total is None or share.of is None or share.of != total.of or share.phase == "forward":
         return None

@@ -96,19 +96,21 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
         batched: whether they share dimension 0.
     """
     a, b = call.signal(one), call.signal(two)
-    first, second = (rows_of(call, call[name].id) for name in (one, two))
-    kept = len(a.dims) - 1
-    for weight, x, value, features, rows in (
-        (two, a, first, over[0], range(kept)),
-        (one, b, second, over[1], range(kept, kept + len(b.dims) - 1)),
-    ):
-        if call.trace.values[call.trace.shown(call[weight].id)].kind == "parameter" and not batched:
+    refs, kept = (call[one].id, call[two].id), len(a.dims) - 1
+    first, second = rows_of(call, refs[0]), rows_of(call, refs[1])
+    ways = (
+        (refs[1], a, first, over[0], range(kept)),
+        (refs[0], b, second, over[1], range(kept, kept + len(b.dims) - 1)),
+    )
+    for weight, x, value, features, rows in () if batched else ways:
+        if call.trace.values[call.trace.shown(weight)].kind == "parameter":
             source = Source(value, level=_level(call.trace, x, features))
             return image(_contracted(a, b, [over], ()), rows, x, [features], source)
-    spreads = [fluctuation(a, over[:1]), fluctuation(b, over[1:])]
+    spreads = fluctuation(a, over[:1]), fluctuation(b, over[1:])
     left, right = _itself(a, first, b, over, batched), _itself(b, second, a, over[::-1], batched)
     least = min(
-        s if x is y else fluctuation(y, [d]) for s, x, y, d in zip(spreads, (a, b), (left, right), over, strict=True)
+        spreads[0] if left is a else fluctuation(left, over[:1]),
+        spreads[1] if right is b else fluctuation(right, over[1:]),
     )
     found = _contracted(left, right, [over], [(0, 0)] if batched else [])
     # Given one factor, the product is a linear image of the other.

@@ -150,7 +150,7 @@ def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) ->
     owner = [(i, j) for i, p in enumerate(whole) for j in range(p.means.shape[axis])]
     pairs, s = patterns(tuple(sizes)), len(sizes)
     columns: list[Array] = [np.asarray(whole[i].moments.take(j, axis)) for i, j in owner]
-    for a, b in zip(pairs.first[s:], pairs.second[s:], strict=True):
+    for a, b in zip(pairs.first[s:].tolist(), pairs.second[s:].tolist(), strict=True):
         columns.append(_between(whole, owner[a], owner[b], axis, same))
     means = np.concatenate([p.means for p in whole], axis)
     # A dimension of length 1 in the first part has no atom there, but has one in the whole.

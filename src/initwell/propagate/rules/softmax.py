@@ -19,7 +19,7 @@ from initwell.propagate.given.mask import Mask
 from initwell.propagate.laws.concentration import Weights, between
 from initwell.propagate.laws.rows import SMALL, Moment, Open, all_open, known_variance, stepped
 from initwell.propagate.moments import gram
-from initwell.propagate.moments.alike import merged, plain, refined
+from initwell.propagate.moments.alike import merged, plain, refined, replaced_atoms
 from initwell.propagate.moments.atoms import joined, together
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.gram import rescaled, shared_out, strength
@@ -62,7 +62,7 @@ def _split(s: Signal, mask: Mask | None, dim: int) -> tuple[Signal, int, Keys | 
 
 def _without(s: Signal, axis: int, keys: Keys | None) -> Signal:
     """Return the signal at one index of an atom, centred along it, over what is open."""
-    dims = tuple(tuple(a for i, a in zip(s.axes([d]), dim, strict=True) if i != axis) for d, dim in enumerate(s.dims))
+    dims = replaced_atoms(s.dims, axis, 1, ())
     if keys is not None and len(s.atoms[axis].parts) > 1:
         return s.changed(keys.at_one(s), 0.0, dims=dims)
     moments = np.asarray(s.moments.take(0, axis) - s.moments.take(1, axis))

@@ -15,6 +15,7 @@ scores, as those of one kind do, from what independent rows have, E[p_i]E[p'_j] 
 Rows with other keys zero count as independent. Assumption: scores are Gaussian, and independent of the gradient.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -200,7 +201,7 @@ def uneven(s: Signal, dim: int, g: Signal | None = None) -> Uneven | None:
     atoms = tuple(s.atoms[i] for i in axes), tuple(s.atoms[i] for i in rows)
     sizes = np.transpose(s.diagonal, (*rows, *axes))
     shape = sizes.shape[: len(rows)]
-    sizes = sizes.reshape(-1, int(np.prod(sizes.shape[len(rows) :])))
+    sizes = sizes.reshape(-1, math.prod(sizes.shape[len(rows) :]))
     second = sizes < _LOW * sizes.max(axis=1, keepdims=True)
     if not second.any():
         return None
