@@ -105,7 +105,7 @@ def _density(one: bytes, two: bytes, own: float, kinks: tuple[float, ...]) -> tu
 
 def expected(weights: Array, values: Array) -> Array:
     """Return the average of each row of values, of shape (segments,)."""
-    return np.asarray((weights * values).sum(axis=1))
+    return np.asarray(np.add.reduce(weights * values, axis=1))
 
 
 def marginal(x: Signal) -> Law | None:
@@ -283,8 +283,10 @@ def _in_bins(values: Array, weights: Array) -> tuple[Array, Array]:
 def _stacked(rows: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     """Make rows of one length, filled up with values of no weight."""
     length = max(values.size for values, _ in rows)
-    values = np.stack([np.concatenate([v, np.full(length - v.size, v[-1])]) for v, _ in rows])
-    return values, np.stack([np.concatenate([w, np.zeros(length - w.size)]) for _, w in rows])
+    values, weights = np.empty((len(rows), length)), np.zeros((len(rows), length))
+    for i, (v, w) in enumerate(rows):
+        values[i, : v.size], values[i, v.size :], weights[i, : w.size] = v, v[-1], w
+    return values, weights
 
 
 def grid_of(u: Signal) -> Array:

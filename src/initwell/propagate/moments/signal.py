@@ -194,7 +194,8 @@ class Signal:
     def _count(self, atoms: tuple[Atom, ...]) -> None:
         segments = tuple([atom.segments for atom in atoms])
         lengths = tuple([n + n * n for n in segments])
-        self.__dict__.update(atoms=atoms, _has_parts=any([atom.parts for atom in atoms]))
+        parts = [atom.parts for atom in atoms]
+        self.__dict__.update(atoms=atoms, _has_parts=any(parts))
         if self.moments.shape != lengths:
             cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
             raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)

@@ -126,16 +126,13 @@ def _shares(axis: Axis, order: tuple[int, ...]) -> Array:
 
 def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
     """Return a signal with at most one atom a spatial dimension, and its moments with exactly one axis for each."""
-    for d in range(rank, len(signal.dims)):
-        while len(signal.dims[d]) > 1:
-            signal = joined(signal, signal.axes([d])[0])
-    signal = plain(signal, *range(rank, len(signal.dims)))
-    moments, place = signal.moments, len(signal.axes(range(rank)))
-    for d in range(rank, len(signal.dims)):
-        if not signal.dims[d]:
-            moments = repeated(moments, [(place, 2)])
-        place += 1
-    return signal, moments
+    space = range(rank, len(signal.dims))
+    while more := [d for d in space if len(signal.dims[d]) > 1]:
+        signal = joined(signal, signal.axes(more)[0])
+    signal = plain(signal, *space)
+    missing = [i for i, d in enumerate(space) if not signal.dims[d]]
+    first = len(signal.axes(range(rank))) if missing else 0
+    return signal, repeated(signal.moments, [(first + i, 2) for i in missing]) if missing else signal.moments
 
 
 @dataclass(frozen=True)
