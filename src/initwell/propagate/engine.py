@@ -75,7 +75,8 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
     radial = Radial(trace, known, values, blank.others)
     for op, shapes in values.once("random", lambda: _random(trace, values)):
         try:
-            rule = choices.rule(op) or table.rules.get(op.packet) or table.rules.get(op.functional)
+            chosen = choices.rule(op) if choices.any else None
+            rule = chosen or table.rules.get(op.packet) or table.rules.get(op.functional)
         except Exception as error:
             raise _failure(op, error) from error
         if rule is None:

@@ -6,12 +6,14 @@ share of the strength is another: see ``gram``.
 """
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Atom, Signal, Source, replace
 
+STRENGTH = attrgetter("strength")
 MOST = 4
 """Of more values than these, rows follow the rest too little to matter."""
 
@@ -76,10 +78,10 @@ def beside(found: Signal, parts: Sequence[Signal], axis: int) -> Signal:
         if all(p.atoms[i].follows == live[0].atoms[i].follows for p in live):
             continue
         values = dict.fromkeys(value for one in own for value in one)
-        most = [max((one[v] for one in own if v in one), key=lambda s: s.strength) for v in values]
+        most = [max([one[v] for one in own if v in one], key=STRENGTH) for v in values]
         sources[i] = tuple(
             s._replace(among=_shares(s, found.atoms[axis].parts, parts, own))
-            for s in sorted(most, key=lambda s: -s.strength)[:MOST]
+            for s in sorted(most, key=STRENGTH, reverse=True)[:MOST]
             if s.strength > 0
         )
     return with_sources(found, sources)

@@ -15,18 +15,16 @@ and a fresh layer of D outputs adds 1/D: G of its outputs is G of its inputs plu
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, reduce
-from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from initwell.propagate.moments.among import MOST, by_pattern, typical, with_sources
+from initwell.propagate.moments.among import MOST, STRENGTH, by_pattern, typical, with_sources
 from initwell.propagate.moments.segments import FEW, Array, Layout, average, over, patterns
 from initwell.propagate.moments.signal import Atom, Signal, Source, replace
 
 # Of a table so many rows, of so many samples, show how its rows go together.
 _ROWS, _SAMPLES = 256, 8
-_STRENGTH = attrgetter("strength")
 
 
 def fluctuation(x: Signal, features: Sequence[int]) -> float:
@@ -55,8 +53,8 @@ def _matrices(x: Signal, axes: Sequence[int]) -> int:
 
     Of a batched product both free axes follow something, and those of the batch nothing.
     """
-    atoms = [x.atoms[i] for i in axes]
-    return math.prod(a.size for a in atoms if not a.follows) if any(a.follows for a in atoms) else 1
+    free = [x.atoms[i].size for i in axes if not x.atoms[i].follows]
+    return math.prod(free) if len(free) < len(axes) else 1
 
 
 def of_table(x: Signal, table: NDArray[np.float64]) -> Signal:
@@ -203,7 +201,7 @@ def adding(signal: Signal, ends: Iterable[tuple[Sequence[int], Source]], spread:
         spread: of the signal, if it is another.
     """
     sources = {axis: source for dims, source in ends for axis in signal.axes(dims)}
-    found = {i: (*(o for o in signal.atoms[i].follows if o.value != s.value), s) for i, s in sources.items()}
+    found = {i: (*[o for o in signal.atoms[i].follows if o.value != s.value], s) for i, s in sources.items()}
     return with_sources(signal, found, spread)
 
 
@@ -258,7 +256,7 @@ def _shared(own: Atom, other: Atom, share: float, rest: float) -> tuple[Source, 
     for s in own.follows:
         old = sources.get(s.value)
         sources[s.value] = s.of(s.strength * share + (old.strength if old else 0.0))
-    return tuple(sorted(sources.values(), key=_STRENGTH, reverse=True)[:MOST])
+    return tuple(sorted(sources.values(), key=STRENGTH, reverse=True)[:MOST])
 
 
 def averaged(parts: Sequence[tuple[int, tuple[Source, ...]]]) -> tuple[Source, ...]:
@@ -274,7 +272,7 @@ def averaged(parts: Sequence[tuple[int, tuple[Source, ...]]]) -> tuple[Source, .
             old = found.get(s.value)
             share = s.strength * count / total
             found[s.value] = s.of(share + (old.strength if old else 0.0))
-    return tuple(sorted(found.values(), key=_STRENGTH, reverse=True)[:MOST])
+    return tuple(sorted(found.values(), key=STRENGTH, reverse=True)[:MOST])
 
 
 def forgotten(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:

@@ -269,7 +269,10 @@ class Signal:
             for i in differ:
                 place[i] = 1
             return float(self.moments.item(*place))
-        return average(self.moments, self.layout, differ)
+        known, key = self.kept, tuple(differ)
+        if key not in known:
+            known[key] = average(self.moments, self.layout, key)
+        return float(known[key])
 
     @property
     def rms(self) -> float:
@@ -306,7 +309,7 @@ class Signal:
     def regrouped(
         self, dims: Dims, moments: Array, means: Array | None = None, shape: tuple[int, ...] | None = None
     ) -> "Signal":
-        """Return the same entries under other dimensions; of this shape, if it is known."""
+        """Return the same entries under other dimensions; given their shape, numbers are taken to fit."""
         found, means = object.__new__(Signal), self.means if means is None else means
         state, old = found.__dict__, self.__dict__
         state.update(_named(old, _OF_ENTRIES), dims=dims, moments=moments, means=means)
@@ -315,8 +318,10 @@ class Signal:
         atoms = tuple([atom for dim in dims for atom in dim])
         if moments is self.moments and means is self.means and atoms == self.atoms:
             state.update(_named(old, _OF_NUMBERS), atoms=atoms)
-        else:
+        elif shape is None:
             found._count(atoms)
+        else:
+            state.update(atoms=atoms, _has_parts=self._has_parts)
         if shape is not None:
             state["shape"] = shape
         return found

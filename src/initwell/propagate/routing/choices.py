@@ -59,6 +59,8 @@ class Choices:
         self._given = {packet for packet, rule in table.rules.items() if own.get(packet) is not rule}
         self._chains: Mapping[int, Chain] = values.once("chains", lambda: chains(trace, values))
         self._routers: dict[int, _Router | None] = {}
+        self.any = bool(self._chains)
+        """Whether there is any choice."""
 
     def rule(self, op: Op) -> Rule | None:
         """Return the rule of an op of a choice; None where it is none, or cannot be worked out."""

@@ -59,10 +59,10 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
 
 
 def _contracted(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]]) -> Signal:
-    summed_a, summed_b = [d for d, _ in over], [d for _, d in over]
-    a, b = matched(resolved(a, summed_a), resolved(b, summed_b), [*over, *batch])
+    a, b = resolved(a, [d for d, _ in over]), resolved(b, [d for _, d in over])
+    a, b = matched(a, b, [*over, *batch])
     names = labels(tuple(map(len, a.dims)), tuple(map(len, b.dims)), tuple(over), tuple(batch))
-    pairs = list(zip(a.axes(summed_a), b.axes(summed_b), strict=True))
+    pairs = names.over
     along = [a.atoms[i].patterns for i, _ in pairs]
     counts = _counts(tuple(along))
     moments = bilinear(names.moments, a.moments, b.moments, counts)
@@ -74,8 +74,8 @@ def _contracted(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Se
     if a.means.any() and b.means.any():
         means = np.einsum(names.means, a.means, b.means, *(np.array(p.parts, float) for p in along))
     shared = len(batch)
-    kept = tuple(forgotten(a.dims[d]) for d in names.kept_a[:shared]) + tuple(a.dims[d] for d in names.kept_a[shared:])
-    dims = kept + tuple(b.dims[d] for d in names.kept_b)
+    own = [forgotten(a.dims[d]) for d in names.kept_a[:shared]], [a.dims[d] for d in names.kept_a[shared:]]
+    dims = (*own[0], *own[1], *[b.dims[d] for d in names.kept_b])
     found = a.changed(moments, means, dims=dims, gaussian=True)
     return merged_fidelity(found, b)
 

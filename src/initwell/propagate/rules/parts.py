@@ -211,7 +211,7 @@ def _between(parts: Sequence[Signal], a: tuple[int, int], b: tuple[int, int], ax
         return np.asarray(one.moments.take(s, axis) / n + one.moments.take(own + s * own + s, axis) * (1 - 1 / n))
     atoms = [x for k, x in enumerate(one.atoms) if k != axis]
     first, second = np.asarray(one.means.take(s, axis)), np.asarray(two.means.take(t, axis))
-    shape = tuple(x.patterns.counts.size for x in atoms)
+    shape = tuple([x.segments * (1 + x.segments) for x in atoms])
     if not first.any() or not second.any():
         return np.zeros(shape)
     product = by_pattern(atoms, first) * by_pattern(atoms, second, second=True)

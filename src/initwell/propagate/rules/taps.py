@@ -68,7 +68,7 @@ def tapped(
     space_of_both = (1,) * len(axes)
     ranks_a, ranks_b = ((*map(len, x.dims[:r]), *space_of_both) for x, r in ((a, rank_a), (b, rank_b)))
     names = labels(ranks_a, ranks_b, tuple(over), tuple(batch), len(axes))
-    along = [a.atoms[i].patterns for i in a.axes([d for d, _ in over])]
+    along = [a.atoms[i].patterns for i, _ in names.over]
     space = _space(tuple(axes), roles)
     order, lengths = space.order, space.lengths
     found = bilinear(names.moments, moments_a, moments_b, _weights(tuple(along), tuple(axes), order))[space.kept]
