@@ -1,8 +1,10 @@
 """The walk: one Signal for every value of a Trace, op by op. It knows no op by name."""
 
+import gc
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +36,8 @@ class Walk(Record):
     Attributes:
         signals: value id → signal; values that are not there are unknown. Known numbers are measured when asked for.
         unsupported: ops without a rule → how often they ran.
-    return Walk(known, dict(sorted(unsupported.items())), dict(+unknown), causes)
+        unknown: ops that have a rule, but whose first output stayed unknown → how often.
+        causes: why values cannot be known → where that was met first.
     """
 
     signals: Mapping[int, Signal]
@@ -60,8 +63,23 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
         RuleError: a rule failed, or returned what does not fit its op's outputs.
     """
     values = Known.nothing() if values is None else values
-    with values.once("remembered", Remembered).during():
+    with _uncollected(), values.once("remembered", Remembered).during():
         return _walked(trace, table, Signals(start, values), values)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no cycles of references for a while: a walk makes thousands of records and no cycle of them.
+
+    Each full search goes over all that was ever imported, and takes as long as a walk.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
 
 
 def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Walk:
