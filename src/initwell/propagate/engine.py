@@ -107,8 +107,8 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
             found = tuple(rule(Call(op, trace, known, values)))
             _check(shapes, found)
             whole = joint.amended(op, found) if joint.any else found
-            along = radial.amended(op, whole)
-            found = tuple(blank.amended(op, along, others=along is not whole))
+            along = radial.amended(op, whole) if radial.any else whole
+            found = tuple(blank.amended(op, along, others=along is not whole) if blank.any else along)
             if op.index in shared:
                 found = tuple(s if s is None or s.joint else s.approximate(shared[op.index]) for s in found)
         except UnknownSignalError as error:

@@ -98,6 +98,8 @@ class Radial:
         self._gates: Mapping[int, Norm] = values.once("gates by row", lambda: gates_by_row(trace))
         self._ops = frozenset(norm.op.index for norm in self._norms.values())
         self._scales = {**self._gates, **self._norms}
+        self.any = bool(self._scales)
+        """Whether there is any such norm, or gate."""
         self._parts: dict[int, Parts | None] = {}
         self._variance: dict[object, float] = {}
 
