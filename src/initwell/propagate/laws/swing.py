@@ -95,12 +95,14 @@ def of_square(found: Signal, swing: float) -> Signal:
 def of_longer_rows(found: Signal, x: Signal) -> Signal:
     """Return rows that a view has put together, as those of heads: of k rows side by side sizes vary by a k-th as much.
 
+    A last dimension of 1, as of a state that one row reads, counts no features.
+
     Args:
         found: the view.
         x: what it shows.
     """
     before, after = x.shape[-1] if x.shape else 1, found.shape[-1] if found.shape else 1
-    return replace(found, swing=x.swing * before / after) if after > before > 0 and after % before == 0 else found
+    return replace(found, swing=x.swing * before / after) if after > before > 1 and after % before == 0 else found
 
 
 def of_inverse(found: Signal, factor: Signal) -> Signal:

@@ -145,6 +145,7 @@ class Signal:
         crest: which share of its second moment that gradient is, where others were added to it.
         average: what it is the average of, where it is one.
         square_of: what it is the square of, where it is one.
+        numbers: of squares of rows that few numbers made: how many, by segment of rows.
         centred_of: the mean that was taken off, where one was.
         atoms: all atoms, in the order of ``moments``.
         scatter: of a weight, the relative variance of its squared entries; of what few weights made: rules/scatter.
@@ -175,6 +176,7 @@ class Signal:
     profile: tuple[Array, ...] = ()
     average: "Average | None" = None
     square_of: "Signal | None" = None
+    numbers: tuple[float, ...] = ()
     centred_of: "Average | None" = None
     joint: bool = False
     scatter: tuple[float, ...] = ()

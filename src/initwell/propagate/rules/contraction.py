@@ -29,6 +29,7 @@ from initwell.propagate.moments.segments import Array, Patterns
 from initwell.propagate.moments.signal import Signal, Source, merged_fidelity, replace
 from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import added, scaled
+from initwell.propagate.rules.first_rows import undone
 from initwell.propagate.rules.masks import biased
 from initwell.propagate.rules.states import read_state
 from initwell.propagate.shared.reuse import CUTS
@@ -85,7 +86,9 @@ def _counts(along: tuple[Patterns, ...]) -> Weights:
     return Weights(tuple([p.counts for p in along]))
 
 
-def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: bool = False) -> Signal:
+def product(
+    call: Call, one: str, two: str, over: tuple[int, int], *, batched: bool = False, second: Signal | None = None
+) -> Signal:
     """Contract two operands, minding what they have in common.
 
     Args:
@@ -94,20 +97,21 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
         two: the second's.
         over: the dimension of each to sum over.
         batched: whether they share dimension 0.
+        second: what the second counts as, where that is not what it is.
     """
-    a, b = call.signal(one), call.signal(two)
+    a, b = call.signal(one), call.signal(two) if second is None else second
     refs, kept = (call[one].id, call[two].id), len(a.dims) - 1
-    first, second = rows_of(call, refs[0]), rows_of(call, refs[1])
+    first, last = rows_of(call, refs[0]), rows_of(call, refs[1])
     ways = (
         (refs[1], a, first, over[0], range(kept)),
-        (refs[0], b, second, over[1], range(kept, kept + len(b.dims) - 1)),
+        (refs[0], b, last, over[1], range(kept, kept + len(b.dims) - 1)),
     )
     for weight, x, value, features, rows in () if batched else ways:
         if call.trace.values[call.trace.shown(weight)].kind == "parameter":
             source = Source(value, level=_level(call, x, value, features))
             return image(_contracted(a, b, [over], ()), rows, x, [features], source)
     spreads = fluctuation(a, over[:1]), fluctuation(b, over[1:])
-    left, right = _itself(a, first, b, over, batched), _itself(b, second, a, over[::-1], batched)
+    left, right = _itself(a, first, b, over, batched), _itself(b, last, a, over[::-1], batched)
     least = min(
         spreads[0] if left is a else fluctuation(left, over[:1]),
         spreads[1] if right is b else fluctuation(right, over[1:]),
@@ -115,7 +119,7 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
     found = _contracted(left, right, [over], [(0, 0)] if batched else [])
     # Given one factor, the product is a linear image of the other.
     ends = [(range(int(batched), kept), Source(first, math.sqrt(spreads[0])))]
-    ends.append((range(kept, len(found.dims)), Source(second, math.sqrt(spreads[1]))))
+    ends.append((range(kept, len(found.dims)), Source(last, math.sqrt(spreads[1]))))
     return adding(found, ends, spread=least)
 
 
@@ -181,7 +185,7 @@ def _mm(call: Call) -> Sequence[Signal]:
 
 
 def _bmm(call: Call) -> Sequence[Signal]:
-    return [read_state(call, product(call, "self", "mat2", (2, 1), batched=True))]
+    return [read_state(call, product(call, "self", "mat2", (2, 1), batched=True, second=undone(call)))]
 
 
 def _addmm(call: Call) -> Sequence[Signal]:

@@ -128,7 +128,7 @@ def _reduce(*, mean: bool) -> Rule:
             return [scaled(replace(found, swing=0.0), math.sqrt(seen(x.swing)))]
         if x.square_of is not None and call.op.phase == "forward":
             squares = summed(x, whole, keep=bool(call["keepdim"]), mean=True)
-            squares = replace(squares, average=Average("square", x.square_of, whole))
+            squares = replace(squares, average=Average("square", x.square_of, whole, x.numbers))
             count = math.prod(x.shape[d] for d in whole)
             return [squares if mean else replace(found, image=Image(line(float(count)), squares))]
         return [replace(found, average=Average("mean", x, whole)) if mean else found]
