@@ -21,8 +21,11 @@ from initwell.propagate.moments.remembered import Gate, Law
 from initwell.propagate.moments.segments import MOST, Array, Indices, patterns, repeated
 from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
 from initwell.propagate.moments.slots import slot_axis
-from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
 from initwell.trace.trace import ValueRef
+
+MOVED = "rows written at places of each sample's own, as if those at one end"
+MOVED_TO_END = "padded rows, as many in each sample as on average"
 
 
 def one_atom(signal: Signal, dim: int) -> Signal:
@@ -257,7 +260,22 @@ def _beside(whole: Signal, g: Signal, dim: int) -> Signal:
 
 def _select(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
-    return [selected(x, call["dim"] % len(x.dims), int(call["index"]))]
+    dim, index = call["dim"] % len(x.dims), int(call["index"])
+    return [selected(at_one_place(x, dim, index), dim, index)]
+
+
+def at_one_place(x: Signal, dim: int, index: int) -> Signal:
+    """Return a signal that one index is to be kept of.
+
+    Raises:
+        UnknowableError: some samples have one kind of row there and some another.
+    """
+    parts = x.dims[dim][0].patterns.parts if len(x.dims[dim]) == 1 else ()
+    if len(parts) > 1 and (MOVED in x.reasons or MOVED_TO_END in x.reasons):
+        first, last = index == 0, index in (-1, x.shape[dim] - 1)
+        if MOVED in x.reasons or not (first or last):
+            raise UnknowableError("one place, at which some samples have rows that were written and others have not")
+    return x
 
 
 def bounds(call: Call, length: int) -> tuple[int, int, int]:
@@ -268,7 +286,7 @@ def bounds(call: Call, length: int) -> tuple[int, int, int]:
 def _unbind(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     dim = (call["dim"] or 0) % len(x.dims)
-    return [selected(x, dim, i) for i in range(len(call.op.outputs))]
+    return [selected(at_one_place(x, dim, i), dim, i) for i in range(len(call.op.outputs))]
 
 
 def joined_tensors(call: Call) -> tuple[list[Signal], list[int]]:
