@@ -15,6 +15,7 @@ from initwell.propagate.given.known import Known, Signals
 from initwell.propagate.moments.atoms import viewed
 from initwell.propagate.moments.places import Remembered
 from initwell.propagate.moments.signal import Signal
+from initwell.propagate.played.play import Played
 from initwell.propagate.routing.choices import Choices
 from initwell.propagate.shared.joint import Joint
 from initwell.propagate.shared.partners import shared_operands
@@ -91,7 +92,12 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
     choices = Choices(trace, known, values, table)
     blank = Blank(trace, known, values)
     radial = Radial(trace, known, values, blank.others)
+    played = Played(trace, known, values, table)
+    radial.measured = played.along_rows
     for op, shapes in values.once("random", lambda: _random(trace, values)):
+        if played.any and (made := played.found(op)) is not None:
+            _keep(trace, op, [s if _is_known(s) else None for s in made], known)
+            continue
         try:
             chosen = choices.rule(op) if choices.any else None
             rule = chosen or table.rules.get(op.packet) or table.rules.get(op.functional)

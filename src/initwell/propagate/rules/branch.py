@@ -148,7 +148,7 @@ def multiplied(a: Signal, b: Signal) -> Signal:
     found = gram.multiplied(a.changed(moments, a.means * b.means), a, b)
     more = a if a.peak >= b.peak else b
     found = replace(found, peak=more.peak, crest=more.crest, profile=profile)
-    return merged_fidelity(of_product(found, a.swing, b.swing) if a.swing or b.swing else found, b)
+    return merged_fidelity(of_product(found, a.swing, b.swing, same=True) if a.swing or b.swing else found, b)
 
 
 def _by_places(a: Signal, b: Signal) -> tuple[Array, tuple[Array, ...]]:
