@@ -58,10 +58,12 @@ def _unread_apart(x: Signal) -> Signal:
 
     Such is a gradient where no output read: patches of 2 leave the last of 9 rows out.
     """
+    if not x.profile or x.segmented:
+        return x
     first, ends = len(x.dims) - len(x.profile), {}
     for i, places in enumerate(x.profile):
         there = np.flatnonzero(sizes(places) > 0)
-        if 0 < there.size < places.shape[-1] and not x.segmented:
+        if 0 < there.size < places.shape[-1]:
             ends[first + i] = (int(there[0]), places.shape[-1] - 1 - int(there[-1]))
     for dim, (before, after) in ends.items():
         x = cropped(x, dim, before, x.shape[dim] - after) if before or after else x
