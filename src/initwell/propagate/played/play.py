@@ -107,7 +107,7 @@ class Played:
         if rule is None:
             return None
         try:
-            return rule(Call.of_walk(op, self.trace, self.known, self.values))
+            return rule(Call(op, self.trace, self.known, self.values))
         except UnknownSignalError:
             return None
 

@@ -87,7 +87,7 @@ def _product_behind(call: Call, value: int) -> Call | None:
         op = call.trace.producer(call.trace.shown(value))
         if op is None or not op.inputs or op.phase != "forward":
             return None
-        made = Call.of_walk(op, call.trace, call.known, call.values)
+        made = Call(op, call.trace, call.known, call.values)
         if op.functional == "aten.bmm":
             return made if _weighed(made) is not None and op.outputs[0] in call.known else None
         rest = [i for i in op.inputs if i not in call.known or call.known[i].q > 0]
@@ -103,7 +103,7 @@ def _weighed(product: Call) -> Call | None:
     op = product.trace.producer(product.trace.shown(ref.id)) if isinstance(ref, ValueRef) else None
     if op is None or op.functional != "aten.mul" or op.phase != "forward":
         return None
-    made = Call.of_walk(op, product.trace, product.known, product.values)
+    made = Call(op, product.trace, product.known, product.values)
     return made if weights_of(made) is not None else None
 
 
@@ -179,7 +179,7 @@ def less_their_length(call: Call, gradient: Signal) -> Signal:
     op = next((op for op in products if trace.shown(op.inputs[0]) == scores), None)
     if op is None:
         return gradient
-    product = Call.of_walk(op, call.trace, call.known, call.values)
+    product = Call(op, call.trace, call.known, call.values)
     norm = _norm_of(call, op.outputs[0])
     varies = None if norm is None else _unevenness(product, call.trace.values[norm].shape[-1])
     return gradient if varies is None else _by_row(gradient, product, 1 - varies / 2)
@@ -205,7 +205,7 @@ def undone(call: Call) -> Signal | None:
     """
     if call.op.phase != "backward" or call.op.of is None:
         return None
-    product = Call.of_walk(call.forward(), call.trace, call.known, call.values)
+    product = Call(call.forward(), call.trace, call.known, call.values)
     if product.op.functional != "aten.bmm" or (weighed := _weighed(product)) is None:
         return None
     if call.trace.shown(call["self"].id) != weighed.op.outputs[0]:

@@ -82,9 +82,10 @@ def biased(call: Call, x: Signal, name: str, *, scores: bool) -> Signal | None:
         name: of the known operand.
         scores: whether they are a product of queries and keys; what they are not is only added to where some are shut.
     """
-    known, rank = call.value(name), len(call.shape())
+    known = call.value(name)
     if known is None:
         return None
+    rank = len(call.shape())
     sample = call.values.sample(call[name].id)
     found = call.values.once(f"mask {_first(call, call[name])} {rank}", partial(_additive, known, rank, sample))
     if found is None or (not scores and found[0].shut == 0):

@@ -18,7 +18,7 @@ from initwell.propagate.moments.atoms import joined, matched, viewed
 from initwell.propagate.moments.by_pairs import by_pattern
 from initwell.propagate.moments.gram import averaged
 from initwell.propagate.moments.remembered import Gate, Law
-from initwell.propagate.moments.segments import MOST, Array, Indices, patterns
+from initwell.propagate.moments.segments import MOST, Array, Indices, patterns, repeated
 from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
 from initwell.propagate.moments.slots import slot_axis
 from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
@@ -153,7 +153,7 @@ def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) ->
     owner = [(i, j) for i, p in enumerate(whole) for j in range(p.means.shape[axis])]
     pairs, s = patterns(tuple(sizes)), len(sizes)
     columns: list[Array] = [np.asarray(whole[i].moments.take(j, axis)) for i, j in owner]
-    for a, b in zip(pairs.first[s:], pairs.second[s:], strict=True):
+    for a, b in zip(pairs.first[s:].tolist(), pairs.second[s:].tolist(), strict=True):
         columns.append(_between(whole, owner[a], owner[b], axis, same))
     means = np.concatenate([p.means for p in whole], axis)
     # A dimension of length 1 in the first part has no atom there, but has one in the whole.
@@ -198,9 +198,8 @@ def _with_atom(signal: Signal, dim: int) -> Signal:
     if signal.dims[dim]:
         return signal
     axis = sum(len(d) for d in signal.dims[:dim])
-    moments = np.stack([signal.moments, signal.moments], axis)
-    dims = (*signal.dims[:dim], (Atom(1),), *signal.dims[dim + 1 :])
-    return replace(signal, dims=dims, moments=moments, means=np.expand_dims(signal.means, axis))
+    moments, means = repeated(signal.moments, [(axis, 2)]), repeated(signal.means, [(axis, 1)])
+    return replace(signal, dims=(*signal.dims[:dim], (Atom(1),), *signal.dims[dim + 1 :]), moments=moments, means=means)
 
 
 def _between(parts: Sequence[Signal], a: tuple[int, int], b: tuple[int, int], axis: int, same: Sequence[int]) -> Array:
@@ -215,7 +214,7 @@ def _between(parts: Sequence[Signal], a: tuple[int, int], b: tuple[int, int], ax
         return np.asarray(one.moments.take(s, axis) / n + one.moments.take(own + s * own + s, axis) * (1 - 1 / n))
     atoms = [x for k, x in enumerate(one.atoms) if k != axis]
     first, second = np.asarray(one.means.take(s, axis)), np.asarray(two.means.take(t, axis))
-    shape = tuple(x.patterns.counts.size for x in atoms)
+    shape = tuple([x.segments * (1 + x.segments) for x in atoms])
     if not first.any() or not second.any():
         return np.zeros(shape)
     product = by_pattern(atoms, first) * by_pattern(atoms, second, second=True)

@@ -16,6 +16,7 @@ from initwell.propagate.moments.signal import Image, Signal, constant, replace
 from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.cropping import cropped
+from initwell.propagate.rules.even_rows import of_even_rows
 from initwell.propagate.rules.parts import padded
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -58,10 +59,12 @@ def _unread_apart(x: Signal) -> Signal:
 
     Such is a gradient where no output read: patches of 2 leave the last of 9 rows out.
     """
+    if not x.profile or x.segmented:
+        return x
     first, ends = len(x.dims) - len(x.profile), {}
     for i, places in enumerate(x.profile):
         there = np.flatnonzero(sizes(places) > 0)
-        if 0 < there.size < places.shape[-1] and not x.segmented:
+        if 0 < there.size < places.shape[-1]:
             ends[first + i] = (int(there[0]), places.shape[-1] - 1 - int(there[-1]))
     for dim, (before, after) in ends.items():
         x = cropped(x, dim, before, x.shape[dim] - after) if before or after else x
@@ -126,6 +129,7 @@ def _reduce(*, mean: bool) -> Rule:
             return [scaled(replace(found, swing=0.0), math.sqrt(seen(x.swing)))]
         if x.square_of is not None and call.op.phase == "forward":
             squares = summed(x, whole, keep=bool(call["keepdim"]), mean=True)
+            squares = of_even_rows(call, squares, x.square_of)
             squares = replace(squares, average=Average("square", x.square_of, whole, x.numbers))
             count = math.prod(x.shape[d] for d in whole)
             return [squares if mean else replace(found, image=Image(line(float(count)), squares))]

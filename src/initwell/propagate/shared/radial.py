@@ -96,13 +96,16 @@ class Radial:
         self._chains = frozenset[int]().union(*(norm.chain for norm in self._norms.values()))
         self._gates: Mapping[int, Norm] = values.once("gates by row", lambda: gates_by_row(trace))
         self._ops = frozenset(norm.op.index for norm in self._norms.values())
+        self._scales = {**self._gates, **self._norms}
+        self.any = bool(self._scales)
+        """Whether there is any such norm, or gate."""
         self._parts: dict[int, Parts | None] = {}
         self.measured: Mapping[int, float] = {}
         self._variance: dict[object, float] = {}
 
     def amended(self, op: Op, found: Found) -> Found:
         """Return the signals of an op's results; where it makes that of a row's scale or gate, by its radial part."""
-        norm = self._norms.get(op.index, self._gates.get(op.index))
+        norm = self._scales.get(op.index)
         if norm is None or not found or found[0] is None or found[0].q <= 0:
             return found
         parts, scale = self._of(norm.op.outputs[0]), self._signals.get(norm.scale)
