@@ -296,6 +296,7 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
         found = softmax_backward(within(g, spans), opened(s), dim)
         return replace(back(found, spans, g), closed=mask)
     if mask is not None:
+        mask = mask.back
         s = _split(_by_rows(_own(s, mask), mask), mask, dim)[0]
     elif uneven(s, dim) is None:
         s, _ = _one_axis(s, dim, segments=False)
