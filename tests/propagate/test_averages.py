@@ -47,6 +47,18 @@ def test_functions_of_an_average_of_squares_by_sampling(name: str, count: int) -
     assert float(moments[1]) == pytest.approx(drawn.mean() ** 2, rel=0.02)
 
 
+@pytest.mark.parametrize("rows", [100, 2000])
+def test_what_lives_of_rows_rarer_than_one_in_a_tensor_is_what_tensors_show(rows: int) -> None:
+    """E[1/v²] of 4 squares is infinite: half of 4000 tensors show less than the median, which grows as log N."""
+    x = replace(independent((rows, 4), 1.0), gaussian=True)
+    squares = independent((rows, 4), 3.0, 1.0)
+    v = replace(summed(squares, [1], keep=False, mean=True), average=Average("square", x, (1,)))
+    _, moments = gamma_moments(Function(lambda v: 1 / (v + 1e-6)), v)
+    drawn = (np.random.default_rng(7).standard_normal((4000, rows, 4)) ** 2).mean(-1)
+    low, high = np.quantile(((drawn + 1e-6) ** -2).mean(-1), [0.1, 0.5])
+    assert low < moments[0] < high
+
+
 def test_the_length_of_a_vector_of_few_entries_by_sampling() -> None:
     x = replace(independent((50, 5), 2.0), gaussian=True)
     found = euclidean(x, [1], keep=True)

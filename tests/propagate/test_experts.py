@@ -135,7 +135,32 @@ def predicted(model: Experts, batch: Tensor) -> dict[str, tuple[float | None, fl
 
 @pytest.mark.parametrize(("name", "overlap"), [*((name, 0.0) for name in ROUTERS), ("softmax, normalized", 0.7)])
 def test_experts_by_sampling(name: str, overlap: float) -> None:
-    model, batch = Experts(ROUTERS[name], bias=name == "softmax of the chosen"), tokens(overlap)
+    assert_as_sampled(Experts(ROUTERS[name], bias=name == "softmax of the chosen"), tokens(overlap))
+
+
+class Balanced(Experts):
+    """A bias for the choice alone, and one more logit, of what all tokens go to, which has its share of the weights."""
+
+    balance: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(self.chosen)
+        self.gate = nn.Linear(WIDTH, EXPERTS + 1, bias=False)
+        self.register_buffer("balance", torch.zeros(EXPERTS))
+
+    def chosen(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        index = (logits.sigmoid()[..., :-1] + self.balance).topk(CHOSEN, -1, sorted=False)[1]
+        scores = nn.functional.logsigmoid(torch.cat([logits[..., :-1].gather(1, index), logits[..., -1:]], -1))
+        weights = torch.exp(scores - scores.logsumexp(-1, keepdim=True))
+        return weights[..., :CHOSEN], index
+
+
+def test_a_choice_among_some_of_the_logits_by_sampling() -> None:
+    """What is made of it was unknown: a bias is one more value than the logits, and these are not all chosen from."""
+    assert_as_sampled(Balanced(), tokens(0.0))
+
+
+def assert_as_sampled(model: Experts, batch: Tensor) -> None:
     measured = sampled(model, batch)
     # 150 draws: standard errors of 0.5 to 7 % of the squares. 7 % are for tokens of 64 numbers, whose products vary.
     for row, sizes in predicted(model, batch).items():

@@ -47,3 +47,43 @@ def test_a_norm_divides_by_sizes_that_gates_of_rows_have_made() -> None:
     rows = {(row["path"], row["op"]): row["gradient_rms"] for row in found.rows}
     for path in ("mixed", "gates", "levels.0", "levels.2", "enter"):
         assert rows[path, "aten.addmm"] == pytest.approx(measured[path, "aten.addmm"], rel=0.1), path
+
+
+class Heads(nn.Module):
+    """Four heads of a token, each times a gate of its own, in one row that a norm written by hand divides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.gates, self.values = nn.Linear(64, 128), nn.Linear(128, 4), nn.Linear(128, 128)
+        self.mixed, self.out = nn.Linear(128, 128), nn.Linear(128, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        gates = nn.functional.softplus(self.gates(x))
+        heads = self.values(x).unflatten(-1, (4, 32)) * gates.unsqueeze(-1)
+        rows = self.mixed(heads.flatten(-2))
+        y: Tensor = self.out(rows * torch.rsqrt(rows.pow(2).mean(-1, keepdim=True) + 1e-6))
+        return y
+
+
+def test_a_norm_written_by_hand_divides_by_sizes_that_gates_of_heads_have_made() -> None:
+    """With rows of one size what comes back was 24 % too small, 12 % with gates as Gaussian ones.
+
+    Four gates that are softplus of theirs have heavier tails: the average square and its inverse root stay 18 and 12 %
+    too small, by a quarter with rows of one size. The gates' gradient is a sixth too large: 1/s² is least where they
+    are steep.
+    """
+    model = Heads()
+    batch = torch.randn(8, 16, 64, generator=torch.Generator().manual_seed(0))
+    found = iw.predict(model, batch, plan=iw.plan(model, "lecun"))
+    squares = np.zeros((len(found.rows), 2))
+    for seed in range(SEEDS):
+        iw.init_(model, "lecun", seed=seed)
+        rows = iw.measure(model, batch, seed=seed).rows
+        squares += [(row["forward_rms"] ** 2, row["gradient_rms"] ** 2) for row in rows]
+    for row, (forward, backward) in zip(found.rows, np.sqrt(squares / SEEDS), strict=True):
+        if row["op"] in ("aten.mean", "aten.rsqrt"):
+            assert row["forward_rms"] == pytest.approx(forward, rel=0.2), row
+        if row["op"] == "aten.addmm":
+            limit = 0.2 if row["path"] == "gates" else 0.13
+            assert row["gradient_rms"] == pytest.approx(backward, rel=limit), row

@@ -154,13 +154,16 @@ def measured_weight(tensor: Tensor) -> Signal:
     entries, such as a temperature or a gate of one number each, were not drawn at all, however few they are.
 
     A row of a few numbers, each many times over, is known by segments: a bias that opens some gates and shuts others.
+    So is a row that all rows repeat, such as the rates −1 … −16 of a state: no draw would have made that.
 
     >>> measured_weight(torch.ones(4)).mean
     1.0
     >>> measured_weight(torch.tensor([1.0, 1.0, 1.0, 5.0, 5.0])).means.tolist()
     [1.0, 5.0]
+    >>> measured_weight(torch.tensor([[1.0, 2.0, 3.0]] * 4)).means.tolist()
+    [[1.0, 2.0, 3.0]]
     """
-    if (written := _in_runs(tensor)) is not None:
+    if (written := _in_runs(tensor) or _repeated(tensor)) is not None:
         return written
     signal = measured(tensor)
     if float(tensor.detach().min()) == float(tensor.detach().max()):
@@ -212,6 +215,33 @@ def _in_runs(tensor: Tensor) -> Signal | None:
     lengths, means = tuple(parts.tolist()), numbers.double().cpu().numpy()
     found = patterns(lengths)
     return Signal(((Atom(len(tensor), False, lengths),),), means[found.first] * means[found.second], means)
+
+
+def _repeated(tensor: Tensor) -> Signal | None:
+    """Return by segments a tensor that is one and the same along all its axes but one; None of any other."""
+    if tensor.ndim < 2 or not tensor.numel():
+        return None
+    numbers, long = tensor.detach(), [axis for axis, n in enumerate(tensor.shape) if n > 1]
+    varies = [axis for axis in long if not bool((numbers == numbers.narrow(axis, 0, 1)).all())]
+    if len(varies) != 1 or len(long) < 2:
+        return None
+    axis = varies[0]
+    row = numbers[tuple(slice(None) if i == axis else 0 for i in range(tensor.ndim))]
+    levels, parts = torch.unique_consecutive(row, return_counts=True)
+    if len(levels) > MOST:
+        return None
+    lengths, means = tuple(parts.tolist()), levels.double().cpu().numpy()
+    dims = tuple((Atom(n, False, lengths if i == axis else ()),) if n > 1 else () for i, n in enumerate(tensor.shape))
+    found, place = patterns(lengths), long.index(axis)
+    moments = _spread_out(means[found.first] * means[found.second], place, len(long), 2)
+    return Signal(dims, moments, _spread_out(means, place, len(long), 1))
+
+
+def _spread_out(values: Array, axis: int, rank: int, length: int) -> Array:
+    """Repeat values of one axis along others of one length."""
+    shape = [1 if i != axis else values.size for i in range(rank)]
+    wide = [length if i != axis else values.size for i in range(rank)]
+    return np.ascontiguousarray(np.broadcast_to(values.reshape(shape), wide))
 
 
 def masked_weight(weight: Tensor, mask: Tensor) -> Signal | None:

@@ -9,6 +9,12 @@ Squares of gated values, as of relu(u)²·w, have a few very large ones among th
 gamma variable of its variance, and hardly ever next to 0. An inverse Gaussian (Folks & Chhikara 1978) of the same mean
 and variance has the third central moment 3s⁴/μ where a gamma law has 2s⁴/μ. Of the two that one is taken which is
 nearer to what independent entries of their own law have, and a gamma variable of whatever variance they leave.
+
+**Rare rows.** v of 4 squares is less than x with the probability 2x²/μ², and E[1/v²], what the scale of a norm of such
+rows sends back, is a logarithm of its ε: made of rows far smaller than any of a tensor's. Where the average of N values
+y = f(v) or f(v)² would not settle, Var y > N E[y]², it is as that of the y that are more frequent than one in N, as the
+weak law of large numbers says of what has no mean (Feller 1971, vol. II, VII.7: Σ y/n goes to E[y; y < y_n],
+n·P(y > y_n) = 1).
 """
 
 import math
@@ -165,13 +171,29 @@ def gamma_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
     1.333
     """
     found = []
+    count = math.prod(u.shape)
     for mean, variance in zip(u.means.flat, variances(u).flat, strict=True):
         points, weights = _law(u, float(mean), float(variance))
         values = f.fn(points)
-        found.append((float(values @ weights), float((values * values) @ weights)))
+        found.append((_shown(values, weights, count), _shown(values * values, weights, count)))
     means, squares = (np.array(part).reshape(u.means.shape) for part in zip(*found, strict=True))
     spread = np.maximum(squares - means**2, 0.0)
     return means, over_pairs(u.atoms, means) + over_pairs(u.atoms, np.sqrt(spread)) * covariance(u)[1]
+
+
+def _shown(values: Array, weights: Array, count: int) -> float:
+    """Return E[y] as an average of so many y shows it: without what is rarer than one in them, where it lives of that.
+
+    >>> points, weights = gamma_law(1.0, 0.5)  # of 4 squares
+    >>> [round(_shown(1 / (points**2 + 1e-9), weights, n), 1) for n in (100, 10_000)]
+    [6.0, 15.0]
+    """
+    found = float(values @ weights)
+    if not float((values * values) @ weights) > (count + 1) * found**2:
+        return found
+    order = np.argsort(np.abs(values))[::-1]
+    frequent = order[np.cumsum(weights[order]) >= 1 / count]
+    return float(values[frequent] @ weights[frequent])
 
 
 def spanned(u: Signal) -> Array:

@@ -316,20 +316,20 @@ def _transform(variance: float, width: float, a: int, b: int) -> Array:
     """Return x^a E[s^b e^(as) e^(−x e^s)], over equal steps of log x."""
     z = _points(variance)
     grown = _grown(z, variance)
-    return _summed(np.exp(-grown) * grown**a, _density(z, width) * (math.sqrt(variance) * z) ** b)
+    return _summed(np.exp(-grown) * grown**a, density(z, width) * (math.sqrt(variance) * z) ** b)
 
 
 @lru_cache(maxsize=1024)
 def _transforms(variance: float, width: float) -> Sequence[Array]:
     """Return x^p E[e^(ps) e^(−x e^s)] for each power p, over equal steps of log x."""
     z = _points(variance)
-    density = _density(z, width)
+    shares = density(z, width)
     grown = _grown(z, variance)
     decay = np.exp(-grown)
-    single = [_summed(decay, density)]
+    single = [_summed(decay, shares)]
     for _ in range(_HIGHEST):
         decay = decay * grown
-        single.append(_summed(decay, density))
+        single.append(_summed(decay, shares))
     return tuple(single)
 
 
@@ -338,7 +338,7 @@ def _series(variance: float) -> Sequence[Array]:
     """Return Hermite coefficients of x^p e^(ps) e^(−x e^s) for p = 0, 1, 2: shape (x, terms)."""
     z = _points(variance)
     basis = np.empty((z.size, _TERMS))
-    before, polynomial = np.zeros_like(z), _density(z, math.inf)
+    before, polynomial = np.zeros_like(z), density(z, math.inf)
     for k in range(_TERMS):
         basis[:, k] = polynomial
         before, polynomial = polynomial, (z * polynomial - math.sqrt(k) * before) / math.sqrt(k + 1)
@@ -376,7 +376,8 @@ def _summed(values: Array, weights: Array) -> Array:
     return np.asarray(np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(values, len(weights))) @ weights)
 
 
-def _density(z: Array, width: float) -> Array:
+def density(z: Array, width: float) -> Array:
+    """Return the weights of scores at these points: Gaussian, or a coordinate's on a sphere of so many dimensions."""
     n = max(width, 4.0)
     found = np.exp(-z * z / 2) if n > 1e4 else np.maximum(1 - z * z / n, 0.0) ** ((n - 3) / 2)
     return np.asarray(found / found.sum())

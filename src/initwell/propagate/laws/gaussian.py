@@ -7,9 +7,10 @@ What the series leaves out after its last term is E[f²] − Σ a_k², all of it
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -238,7 +239,10 @@ def _powers(c: Array) -> Array:
     return found
 
 
-def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Array, Array]:
+MomentsPair = tuple[Array, Array]
+
+
+def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> MomentsPair:
     """Compute E[f(u)] by segment and E[f(u) f(u')] by pattern of a Gaussian signal.
 
     Args:
@@ -253,10 +257,30 @@ def signal_moments(f: Function, kinks: tuple[float, ...], u: Signal) -> tuple[Ar
     if not u.segmented:
         mean, moments = pair_moments(f, kinks, u.mean, _variance(u), correlations)
         return np.full_like(u.means, mean), moments
-    kinds: dict[tuple[float, float], int] = {}
     pairs = zip(u.means.ravel().tolist(), variances(u).ravel().tolist(), strict=True)
-    which = np.array([kinds.setdefault(pair, len(kinds)) for pair in pairs])
-    series = [hermite(f, kinks, mean, variance) for mean, variance in kinds]
+    return _by_segment(lambda kind: hermite(f, kinks, *kind), list(pairs), u, correlations)
+
+
+def unlike_moments(functions: Sequence[Function], which: Indices, kinks: tuple[float, ...], u: Signal) -> MomentsPair:
+    """Compute E[f_i(u)] by segment and E[f_i(u) f_j(u')] by pattern, each segment with a function of its own.
+
+    Args:
+        functions: of float64 arrays.
+        which: the function of each segment: of the shape of ``u.means``.
+        kinks: where they are not smooth.
+        u: a Gaussian signal.
+
+    Returns:
+        As ``signal_moments``.
+    """
+    kinds = zip(which.ravel().tolist(), u.means.ravel().tolist(), variances(u).ravel().tolist(), strict=True)
+    return _by_segment(lambda kind: hermite(functions[kind[0]], kinks, *kind[1:]), list(kinds), u, covariance(u)[1])
+
+
+def _by_segment(expand: Callable[[Any], Series], kinds: Sequence[Any], u: Signal, correlations: Array) -> MomentsPair:
+    """Compute Σ a_k b_k c^k with the series of both segments of each pattern."""
+    places = {kind: place for place, kind in enumerate(dict.fromkeys(kinds))}
+    which, series = np.array([places[kind] for kind in kinds]), [expand(kind) for kind in places]
     labels = np.asarray(which.reshape(u.means.shape), np.int64)
     sides = (np.broadcast_to(by_pattern(u.atoms, labels, second=side), u.moments.shape) for side in (False, True))
     first, second = (side.ravel() for side in sides)

@@ -6,7 +6,8 @@ but for a bias. Of n_1 scores of variance v_1, which share a Gaussian of varianc
     E[Π p_i^a Π p_j^b] = ∫ x^(k−1)/(k−1)! Π E[e^(as) e^(−x e^s)] · F_1(x)^(n_1 − …) · F_2(x)^(n_2 − …) dx
 
 with F(x) = E[e^(−x e^s)] of either kind and k the sum of all powers, as in ``concentration`` for one kind. What the
-first kind shares is averaged over with Gauss's nodes, and so is the variance of a row of products q·k.
+first kind shares is averaged over with Gauss's nodes, and so is the variance of a row of products q·k. Scores of the
+first kind may be coordinates of points on a sphere, as there.
 """
 
 import math
@@ -16,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from initwell.propagate.laws.concentration import gamma_nodes
+from initwell.propagate.laws.concentration import density, gamma_nodes
 from initwell.propagate.moments.segments import Array
 from initwell.records import Record
 
@@ -41,12 +42,14 @@ class TwoKinds(Record):
         variances: of the scores of each kind, but for what those of a kind share.
         offset: variance of what the first kind shares, and the second does not.
         spread: relative variance of the rows' variances of the first kind.
+        width: dimensions of the sphere that the inputs of the first kind's keys lie on; infinite for Gaussian ones.
     """
 
     counts: tuple[float, float]
     variances: tuple[float, float]
     offset: float = 0.0
     spread: float = 0.0
+    width: float = math.inf
 
     def moment(self, powers: Monomial) -> float:
         """Compute E[p_1^a p_2^b …] of different weights of a row.
@@ -119,31 +122,33 @@ def _moment(rows: TwoKinds, powers: Monomial) -> float:
     total = 0.0
     for size, share in zip(sizes.tolist(), shares.tolist(), strict=True):
         for u, weight in zip(shared, weights, strict=True):
-            total += share * weight * _integral(rows.counts, (first * size, second), round(u, 9), powers)
+            total += share * weight * _integral(rows.counts, (first * size, second), round(u, 9), rows.width, powers)
     return total
 
 
 @lru_cache(maxsize=65536)
-def _integral(counts: tuple[float, float], variances: tuple[float, float], shift: float, powers: Monomial) -> float:
+def _integral(
+    counts: tuple[float, float], variances: tuple[float, float], shift: float, width: float, powers: Monomial
+) -> float:
     wide = round(math.sqrt(max(*variances, shift**2)), 1) + 0.1
     inside = np.ones(1)
-    for count, variance, here, move in zip(counts, variances, powers, (shift, 0.0), strict=True):
-        inside = inside * _transform(variance, wide, move, 0) ** max(count - len(here), 0.0)
+    kinds = zip(counts, variances, powers, (shift, 0.0), (width, math.inf), strict=True)
+    for count, variance, here, move, sphere in kinds:
+        inside = inside * _transform(variance, wide, move, sphere, 0) ** max(count - len(here), 0.0)
         for power in here:
-            inside = inside * _transform(variance, wide, move, power)
+            inside = inside * _transform(variance, wide, move, sphere, power)
     return float(inside.sum()) * _STEP / math.factorial(sum(map(sum, powers)) - 1)
 
 
 @lru_cache(maxsize=2048)
-def _transform(variance: float, wide: float, shift: float, power: int) -> Array:
+def _transform(variance: float, wide: float, shift: float, sphere: float, power: int) -> Array:
     """Return x^a E[e^(as) e^(−x e^s)] over equal steps of log x."""
     low, high = -_REACH * wide - 14 - math.log(_LONGEST), _REACH * wide + 6
     at = low + _STEP * np.arange(math.ceil((high - low) / _STEP))
     std = math.sqrt(variance)
     z = np.arange(-_REACH, _REACH + 1e-9, min(0.4, _STEP / std)) if std > 0 else np.zeros(1)
-    density = np.exp(-z * z / 2)
     grown = np.exp(np.minimum(at[:, None] + shift + std * z, 7.0))
-    found = (np.exp(-grown) * grown**power) @ (density / density.sum())
+    found = (np.exp(-grown) * grown**power) @ density(z, sphere)
     return np.maximum(np.asarray(found), 1e-300) if power == 0 else np.asarray(found)
 
 

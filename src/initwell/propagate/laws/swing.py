@@ -21,6 +21,8 @@ from initwell.propagate.moments.signal import Signal, replace
 _FEWEST = 3.0
 # Numbers of less than this are as good as one and the same, such as the norms of wide rows.
 _LEAST = 0.05
+# An average of squares of rows that are all of one size varies by no less than this.
+_EVEN = 1e-9
 
 
 def by_row(base: Signal, factor: Signal) -> float:
@@ -69,6 +71,56 @@ def of_product(found: Signal, one: float, two: float) -> Signal:
         share = 1 / (1 - low)
         return replace(found, moments=found.moments * share, means=found.means * share**0.5, swing=0.0)
     return replace(found, swing=low if low < 0 else (1 + one) * (1 + two) - 1)
+
+
+def of_square(found: Signal, swing: float) -> Signal:
+    """Return the square of a value whose rows swing: squares of one row go with its size, E[s⁴] = (1 + swing)·E[s²]².
+
+    Args:
+        found: the square, rows as of one size; features are its last dimension.
+        swing: of the rows.
+
+    >>> from initwell.propagate.moments.signal import independent
+    >>> of_square(independent((4, 3), 3.0, 1.0), 0.5).moments.tolist()
+    [[4.5, 1.5], [1.0, 1.0]]
+    """
+    if swing <= 0 or not found.dims:
+        return found
+    same = tuple([slice(n) for n in found.means.shape[: len(found.atoms) - len(found.dims[-1])]])
+    moments = found.moments.copy()
+    moments[same] *= 1 + swing
+    return replace(found, moments=moments)
+
+
+def of_longer_rows(found: Signal, x: Signal) -> Signal:
+    """Return rows that a view has put together, as those of heads: of k rows side by side sizes vary by a k-th as much.
+
+    Args:
+        found: the view.
+        x: what it shows.
+    """
+    before, after = x.shape[-1] if x.shape else 1, found.shape[-1] if found.shape else 1
+    return replace(found, swing=x.swing * before / after) if after > before > 0 and after % before == 0 else found
+
+
+def of_inverse(found: Signal, factor: Signal) -> Signal:
+    """Return a gradient times 1/s, s² the average square of a row, with the negative swing that it gets of those.
+
+    Args:
+        found: the product.
+        factor: 1/s, as a function of the average, whose variance holds the swing of the rows.
+    """
+    image = factor.image
+    average = None if image is None else image.pre.average
+    if image is None or average is None or average.kind != "square" or average.of.swing <= 0 or image.base is not None:
+        return found
+    pre = image.pre
+    here = tuple([slice(n) for n in pre.means.shape])
+    even = pre.moments.copy()
+    even[here] = np.maximum(even[here] / (1 + average.of.swing), pre.means**2 * (1 + _EVEN))
+    square = composed(Function(np.square), image)
+    with_swing, without = (float(function_moments(square, u)[0].mean()) for u in (pre, replace(pre, moments=even)))
+    return replace(found, swing=1 - with_swing / without) if with_swing > without > 0 else found
 
 
 def inverse_square(swing: float, free: float) -> float:

@@ -5,25 +5,29 @@ sigmoid, the largest of groups, topk, what is looked up by its indices, quotient
 begins where a gradient arrives at a value of the chain, and ends at that of the logits. ``choices`` works it out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from initwell.propagate.given.known import Known
+from initwell.propagate.moments.signal import Signal
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _SAME_NAMES = """
     view _unsafe_view reshape unsqueeze squeeze expand clone detach alias _to_copy contiguous add sub rsub mul div neg
     sigmoid exp log sqrt tanh relu softplus clamp clamp_min clamp_max pow sum amax masked_fill where logical_not
-    bitwise_not topk sort gather scatter _softmax
+    bitwise_not topk sort gather scatter _softmax slice cat log_sigmoid_forward logsumexp
 """
 FORWARD = frozenset(f"aten.{name}" for name in _SAME_NAMES.split())
 _BACK_NAMES = """
     view _unsafe_view reshape unsqueeze squeeze expand clone detach alias _to_copy contiguous add sub mul div neg sum
     masked_fill where scatter scatter_add index_put index _softmax_backward_data sigmoid_backward tanh_backward
-    threshold_backward
+    threshold_backward gather slice slice_backward log_sigmoid_backward
 """
 BACKWARD = frozenset(f"aten.{name}" for name in _BACK_NAMES.split())
+_CHOICES = frozenset({"aten.topk", "aten.sort"})
+_CUTS = frozenset({"aten.slice", "aten.cat", "aten.slice_backward"})
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +37,8 @@ class Chain:
     Attributes:
         root: the logits' id.
         topk: index of the op that chooses; None where rows are only sorted.
-        width: how many experts there are.
+        width: how many logits a token has.
+        experts: how many of these are of experts that are chosen from; others are of experts that all tokens go to.
         tokens: how many tokens.
         forward: indices of the ops that make something of the logits.
         chosen: values that were made of what was chosen, by it or by an earlier choice.
@@ -44,6 +49,7 @@ class Chain:
     root: int
     topk: int | None
     width: int
+    experts: int
     tokens: int
     forward: frozenset[int]
     chosen: frozenset[int]
@@ -51,19 +57,43 @@ class Chain:
     backward: Mapping[int, int]
 
 
-def chains(trace: Trace, values: Known) -> Mapping[int, Chain]:
-    """Find the routers of a trace.
+def numbers(trace: Trace, values: Known, known: Mapping[int, Signal]) -> Mapping[int, float]:
+    """Return the vectors of the model's own that are one number everywhere, such as a bias for the choice that is 0.
 
     Args:
         trace: from ``record``.
         values: what is known of it.
+        known: the signals that a walk starts with.
+
+    Returns:
+        Value id → that number, of parameters, buffers, and what are views of them; none without a choice.
+    """
+    if not values.once("choice", lambda: any(op.functional in _CHOICES for op in trace.forward_ops)):
+        return {}
+    found: dict[int, float] = {}
+    for value in trace.values:
+        signal = known.get(value.id) if value.kind in ("parameter", "buffer") and len(value.shape) <= 1 else None
+        if signal is not None and signal.q - signal.mean**2 <= _ROUNDING * signal.q:
+            found[value.id] = signal.mean
+    for op in trace.forward_ops:
+        if op.inputs and op.inputs[0] in found and (op.functional in VIEWS or op.functional in COPIES):
+            found |= dict.fromkeys(op.outputs, found[op.inputs[0]])
+    return found
+
+
+def chains(trace: Trace, values: Container[int]) -> Mapping[int, Chain]:
+    """Find the routers of a trace.
+
+    Args:
+        trace: from ``record``.
+        values: the ids of what is no matter of chance.
 
     Returns:
         Index of each op that belongs to one → its chain.
     """
     roots: dict[int, list[int]] = {}
     for op in trace.forward_ops:
-        if op.functional in ("aten.topk", "aten.sort") and _of_rows(trace, op):
+        if op.functional in _CHOICES and _of_rows(trace, op):
             leaf = _leaf(trace, values, op.inputs[0])
             if leaf is not None:
                 roots.setdefault(leaf, []).append(op.index)
@@ -83,7 +113,7 @@ def _of_rows(trace: Trace, op: Op) -> bool:
     )
 
 
-def _leaf(trace: Trace, values: Known, value: int) -> int | None:
+def _leaf(trace: Trace, values: Container[int], value: int) -> int | None:
     """Return the one random value that a score is made of, going back as far as there is but one."""
     leaves: dict[int, int] = {}
 
@@ -91,7 +121,7 @@ def _leaf(trace: Trace, values: Known, value: int) -> int | None:
         if value not in leaves:
             op = trace.producer(value)
             leaves[value] = value
-            if op is not None and op.functional in FORWARD and op.phase == "forward":
+            if op is not None and op.functional in FORWARD and op.phase == "forward" and _within_rows(trace, op):
                 behind = {leaf(i) for i in op.inputs if i not in values}
                 if len(behind) == 1:
                     leaves[value] = behind.pop()
@@ -101,12 +131,12 @@ def _leaf(trace: Trace, values: Known, value: int) -> int | None:
     return root.id if root.is_floating and len(root.shape) > 1 else None
 
 
-def _chain(trace: Trace, values: Known, root: int, choices: list[int]) -> Chain | None:
+def _chain(trace: Trace, values: Container[int], root: int, choices: list[int]) -> Chain | None:
     shape = trace.values[root].shape
     width, tokens = shape[-1], 1
     for n in shape[:-1]:
         tokens *= n
-    whole = [i for i in choices if trace.values[trace.ops[i].inputs[0]].shape[-1] == width]
+    whole, experts = _whole(trace, choices, width, tokens)
     if not whole or tokens < 2:
         return None
     picked = [i for i in whole if trace.ops[i].functional == "aten.topk"]
@@ -120,17 +150,57 @@ def _chain(trace: Trace, values: Known, root: int, choices: list[int]) -> Chain 
             chosen.update(op.outputs, (new for _, new in op.mutates))
     bases, backward = _backward(trace, values, made, chosen)
     return Chain(
-        root, picked[-1] if picked else None, width, tokens, frozenset(forward), frozenset(chosen), bases, backward
+        root,
+        picked[-1] if picked else None,
+        width,
+        experts,
+        tokens,
+        frozenset(forward),
+        frozenset(chosen),
+        bases,
+        backward,
     )
 
 
-def _same_for_all(trace: Trace, values: Known, op: Op, made: set[int], tokens: int) -> bool:
+def _whole(trace: Trace, choices: list[int], width: int, tokens: int) -> tuple[list[int], int]:
+    """Return the choices among all experts, and how many these are: the logits, or a part of them in one row."""
+    widths = {i: trace.values[trace.ops[i].inputs[0]].shape[-1] for i in choices}
+    whole = [i for i, n in widths.items() if n == width]
+    if whole:
+        return whole, width
+    rows = {i: n for i, n in widths.items() if _size(trace, trace.ops[i].inputs[0]) == tokens * n}
+    most = max(rows.values(), default=0)
+    return [i for i, n in rows.items() if n == most], most
+
+
+def is_tail(trace: Trace, value: int) -> bool:
+    """Whether a value is of the last entries of wider rows, as the weights of experts that all tokens go to."""
+    op = trace.producer(value)
+    while op is not None and (op.functional in VIEWS or op.functional in COPIES):
+        if op.functional == "aten.slice":
+            start = op.arguments.get("start") or 0
+            return bool(start != 0)
+        op = trace.producer(op.inputs[0])
+    return False
+
+
+def _same_for_all(trace: Trace, values: Container[int], op: Op, made: set[int], tokens: int) -> bool:
     inputs = [i for i in op.inputs if i not in values]
     if op.functional == "aten.index":
         return _sorted_only(trace, op, made)
     if op.functional not in FORWARD or not inputs or not all(i in made for i in inputs):
         return False
+    if not _within_rows(trace, op):
+        return False
     return all(_size(trace, o) % tokens == 0 for o in op.outputs)
+
+
+def _within_rows(trace: Trace, op: Op) -> bool:
+    """Whether an op that cuts or joins does so along the last dimension alone; True for others."""
+    if op.functional not in _CUTS:
+        return True
+    rank = len(trace.values[op.outputs[0]].shape)
+    return bool(rank > 1 and (op.arguments.get("dim") or 0) % rank == rank - 1)
 
 
 def _sorted_only(trace: Trace, op: Op, made: set[int]) -> bool:
@@ -215,7 +285,7 @@ def _size(trace: Trace, value: int) -> int:
 
 
 def _backward(
-    trace: Trace, values: Known, made: set[int], chosen: set[int]
+    trace: Trace, values: Container[int], made: set[int], chosen: set[int]
 ) -> tuple[Mapping[int, int], Mapping[int, int]]:
     """Return the gradients that arrive, and the ops that make something linear of them."""
     owner = {gradient: value for value, gradient in trace.gradients.items() if value in chosen}
@@ -223,7 +293,7 @@ def _backward(
     bases: dict[int, int] = {}
     ops: dict[int, int] = {}
     for op in trace.backward_ops:
-        if op.functional not in BACKWARD:
+        if op.functional not in BACKWARD or not _within_rows(trace, op):
             continue
         moving = [i for i in op.inputs if i not in values and i not in made]
         sources = {linear.get(i, i if i in owner else -1) for i in moving if not _whole_number(trace, i)}

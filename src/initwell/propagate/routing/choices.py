@@ -25,7 +25,7 @@ from initwell.propagate.moments.gram import forgotten
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Atom, Signal, merged_fidelity, replace
 from initwell.propagate.moments.slots import Slots
-from initwell.propagate.routing.chains import Chain, chains
+from initwell.propagate.routing.chains import Chain, chains, is_tail, numbers
 from initwell.propagate.routing.rowwise import Rows, UnfitError
 from initwell.propagate.table import Rule, RuleTable
 from initwell.trace.trace import Op, Trace, ValueRef
@@ -57,7 +57,9 @@ class Choices:
         self.trace, self.known, self.values = trace, known, values
         own = default_table().rules
         self._given = {packet for packet, rule in table.rules.items() if own.get(packet) is not rule}
-        self._chains: Mapping[int, Chain] = values.once("chains", lambda: chains(trace, values))
+        self._numbers = numbers(trace, values, known)
+        kept, given = f"chains {sorted(self._numbers)}", {*values.folded.tensors, *self._numbers}
+        self._chains: Mapping[int, Chain] = values.once(kept, lambda: chains(trace, given))
         self._routers: dict[int, _Router | None] = {}
 
     def rule(self, op: Op) -> Rule | None:
@@ -72,7 +74,9 @@ class Choices:
             return None
         if chain.root not in self._routers:
             root = self.known.get(chain.root)
-            self._routers[chain.root] = None if root is None else _Router(self.trace, self.values, chain, root)
+            self._routers[chain.root] = (
+                None if root is None else _Router(self.trace, self.values, chain, root, self._numbers)
+            )
         router = self._routers[chain.root]
         if router is None:
             return None
@@ -89,8 +93,8 @@ class Choices:
 class _Router:
     """One chain, with what is known of its logits."""
 
-    def __init__(self, trace: Trace, values: Known, chain: Chain, root: Signal) -> None:
-        self.trace, self.values, self.chain = trace, values, chain
+    def __init__(self, trace: Trace, values: Known, chain: Chain, root: Signal, numbers: Mapping[int, float]) -> None:
+        self.trace, self.values, self.chain, self.numbers = trace, values, chain, numbers
         frame = plain(viewed(root, (chain.tokens, chain.width)), 0, 1)
         while len(frame.dims[1]) > 1:
             frame = joined(frame, frame.axes([1])[0])
@@ -127,7 +131,7 @@ class _Router:
             logits = self.frame.mean + np.sqrt(own) * alone[:, :-1]
             if common > 1e-12:
                 logits = logits + np.sqrt(common) * shared[:, -1:]
-            self._rows[key] = Rows(self.trace, self.values, self.chain, logits)
+            self._rows[key] = Rows(self.trace, self.values, self.chain, logits, self.numbers)
         return self._rows[key]
 
     @property
@@ -138,7 +142,7 @@ class _Router:
             tokens = tuple(a.size for a in self.frame.dims[0])
             shares = {key: float(self._same(key).mean()) for key in set(keys.values())}
             same = np.array([shares[key] for key in keys.values()]).reshape((2,) * len(tokens))
-            self._slots = Slots(self.chain.width, tokens, same)
+            self._slots = Slots(self.chain.experts, tokens, same)
         return self._slots
 
     def _same(self, key: Key) -> Array:
@@ -147,7 +151,13 @@ class _Router:
         return np.asarray(one[:, :, None] == two[:, None, :])
 
     def _slotted(self, value: int, rest: tuple[int, ...]) -> bool:
-        return self.k > 1 and self.k != self.chain.width and int(np.prod(rest)) == self.k and value in self.chain.chosen
+        return (
+            self.k > 1
+            and self.k != self.chain.experts
+            and int(np.prod(rest)) == self.k
+            and value in self.chain.chosen
+            and not is_tail(self.trace, value)
+        )
 
     def signal(self, value: int) -> Signal:
         """Return the signal of a value of the forward."""

@@ -62,15 +62,24 @@ _TWO: Mapping[str, Callable[[Any, Any], Any]] = {
 }
 _SHAPE_NAMES = "view _unsafe_view reshape unsqueeze squeeze clone detach alias _to_copy contiguous"
 _SHAPES = frozenset(f"aten.{name}" for name in _SHAPE_NAMES.split())
-_SUMS = frozenset({"aten.sum", "aten.amax"})
+_SUMS: Mapping[str, Callable[..., Any]] = {
+    "aten.sum": np.sum,
+    "aten.amax": np.max,
+    "aten.logsumexp": np.logaddexp.reduce,
+}
+_DERIVATIVES = frozenset(
+    f"aten.{name}" for name in ("_softmax_backward_data", "sigmoid_backward", "tanh_backward", "log_sigmoid_backward")
+)
 
 
 class Rows:
     """The values of one chain, for rows of logits that are given."""
 
-    def __init__(self, trace: Trace, values: Known, chain: Chain, logits: Array) -> None:
-        """Begin with logits: rows × experts."""
-        self.trace, self.values, self.chain = trace, values, chain
+    def __init__(
+        self, trace: Trace, values: Known, chain: Chain, logits: Array, numbers: Mapping[int, float] | None = None
+    ) -> None:
+        """Begin with logits, rows × experts, and the model's own vectors of one number."""
+        self.trace, self.values, self.chain, self.numbers = trace, values, chain, numbers or {}
         self._found: dict[int, Array] = {chain.root: logits}
         self._linear: dict[int, Array] = {}
 
@@ -86,6 +95,8 @@ class Rows:
             return self._found[ref.id]
         if ref.id in self.values:
             return self._constant(ref.id)
+        if ref.id in self.numbers:
+            return self.numbers[ref.id]
         op = self.trace.producer(ref.id)
         if op is None or op.index not in self.chain.forward:
             raise UnfitError(str(ref))
@@ -121,7 +132,11 @@ class Rows:
     def _forward(self, op: Op, value: int) -> Any:
         a, kind = op.arguments, op.functional
         rest = self._rest(value)
+        if kind == "aten.cat":
+            return np.concatenate(_rows_of([self.value(ref) for ref in a["tensors"]]), -1)
         x = self.value(a.get("self"))
+        if kind == "aten.log_sigmoid_forward":
+            return -np.logaddexp(0.0, -x) if value == op.outputs[0] else np.exp(-np.abs(x))
         if kind in _SHAPES:
             return x.reshape(len(x), *rest)
         if kind == "aten.expand":
@@ -132,7 +147,7 @@ class Rows:
             y = self.value(a.get("other", a.get("exponent", a.get("min", a.get("max")))))
             return _TWO[kind](*_aligned(x, y * (a.get("alpha") or 1) if kind in ("aten.add", "aten.sub") else y))
         if kind in _SUMS:
-            return _reduced(np.sum if kind == "aten.sum" else np.max, x, self._axes(a["self"].id, a["dim"]), a)
+            return _reduced(_SUMS[kind], x, self._axes(a["self"].id, a["dim"]), a)
         return self._choosing(op, value, x)
 
     def _choosing(self, op: Op, value: int, x: Array) -> Any:
@@ -146,6 +161,8 @@ class Rows:
             condition = np.asarray(self.value(a["condition"]), bool)
             return np.where(*_aligned(condition, x), _aligned(self.value(a["other"]), x)[0])
         (axis,) = self._axes(a["self"].id, a["dim"])
+        if kind == "aten.slice":
+            return x[..., slice(a["start"], a["end"], a["step"])]
         if kind == "aten.topk":
             order = np.argsort(-x, axis=axis, kind="stable").take(range(a["k"]), axis)
             return np.take_along_axis(x, order, axis) if value == op.outputs[0] else order
@@ -191,7 +208,7 @@ class Rows:
     def _backward(self, op: Op, value: int) -> Array:
         a, kind = op.arguments, op.functional
         rest = self._rest(value)
-        if kind in ("aten._softmax_backward_data", "aten.sigmoid_backward", "aten.tanh_backward"):
+        if kind in _DERIVATIVES:
             return self._through(op)
         name = next((n for n in ("self", "src", "values", "source", "grad_output") if self._is_linear(a.get(n))), "")
         if kind in ("aten.add", "aten.sub", "aten.mul", "aten.div") and not name:
@@ -206,6 +223,12 @@ class Rows:
             return np.broadcast_to(g.reshape(len(g), *small, g.shape[-1]), (len(g), *rest, g.shape[-1]))
         if kind == "aten.neg":
             return -g
+        if kind == "aten.slice":
+            return g[..., slice(a["start"], a["end"], a["step"]), :]
+        if kind == "aten.slice_backward":
+            empty = np.zeros((len(g), *rest, g.shape[-1]))
+            empty[..., slice(a["start"], a["end"], a["step"]), :] = g
+            return empty
         if kind == "aten.sum":
             return _reduced(np.sum, g, self._axes(a["self"].id, a["dim"]), a)
         return self._combined(op, value, name, g)
@@ -228,6 +251,9 @@ class Rows:
             mask = np.asarray(self.value(a["mask" if kind == "aten.masked_fill" else "condition"]), bool)
             keep = ~mask if kind == "aten.masked_fill" or name == "other" else mask
             return np.asarray(g * keep[..., None])
+        if kind == "aten.gather":
+            index = np.asarray(self.value(a["index"]), int)[..., None]
+            return np.take_along_axis(g, index, self._axes(a["self"].id, a["dim"])[0])
         if kind in ("aten.scatter", "aten.scatter_add"):
             index = np.asarray(self.value(a["index"]), int)
             (axis,) = self._axes(value, a["dim"])
@@ -241,7 +267,10 @@ class Rows:
     def _through(self, op: Op) -> Array:
         """Take a gradient back through a function that the op has the result of."""
         a, kind = op.arguments, op.functional
-        g, y = self.linear(a["grad_output"]), self.value(a["output"])[..., None]
+        g = self.linear(a["grad_output"])
+        if kind == "aten.log_sigmoid_backward":
+            return np.asarray(g * _expit(-self.value(a["self"]))[..., None])
+        y = self.value(a["output"])[..., None]
         if kind == "aten._softmax_backward_data":
             (axis,) = self._axes(a["output"].id, a["dim"])
             return np.asarray(y * (g - (y * g).sum(axis, keepdims=True)))
@@ -254,7 +283,12 @@ def _softmax(x: Array, axis: int) -> Array:
 
 
 def _reduced(how: Callable[..., Any], x: Array, axes: tuple[int, ...], arguments: Mapping[str, Any]) -> Array:
-    return np.asarray(how(x, axis=axes, keepdims=bool(arguments["keepdim"])))
+    return np.asarray(how(x, axis=axes[0] if len(axes) == 1 else axes, keepdims=bool(arguments["keepdim"])))
+
+
+def _rows_of(arrays: list[Array]) -> list[Array]:
+    rows = max(len(x) for x in arrays)
+    return [np.broadcast_to(x, (rows, *x.shape[1:])) for x in arrays]
 
 
 def _padded(small: tuple[int, ...], large: tuple[int, ...]) -> tuple[int, ...]:

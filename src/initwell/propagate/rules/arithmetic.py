@@ -7,6 +7,7 @@ import numpy as np
 from initwell.propagate.given.mask import both
 from initwell.propagate.given.measured import masked_weight
 from initwell.propagate.laws.functions import as_image
+from initwell.propagate.laws.swing import of_inverse, of_square
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.again import of_sum
@@ -29,6 +30,7 @@ from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.lengths import by_length_of_few
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
+from initwell.propagate.rules.overwritten import rows_kept
 from initwell.propagate.rules.states import refuse_uneven
 from initwell.propagate.rules.unlike import refuse_unlike
 from initwell.propagate.rules.weighed import weighed_scores
@@ -91,7 +93,7 @@ def _mul(call: Call) -> Sequence[Signal]:
             return [scaled(_spread(call.signal(one), operand(call, two), call.shape()), operand(call, two).mean)]
     if (pruned := _pruned(call)) is not None:
         return [pruned]
-    if (kept := masked_product(call) or multiplied_mask(call) or weighed_scores(call)) is not None:
+    if (kept := masked_product(call) or multiplied_mask(call) or weighed_scores(call) or rows_kept(call)) is not None:
         return [kept]
     a, b = operand(call, "self"), operand(call, "other")
     if call.op.phase == "backward":
@@ -99,12 +101,12 @@ def _mul(call: Call) -> Sequence[Signal]:
     found = multiplied_jointly(a, b) or normalized_by_hand(a, b, call.op.outputs[0])
     if found is not None:
         is_square = call["self"] == call["other"]
-        return [replace(found, square_of=a) if is_square else found]
+        return [replace(of_square(found, a.swing), square_of=a) if is_square else found]
     if call.op.phase == "backward" and (share := of_deviation(call) * of_gated_rows(call)) != 1.0:
         whole = multiplied(*together(a, b, call.shape()))
         return [replace(whole, moments=whole.moments * share, joint=True)]
     if _is_gradient(call, "self"):
-        return [product(a, b, call.shape())]
+        return [of_inverse(product(a, b, call.shape()), b)]
     if _is_gradient(call, "other") or as_image(a).base is None:
         return [product(b, a, call.shape())]
     return [product(a, b, call.shape())]

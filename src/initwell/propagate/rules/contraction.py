@@ -34,7 +34,7 @@ from initwell.propagate.rules.states import read_state
 from initwell.propagate.shared.reuse import CUTS
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
-from initwell.trace.trace import Op, Trace
+from initwell.trace.trace import Op
 
 
 def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]] = ()) -> Signal:
@@ -103,7 +103,7 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
         (one, b, second, over[1], range(kept, kept + len(b.dims) - 1)),
     ):
         if call.trace.values[call.trace.shown(call[weight].id)].kind == "parameter" and not batched:
-            source = Source(value, level=_level(call.trace, x, features))
+            source = Source(value, level=_level(call, x, value, features))
             return image(_contracted(a, b, [over], ()), rows, x, [features], source)
     spreads = [fluctuation(a, over[:1]), fluctuation(b, over[1:])]
     left, right = _itself(a, first, b, over, batched), _itself(b, second, a, over[::-1], batched)
@@ -125,12 +125,24 @@ def _itself(a: Signal, value: int, b: Signal, over: tuple[int, int], batched: bo
     return adding(a, [([over[0]], Source(value, math.sqrt(fluctuation(a, features))))])
 
 
-def _level(trace: Trace, x: Signal, features: int) -> float:
-    """Say how much of one length rows are about what they have in common: 1 for normalized ones without anything."""
-    if len(x.roots) != 1 or abs(x.roots[0][1] ** 2 - x.q) > 0.01 * x.q:
+def _level(call: Call, x: Signal, value: int, features: int) -> float:
+    """Say how much of one length rows are about what they have in common: 1 for normalized ones without anything.
+
+    Rows of zeros beside them are none that count.
+    """
+    around = call.trace.producer(value)
+    if around is not None and around.functional == "aten.constant_pad_nd" and not around.arguments.get("value"):
+        inner = around.inputs[0]
+        if inner not in call.known or features % len(x.dims) != len(x.dims) - 1 or any(around.arguments["pad"][:2]):
+            return 0.0
+        within = call.known[inner]
+        return _level(call, within, rows_of(call, inner), len(within.dims) - 1)
+    op = call.trace.producer(x.roots[0][0]) if len(x.roots) == 1 else None
+    made = call.known.get(op.outputs[0]) if op is not None else None
+    if op is None or made is None or op.functional.endswith(("batch_norm", "group_norm")):
         return 0.0
-    op = trace.producer(x.roots[0][0])
-    if op is None or op.functional.endswith(("batch_norm", "group_norm")):
+    own = (x.roots[0][1] / made.roots[0][1]) ** 2 * made.q if made.roots else x.roots[0][1] ** 2
+    if abs(own - x.q) > 0.01 * x.q:
         return 0.0
     return varying(x, [features]) ** 2
 

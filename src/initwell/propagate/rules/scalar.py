@@ -27,6 +27,7 @@ from initwell.propagate.laws.functions import (
 )
 from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.laws.rectified import of_known_law
+from initwell.propagate.laws.swing import of_square
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
@@ -34,6 +35,7 @@ from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied
 from initwell.propagate.rules.decay import known_decay, sign_of, sums_up
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.masks import masked_choice
+from initwell.propagate.rules.overwritten import rows_chosen
 from initwell.propagate.rules.pointwise import applied, gated
 from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -190,7 +192,7 @@ def squared(x: Signal) -> Signal:
     """Square entry by entry; of a gated value h·f(u), h independent of u, as h²·f(u)², which has heavier tails."""
     made = as_image(x)
     if made.base is None or not made.base.dims == made.pre.dims == x.dims:
-        return applied(_PLAIN["square"], x)
+        return of_square(applied(_PLAIN["square"], x), x.swing)
     base, square = squared(made.base), composed(_PLAIN["square"], made)
     factor = evaluated(Image(square, made.pre))
     found = x.changed(base.moments * factor.moments, base.means * factor.means, image=Image(square, made.pre, base))
@@ -303,14 +305,16 @@ def _gated_by(condition: Image, g: Signal) -> Signal:
 
 def _where(call: Call) -> Sequence[Signal]:
     for kept, fill, shut in (("self", "other", False), ("other", "self", True)):
-        if (found := masked_choice(call, "condition", kept, fill, shut=shut)) is not None:
-            return [found]
+        for rule in (masked_choice, rows_chosen):
+            if (found := rule(call, "condition", kept, fill, shut=shut)) is not None:
+                return [found]
     return [chosen(call.signal("condition"), operand(call, "self"), operand(call, "other"), call.shape())]
 
 
 def _masked_fill(call: Call) -> Sequence[Signal]:
-    if (found := masked_choice(call, "mask", "self", "value", shut=True)) is not None:
-        return [found]
+    for rule in (masked_choice, rows_chosen):
+        if (found := rule(call, "mask", "self", "value", shut=True)) is not None:
+            return [found]
     return [chosen(call.signal("mask"), operand(call, "value"), call.signal("self"), call.shape())]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.laws.functions import as_image, line
-from initwell.propagate.laws.swing import seen
+from initwell.propagate.laws.swing import of_longer_rows, seen
 from initwell.propagate.moments.atoms import expanded, permuted, viewed
 from initwell.propagate.moments.centring import over_all
 from initwell.propagate.moments.places import sizes
@@ -30,6 +30,8 @@ def _view(call: Call) -> Sequence[Signal]:
     found = viewed(x, call.shape())
     if call.op.phase == "forward" and x.image is not None and x.image.base is not None:
         found = _of_factors(x, call.shape())
+    if x.swing > 0:
+        found = of_longer_rows(found, x)
     if x.mask is None or x.shape == found.shape:
         return [found]
     return [replace(found, mask=x.mask.seen_as(x.shape, call.shape()))]

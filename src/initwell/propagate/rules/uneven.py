@@ -2,7 +2,8 @@
 
 A key that is zero has the score 0, or its bias: next to scores of size σ it gets less than 1/T of a row's weight. Which
 keys are zero depends on the window, and so on the segments of the rows; those whose scores have less than half of the
-largest square make the second kind, C = 2, and the others the first. Of one row all moments are those of ``mixtures``:
+largest square make the second kind, C = 2, and the others the first. So do those that have far less of it, as scores
+of a bias alone next to scores of keys and a bias. Of one row all moments are those of ``mixtures``:
 
     E[p_i p_j],  i, j of either kind, the same or not
 
@@ -15,6 +16,7 @@ scores, as those of one kind do, from what independent rows have, E[p_i]E[p'_j] 
 Rows with other keys zero count as independent. Assumption: scores are Gaussian, and independent of the gradient.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,8 +34,9 @@ from initwell.propagate.moments.signal import Atom, Signal, replace
 _ONE: tuple[Monomial, ...] = (((2,), ()), ((1, 1), ()), ((), (2,)), ((), (1, 1)), ((1,), (1,)))
 # Of which kinds these two are.
 _ENDS = ((0, 0), (0, 0), (1, 1), (1, 1), (0, 1))
-# Scores whose square is less than this share of the largest are of the second kind.
-_LOW = 0.5
+# Scores whose square is less than this share of the largest are of the second kind, and those that have so much less
+# of it: there e^(2s) is less by a factor of e^(1/2), on average.
+_LOW, _APART = 0.5, 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +204,8 @@ def uneven(s: Signal, dim: int, g: Signal | None = None) -> Uneven | None:
     sizes = np.transpose(s.diagonal, (*rows, *axes))
     shape = sizes.shape[: len(rows)]
     sizes = sizes.reshape(-1, int(np.prod(sizes.shape[len(rows) :])))
-    second = sizes < _LOW * sizes.max(axis=1, keepdims=True)
+    most = sizes.max(axis=1, keepdims=True)
+    second = sizes < np.maximum(_LOW * most, most - _APART)
     if not second.any():
         return None
     if g is not None and g.diagonal.shape == s.diagonal.shape:
@@ -211,21 +215,24 @@ def uneven(s: Signal, dim: int, g: Signal | None = None) -> Uneven | None:
     five = first.averages(first.split(s.moments)).reshape(*(a.patterns.counts.size for a in atoms[1]), 5)
     alone = five[tuple(slice(len(a.patterns.parts)) for a in atoms[1])].reshape(-1, 5)
     counts = _lengths(atoms[0])
+    curved = max(sum(source.level * source.strength**2 for source in atom.follows) for atom in atoms[0])
+    width = stepped(1 / curved) if curved > 0 else math.inf
     made: dict[tuple[tuple[bool, ...], TwoKinds], int] = {}
     which = []
     for found, zero in zip(alone, second, strict=True):
-        kind = _kind(found, float(counts[~zero].sum()), float(counts[zero].sum()), s)
+        kind = _kind(found, (float(counts[~zero].sum()), float(counts[zero].sum())), s, width)
         which.append(made.setdefault((tuple(zero.tolist()), kind), len(made)))
     whole = np.array([zero for zero, _ in made])
     return replace(first, second=whole, kinds=tuple(kind for _, kind in made), which=np.array(which).reshape(shape))
 
 
-def _kind(five: Array, first: float, second: float, s: Signal) -> TwoKinds:
+def _kind(five: Array, counts: tuple[float, float], s: Signal, width: float) -> TwoKinds:
     alone, shared, other, common, across = five.tolist()
-    if second == 0:
+    if counts[1] == 0:
         other = common = across = shared
     v, w = (known_variance(x) for x in (alone - shared, other - common))
-    return TwoKinds((first, second), (v, w), stepped(max(shared + common - 2 * across, 0.0)), stepped(2 * s.spread))
+    offset, spread = stepped(max(shared + common - 2 * across, 0.0)), stepped(2 * s.spread)
+    return TwoKinds(counts, (v, w), offset, spread, width)
 
 
 def _patterns(atoms: Sequence[Atom]) -> tuple[Indices, Indices, NDArray[np.bool_]]:

@@ -150,6 +150,23 @@ def size(trace: Trace, value: int) -> int:
     return math.prod(trace.values[value].shape)
 
 
+def met(x: Signal, g: Signal) -> float:
+    """Return E[x²]·E[g²], segment by segment where both have some: large entries may have small gradients.
+
+    Args:
+        x: a value.
+        g: its gradient.
+    """
+    if not (x.segmented and g.segmented) or x.shape != g.shape:
+        return x.q * g.q
+    x, g = together(x, g, x.shape)
+    product = x.diagonal * g.diagonal
+    for atom in x.atoms:
+        shares = np.array(atom.parts or (atom.size,)) / atom.size
+        product = shares @ product.reshape(len(shares), -1)
+    return float(product.item())
+
+
 def over(scale: Signal, gradient: Signal, square: float) -> Signal:
     """Return R/scale, R of this second moment: both of a norm's ways to write it, y = x·r and y = x/r, ask for that.
 

@@ -35,6 +35,7 @@ from initwell.propagate.shared.handwritten import (
     gates_by_row,
     is_taken_off,
     meeting,
+    met,
     norms_by_hand,
     operand,
     over,
@@ -143,7 +144,7 @@ class Radial:
         signal, gradient = self._signals.get(value), self._gradient(value)
         if signal is None or gradient is None:
             return None
-        self._variance[value] = size(self._trace, value) * signal.q * gradient.q
+        self._variance[value] = size(self._trace, value) * met(signal, gradient)
         return {value: 1.0}
 
     def _gradient(self, value: int) -> Signal | None:
