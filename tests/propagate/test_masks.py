@@ -248,7 +248,6 @@ def test_masks_with_nothing_open_in_a_row_have_alike_weights_there_or_none() -> 
     assert mask.even.q == pytest.approx(0.125)
     alike = replace(mask, level=-1e9)
     assert list(alike.sizes) == [(2, 1.0)] and alike.weights.tolist() == [[0.5, 0.5], [0.5, 0.5]]
-    assert alike.back.sizes == mask.sizes and replace(alike, added=True).back.sizes == alike.sizes
 
 
 def _padded_in_front(scores: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """The table and the walk: duplicates, wrong types, user rules, failures with their place, ops without a rule."""
 
+import gc
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -67,6 +69,26 @@ def test_a_rule_returns_as_many_signals_as_its_op_has_outputs(count: int) -> Non
     rules = {"aten.native_batch_norm": lambda call: [call.signal("input")] * count}
     with pytest.raises(RuleError, match=f"{count} signals for 3 outputs"):
         predict(model, torch.randn(8, 4), rules=rules)
+
+
+@pytest.mark.parametrize("collected", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_cycles_are_looked_for_after_a_walk_as_before_it(collected: bool, fails: bool) -> None:
+    seen: list[bool] = []
+
+    def rule(call: Call) -> Sequence[Signal]:
+        seen.append(gc.isenabled())
+        return [] if fails else [call.signal("self")]
+
+    before = gc.isenabled()
+    (gc.enable if collected else gc.disable)()
+    try:
+        with pytest.raises(RuleError) if fails else nullcontext():
+            predict(nn.ReLU(), torch.ones(3, 4), rules={"aten.relu": rule})
+        assert gc.isenabled() is collected
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert seen == [False]
 
 
 def test_an_op_without_a_rule_is_named_with_what_it_made_unknown() -> None:

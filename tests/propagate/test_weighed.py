@@ -32,16 +32,13 @@ class Linear(nn.Module):
 
 
 def test_rows_of_a_triangle_are_as_large_as_they_have_terms(measured_rms: Callable[..., np.ndarray]) -> None:
-    """16 draws, a standard error of 3 %. Rows taken as alike, 1/s was 29 % too small, and the gradient behind it.
-
-    That the first rows are made of few scores is left out: half of that is what is left.
-    """
+    """16 draws, a standard error of 3 %. Rows taken as alike, 1/s was 29 % too small, and the gradient behind it."""
     batch = torch.randn(16, LENGTH, WIDTH, generator=torch.Generator().manual_seed(0))
     model = Linear()
     predicted = iw.predict(model, batch, plan=iw.plan(model, "lecun")).rows
     measured = measured_rms(model, batch, "lecun", SEEDS)
     at = {row["op"]: i for i, row in enumerate(predicted)}
-    for op, tolerance in (("aten.mean", 0.12), ("aten.rsqrt", 0.2), ("aten.bmm", 0.05)):
+    for op, tolerance in (("aten.mean", 0.12), ("aten.rsqrt", 0.1), ("aten.bmm", 0.05)):
         assert predicted[at[op]]["forward_rms"] == pytest.approx(measured[at[op], 0], rel=tolerance), op
     for i, row in enumerate(predicted[: at["aten.pow"]]):
-        assert row["gradient_rms"] == pytest.approx(measured[i, 1], rel=0.2), (row["path"], row["op"])
+        assert row["gradient_rms"] == pytest.approx(measured[i, 1], rel=0.1), (row["path"], row["op"])

@@ -1,8 +1,10 @@
 """The walk: one Signal for every value of a Trace, op by op. It knows no op by name."""
 
+import gc
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +15,7 @@ from initwell.propagate.given.known import Known, Signals
 from initwell.propagate.moments.atoms import viewed
 from initwell.propagate.moments.places import Remembered
 from initwell.propagate.moments.signal import Signal
+from initwell.propagate.played.play import Played
 from initwell.propagate.routing.choices import Choices
 from initwell.propagate.shared.joint import Joint
 from initwell.propagate.shared.partners import shared_operands
@@ -34,7 +37,8 @@ class Walk(Record):
     Attributes:
         signals: value id → signal; values that are not there are unknown. Known numbers are measured when asked for.
         unsupported: ops without a rule → how often they ran.
-    return Walk(known, dict(sorted(unsupported.items())), dict(+unknown), causes)
+        unknown: ops that have a rule, but whose first output stayed unknown → how often.
+        causes: why values cannot be known → where that was met first.
     """
 
     signals: Mapping[int, Signal]
@@ -60,8 +64,23 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
         RuleError: a rule failed, or returned what does not fit its op's outputs.
     """
     values = Known.nothing() if values is None else values
-    with values.once("remembered", Remembered).during():
+    with _uncollected(), values.once("remembered", Remembered).during():
         return _walked(trace, table, Signals(start, values), values)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no cycles of references for a while: a walk makes thousands of records and no cycle of them.
+
+    Each full search goes over all that was ever imported, and takes as long as a walk.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
 
 
 def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Walk:
@@ -73,9 +92,15 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
     choices = Choices(trace, known, values, table)
     blank = Blank(trace, known, values)
     radial = Radial(trace, known, values, blank.others)
+    played = Played(trace, known, values, table)
+    radial.measured = played.along_rows
     for op, shapes in values.once("random", lambda: _random(trace, values)):
+        if played.any and (made := played.found(op)) is not None:
+            _keep(trace, op, [s if _is_known(s) else None for s in made], known)
+            continue
         try:
-            rule = choices.rule(op) or table.rules.get(op.packet) or table.rules.get(op.functional)
+            chosen = choices.rule(op) if choices.any else None
+            rule = chosen or table.rules.get(op.packet) or table.rules.get(op.functional)
         except Exception as error:
             raise _failure(op, error) from error
         if rule is None:
@@ -84,13 +109,12 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
                 unsupported[op.packet] += 1
             _forget(op, known)
             continue
-        call = Call.of_walk(op, trace, known, values)
         try:
-            found = tuple(rule(call))
+            found = tuple(rule(Call(op, trace, known, values)))
             _check(shapes, found)
             whole = joint.amended(op, found) if joint.any else found
-            along = radial.amended(op, whole)
-            found = tuple(blank.amended(op, along, others=along is not whole))
+            along = radial.amended(op, whole) if radial.any else whole
+            found = tuple(blank.amended(op, along, others=along is not whole) if blank.any else along)
             if op.index in shared:
                 found = tuple(s if s is None or s.joint else s.approximate(shared[op.index]) for s in found)
         except UnknownSignalError as error:
@@ -99,8 +123,7 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
                 causes.setdefault(str(error), f"{op.packet} at {op.path or 'the model itself'}")
         except Exception as error:
             raise _failure(op, error) from error
-        if not all(map(_is_known, found)):
-            found = tuple([s if _is_known(s) else None for s in found])
+        found = tuple([s if _is_known(s) else None for s in found])
         if found and found[0] is None:
             unknown[op.packet] += 1
         if op.mutates or len(found) != 1 or found[0] is None:

@@ -13,9 +13,9 @@ from initwell.records import Record
 from initwell.trace.trace import Op, Trace, ValueRef
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
-    """One op as its rule sees it.
+    """One op as its rule sees it; a walk makes thousands.
 
     Attributes:
         op: the op, its arguments by the schema's names.
@@ -28,13 +28,6 @@ class Call:
     trace: Trace
     known: Mapping[int, Signal]
     values: Known = field(default_factory=Known.nothing)
-
-    @classmethod
-    def of_walk(cls, op: Op, trace: Trace, known: Mapping[int, Signal], values: Known) -> "Call":
-        """Return a call of these fields: a walk makes thousands, and a constructor would set each field by itself."""
-        found = object.__new__(cls)
-        vars(found).update(op=op, trace=trace, known=known, values=values)
-        return found
 
     def __getitem__(self, name: str) -> Any:
         """Return a plain argument by its schema name."""
@@ -66,8 +59,13 @@ class Call:
 
     def tensors(self, *names: str) -> list[ValueRef] | None:
         """Return the values that these arguments are; None where one of them is a number, or is not given."""
-        found = [self[name] for name in names]
-        return found if all(isinstance(ref, ValueRef) for ref in found) else None
+        found = []
+        for name in names:
+            ref = self.op.arguments.get(name)
+            if not isinstance(ref, ValueRef):
+                return None
+            found.append(ref)
+        return found
 
     def value(self, name: str) -> Tensor | None:
         """Return the real numbers of a tensor argument that depends on nothing random: a mask, positions, an index.

@@ -24,6 +24,7 @@ from initwell.trace.trace import Op, Trace, ValueRef
 
 Found = Sequence[Signal | None]
 _LARGEST = 20_000_000
+_BEGUN = "aten.embedding"
 
 
 class Blank:
@@ -39,6 +40,8 @@ class Blank:
         """
         self.trace, self.signals, self.values = trace, known, values
         self.rows: dict[int, Rows] = {}
+        self.any: bool = values.once("embeddings", lambda: any(op.functional == _BEGUN for op in trace.ops))
+        """Whether there is anything whose rows may be blank."""
 
     @property
     def others(self) -> "_Others":
@@ -56,7 +59,7 @@ class Blank:
         if not found or found[0] is None or not op.outputs:
             return found
         rows: Rows | float | None
-        if op.functional == "aten.embedding":
+        if op.functional == _BEGUN:
             rows = self._begun(op, found[0])
         elif self.rows and any(i in self.rows for i in op.inputs) and op.functional in RULES:
             rows = RULES[op.functional](self, op, found[0])

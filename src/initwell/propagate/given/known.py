@@ -5,7 +5,7 @@ Trace, whatever the weights. A rule asks ``Call.value`` for the numbers, or ``Ca
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
 
@@ -116,7 +116,11 @@ def _measured(tensor: Tensor, sample: int | None, low: float, high: float) -> Si
     return constant(tensor.shape, low) if low == high else measured(tensor, sample=sample)
 
 
-class Signals(MutableMapping[int, Signal]):
+class _NumberlessError(KeyError):
+    """A value has no signal, and no numbers to measure."""
+
+
+class Signals(dict[int, Signal]):
     """Value id → signal, of what a walk found; a known value is measured when it is asked for.
 
     To iterate goes over what was found or asked for.
@@ -124,13 +128,15 @@ class Signals(MutableMapping[int, Signal]):
 
     def __init__(self, start: Mapping[int, Signal], known: Known) -> None:
         """Begin with the signals of ``start``."""
-        self._found, self._known = dict(start), known
+        super().__init__(start)
+        self._known = known
 
-    def __getitem__(self, value: int) -> Signal:
-        """Return the signal of a value."""
-        signal = self.get(value)
+    def __missing__(self, value: int) -> Signal:
+        """Measure a known value."""
+        signal = self._known.signal(value)
         if signal is None:
-            raise KeyError(value)
+            raise _NumberlessError(value)
+        self[value] = signal
         return signal
 
     def __contains__(self, value: object) -> bool:
@@ -145,33 +151,14 @@ class Signals(MutableMapping[int, Signal]):
 
     def get(self, value: int, default: Any = None) -> Any:
         """Return the signal of a value, or another where it has none."""
-        signal = self._found.get(value)
-        if signal is None:
-            signal = self._known.signal(value)
-            if signal is None:
-                return default
-            self._found[value] = signal
-        return signal
-
-    def __setitem__(self, value: int, signal: Signal) -> None:
-        """Give a value its signal."""
-        self._found[value] = signal
-
-    def __delitem__(self, value: int) -> None:
-        """Forget what was found of a value."""
-        del self._found[value]
+        try:
+            return self[value]
+        except _NumberlessError:
+            return default
 
     def forget(self, value: int) -> None:
         """Forget what was found of a value, if anything was."""
-        self._found.pop(value, None)
-
-    def __iter__(self) -> Iterator[int]:
-        """Yield the values that were found or asked for."""
-        return iter(self._found)
-
-    def __len__(self) -> int:
-        """Return how many were found or asked for."""
-        return len(self._found)
+        self.pop(value, None)
 
 
 def known_values(trace: Trace, kept: Mapping[int, Tensor] | None = None) -> Known:

@@ -12,7 +12,7 @@ masks of their own, they are averaged over.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import TypeVar
@@ -174,11 +174,6 @@ class Mask:
             if axis is not None and found:
                 parts[axis] = found
         return in_parts(even, parts, sample=0 if self.samples else None)
-
-    @property
-    def back(self) -> "Mask":
-        """The mask as a gradient meets it: what was put in place of scores sends nothing on, not in a closed row."""
-        return self if self.added or not self._closed.any() else replace(self, level=-math.inf)
 
     def rms(self, open_rms: float, mean: float) -> float:
         """Return the rms of all scores, of this rms and mean where they are open; what is shut counts as it stands."""

@@ -31,12 +31,43 @@ _DECAY = "e to a product that is nowhere positive, under a gamma law"
 _POINTS = 241
 _STEPS = 100
 _REACH = 9.0
+_NODES = 15
+# Of no more numbers 1/m has no expectation.
+FEWEST = 2.0
+_MOST = 0.99
 
 
 def is_average_of_squares(u: Signal) -> bool:
     """Whether a signal is an average of squares that is not the same everywhere."""
     known = u.average is not None and u.average.kind != "mean"
     return known and bool((u.means > 0).all()) and u.q > u.mean**2 * (1 + 1e-12)
+
+
+def _laws(u: Signal) -> list[tuple[Array, Array]]:
+    """Return points and weights of an average of squares, by segment."""
+    pairs = list(zip(u.means.ravel().tolist(), variances(u).ravel().tolist(), strict=True))
+    numbers = u.average.numbers if u.average is not None else ()
+    if len(numbers) != len(pairs):
+        return [_law(u, mean, variance) for mean, variance in pairs]
+    return [of_few_numbers(*pair, n) if n > FEWEST else _law(u, *pair) for pair, n in zip(pairs, numbers, strict=True)]
+
+
+def of_few_numbers(mean: float, variance: float, numbers: float) -> tuple[Array, Array]:
+    """Return points and weights of an average of ν numbers' squares that is multiplied by what varies besides.
+
+    Next to 0 it is a gamma variable of ν degrees of freedom, however large its variance; what it is multiplied by
+    counts as log-normal, so that E[1/v] is that of the gamma law of the mean and the variance.
+
+    >>> points, weights = of_few_numbers(1.0, 0.6, 6.0)
+    >>> [round(float(weights @ points**k), 3) for k in (1, -1)]  # 1/(1 − 0.6)
+    [1.0, 2.5]
+    """
+    alone = numbers / (numbers - 2)
+    share = math.log(max(1 / (1 - min(variance / mean**2, _MOST)) / alone, 1.0))
+    points, weights = gamma_law(1.0, 2 / numbers)
+    z, chances = np.polynomial.hermite_e.hermegauss(_NODES)
+    others = np.exp(math.sqrt(share) * z - share / 2)
+    return mean * np.outer(points, others).ravel(), np.outer(weights, chances / chances.sum()).ravel()
 
 
 def _law(u: Signal, mean: float, variance: float) -> tuple[Array, Array]:
@@ -49,15 +80,15 @@ def _law(u: Signal, mean: float, variance: float) -> tuple[Array, Array]:
 def _third_moment(u: Signal, mean: float, variance: float) -> float:
     """Return the third central moment of an average of squares, 0 where that of its entries is not known."""
     x = u.average.of if u.average is not None and u.average.kind == "square" else None
-    found = None if x is None else _tails(x)
-    if u.average is None or x is None or found is None:
+    heavy = None if x is None else tails(x)
+    if u.average is None or x is None or heavy is None:
         return 0.0
-    count, (four, six) = math.prod(x.shape[d] for d in u.average.dims), found
+    count, (four, six) = math.prod(x.shape[d] for d in u.average.dims), heavy
     own, third = (four - 1) * mean**2 / count, (six - 3 * four + 2) * mean**3 / count**2
     return third + 2 * max(variance - own, 0.0) ** 2 / mean
 
 
-def _tails(x: Signal) -> tuple[float, float] | None:
+def tails(x: Signal) -> tuple[float, float] | None:
     """Return E[x⁴]/E[x²]² and E[x⁶]/E[x²]³ of an entry, or None: of h·f(u) they are those of both multiplied."""
     made = x.image
     if of_known_law(x):
@@ -71,7 +102,7 @@ def _tails(x: Signal) -> tuple[float, float] | None:
     if not (two > 0).all():
         return None
     base = None if made is None or of_known_law(x) else made.base
-    others = (1.0, 1.0) if base is None else _tails(base)
+    others = (1.0, 1.0) if base is None else tails(base)
     own = float((four / two**2).mean()), float((six / two**3).mean())
     return None if others is None else (own[0] * others[0], own[1] * others[1])
 
@@ -172,8 +203,7 @@ def gamma_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
     """
     found = []
     count = math.prod(u.shape)
-    for mean, variance in zip(u.means.flat, variances(u).flat, strict=True):
-        points, weights = _law(u, float(mean), float(variance))
+    for points, weights in _laws(u):
         values = f.fn(points)
         found.append((_shown(values, weights, count), _shown(values * values, weights, count)))
     means, squares = (np.array(part).reshape(u.means.shape) for part in zip(*found, strict=True))
@@ -199,8 +229,7 @@ def _shown(values: Array, weights: Array, count: int) -> float:
 def spanned(u: Signal) -> Array:
     """Return points over all that a value may well be."""
     if is_average_of_squares(u):
-        laws = [_law(u, float(m), float(v)) for m, v in zip(u.means.flat, variances(u).flat, strict=True)]
-        return np.concatenate([points[weights > 1e-12] for points, weights in laws])
+        return np.concatenate([points[weights > 1e-12] for points, weights in _laws(u)])
     spread = np.sqrt(max(u.q - u.mean**2, 0.0))
     return np.asarray(u.mean + spread * np.linspace(-6.0, 6.0, 121))
 

@@ -59,6 +59,10 @@ class Weights(Record):
     spread: float = 0.0
     width: float = math.inf
 
+    def of(self, count: float) -> "Weights":
+        """Return those of rows of so many."""
+        return self if count == self.count else replace(self, count=count)
+
     def moments(self, variance: float, powers: Sequence[Powers]) -> Array:
         """Compute E[p_1^a p_2^b …] for several lists of powers.
 

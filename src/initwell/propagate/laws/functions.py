@@ -142,8 +142,7 @@ def function_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
         return mean, moments
     points, weights = distribution(u, f.kinks)
     values = f.fn(points)
-    true, q = (expected(weights, values**k).reshape(u.means.shape) for k in (1, 2))
-    mean = np.broadcast_to(mean, u.means.shape)
+    true, q = (expected(weights, powers).reshape(u.means.shape) for powers in (values, values * values))
     spread = np.maximum(moments[tuple(slice(n) for n in mean.shape)] - mean**2, 0.0)
     scale = over_pairs(u.atoms, np.sqrt(spread))
     centred = moments - over_pairs(u.atoms, mean)

@@ -303,7 +303,7 @@ def _decay() -> tuple[Array, Array]:
 
 def _tail(c: Array) -> Array:
     orders, mass = _decay()
-    found = np.zeros_like(c)
+    found = np.zeros(c.shape)
     # Below, what is left after so many terms is less than 1e-17.
     near = c > 0.6
     found[near] = c[near, None] ** orders @ mass

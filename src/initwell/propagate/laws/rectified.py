@@ -105,7 +105,7 @@ def _density(one: bytes, two: bytes, own: float, kinks: tuple[float, ...]) -> tu
 
 def expected(weights: Array, values: Array) -> Array:
     """Return the average of each row of values, of shape (segments,)."""
-    return np.asarray((weights * values).sum(axis=1))
+    return np.asarray(np.add.reduce(weights * values, axis=1))
 
 
 def marginal(x: Signal) -> Law | None:
@@ -174,14 +174,16 @@ def sum_law(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
     Returns:
         A mixture of Gaussians of b's variance about the values of alpha·a, moved by beta·E[b].
     """
+    made = a.image
     if a.gaussian or a.means.shape != b.means.shape:
+        return None
+    if a.law is None and (made is None or made.base is not None):
         return None
     # Heavier tails of a sum of few beside φ(u) are the lesser matter.
     normal = bell_shaped(b) if b.law is None else _is_symmetric(b.law)
     offset, variance = beta * b.means.ravel(), beta**2 * variances(b).ravel()
     if a.law is not None and normal and (b.law is None or not _is_symmetric(a.law)):
         return moved(a.law, alpha, offset, variance)
-    made = a.image
     if made is None or made.base is not None or not normal or made.pre.means.size != a.means.size or not variance.all():
         return None
     points, weights = distribution(made.pre)
@@ -281,8 +283,10 @@ def _in_bins(values: Array, weights: Array) -> tuple[Array, Array]:
 def _stacked(rows: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     """Make rows of one length, filled up with values of no weight."""
     length = max(values.size for values, _ in rows)
-    values = np.stack([np.concatenate([v, np.full(length - v.size, v[-1])]) for v, _ in rows])
-    return values, np.stack([np.concatenate([w, np.zeros(length - w.size)]) for _, w in rows])
+    values, weights = np.empty((len(rows), length)), np.zeros((len(rows), length))
+    for i, (v, w) in enumerate(rows):
+        values[i, : v.size], values[i, v.size :], weights[i, : w.size] = v, v[-1], w
+    return values, weights
 
 
 def grid_of(u: Signal) -> Array:
@@ -298,14 +302,12 @@ def _steps() -> Array:
 
 def interpolated(points: Array, grid: Array, table: Array) -> Array:
     """Return a table's numbers at these points, row by row."""
-    return np.stack([_at(*row) for row in zip(points, grid, table, strict=True)])
-
-
-def _at(points: Array, grid: Array, table: Array) -> Array:
-    # Where a table says one number everywhere, it is that.
-    if table[-1] == table[0] and bool((table == table[0]).all()):
-        return np.full_like(points, table[0])
-    return np.asarray(np.interp(points, grid, table))
+    found = np.empty(points.shape)
+    for row, at, known, numbers in zip(found, points, grid, table, strict=True):
+        # Where a table says one number everywhere, it is that.
+        same = numbers[-1] == numbers[0] and bool((numbers == numbers[0]).all())
+        row[...] = numbers[0] if same else np.interp(at, known, numbers)
+    return found
 
 
 def through(gate: Gate, grid: Array, origin: Signal | None) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ from initwell.propagate.laws.concentration import Weights
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.gram import differs
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.table import UnknownSignalError
 from initwell.records import Record
 
@@ -107,22 +107,21 @@ class Moment(Record):
         """Return how far it has come at a correlation, from 0 for independent rows to 1 for equal ones."""
         return _growth(self.pair, count, v, correlation)
 
-    def rate(self, s: Signal, weights: Weights, left: Open, axis: int) -> float:
-        """Say how strongly it goes with the correlation of rows that differ along an axis, times how far that can go.
+    def rates(self, s: Signal, weights: Weights, left: Open) -> list[float]:
+        """Say how strongly it goes with the correlation of rows that differ along each axis, times how far it can go.
 
         Args:
             s: centred scores, at one place of a row.
             weights: of a row whose entries are all open.
             left: what is open.
-            axis: of the scores' moments.
         """
-        steep = self.steep(s, left, axis)
-        if steep == 0:
-            return 0.0
-        even = s.changed(np.broadcast_to(left.even, s.moments.shape), 0.0)
-        overlap = even.averaged([axis]) / even.averaged(())
+        steep = [self.steep(s, left, axis) for axis in range(len(s.atoms))]
+        if not any(steep):
+            return steep
+        even = s.changed(left.even + np.zeros(s.moments.shape), 0.0)
+        level = even.averaged(())
         whole, apart = self._ends(known_variance(s.q * left.uneven[0]), weights, left, left.rows)
-        return overlap * (whole - apart) * steep
+        return [even.averaged([i]) / level * (whole - apart) * x if x else 0.0 for i, x in enumerate(steep)]
 
     def steep(self, s: Signal, left: Open, axis: int) -> float:
         """Say how strongly it grows with the correlation of rows that differ along an axis, times how far that can go.
@@ -153,7 +152,8 @@ class Moment(Record):
         for place in np.ndindex(v.shape):
             ends = self._ends(known_variance(float(v[place]) * left.uneven[0]), weights, left, left.sizes(place))
             whole[place], apart[place] = ends
-        even = np.broadcast_to(left.even, s.moments.shape)
+        even = np.empty(s.moments.shape)
+        even[...] = left.even
         level = even[tuple(slice(n) for n in v.shape)]
         overlap = even / over_pairs(s.atoms, np.sqrt(np.where(level > 0, level, 1.0)))
         high, low = (over_pairs(s.atoms, np.sqrt(np.maximum(x, 0.0))) for x in (whole, apart))
@@ -161,7 +161,7 @@ class Moment(Record):
 
     def _ends(self, v: float, weights: Weights, left: Open, sizes: Sizes) -> tuple[float, float]:
         """Return it of rows with themselves, and of rows without correlation."""
-        whole = left.entries(lambda n: self.alone(replace(weights, count=n), v), sizes)
+        whole = left.entries(lambda n: self.alone(weights.of(n), v), sizes)
         return whole, left.entries(lambda n: self.pair(n, v, 0.0), sizes)
 
     def shapes(self, s: Signal, left: Open) -> Array:
@@ -174,8 +174,9 @@ class Moment(Record):
         size = over_pairs(s.atoms, np.sqrt(np.maximum(s.diagonal, 0.0)))
         correlation = np.clip(np.where(size > 0, s.moments / np.where(size > 0, size, 1.0), 1.0), -1.0, 1.0)
         wide = np.where(_fluctuates(s), math.sqrt(3 * s.spread) * (1 - correlation**2), 0.0)
-        cases = np.stack(np.broadcast_arrays(size, correlation, wide), -1).round(4)
-        return _grown(self.pair, left.typical, left.uneven[0], cases.tobytes()).reshape(s.moments.shape)
+        cases = np.empty((*s.moments.shape, 3))
+        cases[..., 0], cases[..., 1], cases[..., 2] = size, correlation, wide
+        return _grown(self.pair, left.typical, left.uneven[0], cases.round(4).tobytes()).reshape(s.moments.shape)
 
 
 Pair = Callable[[float, float, float], float]

@@ -12,6 +12,8 @@ so a gradient has a negative swing, 1 − E[1/s²]·E[s²]. And of the ν number
 their length: what the gradient sends to them has lost one direction of ν.
 """
 
+import math
+
 import numpy as np
 
 from initwell.propagate.laws.functions import Function, as_image, composed, function_moments
@@ -58,15 +60,20 @@ def of_sum(a: Signal, b: Signal, alpha: float, beta: float) -> float:
     return float(sizes**power @ [a.swing, b.swing]) / (float(sizes.sum()) ** power or 1.0)
 
 
-def of_product(found: Signal, one: float, two: float) -> Signal:
+def of_product(found: Signal, one: float, two: float, *, same: bool = False) -> Signal:
     """Return a product with what comes of its factors' swings.
 
     Args:
         found: the product, factors taken as independent.
         one: swing of one factor.
         two: of the other.
+        same: whether both factors are of the same rows: with sizes t^a and t^b, t lognormal, E[t^(a + b)] is
+            e^(ab Var log t) of E[t^a]·E[t^b], and 1 + swing is e^(a² Var log t).
     """
     low, high = min(one, two), max(one, two)
+    if same and low > 0:
+        both = math.exp(math.sqrt(math.log1p(one) * math.log1p(two)))
+        return replace(_within_rows(found, both), swing=(1 + one) * (1 + two) * both**2 - 1)
     if low < 0 < high:
         share = 1 / (1 - low)
         return replace(found, moments=found.moments * share, means=found.means * share**0.5, swing=0.0)
@@ -84,23 +91,28 @@ def of_square(found: Signal, swing: float) -> Signal:
     >>> of_square(independent((4, 3), 3.0, 1.0), 0.5).moments.tolist()
     [[4.5, 1.5], [1.0, 1.0]]
     """
-    if swing <= 0 or not found.dims:
-        return found
+    return _within_rows(found, 1 + swing) if swing > 0 and found.dims else found
+
+
+def _within_rows(found: Signal, factor: float) -> Signal:
+    """Multiply the moments of entries of one row."""
     same = tuple([slice(n) for n in found.means.shape[: len(found.atoms) - len(found.dims[-1])]])
     moments = found.moments.copy()
-    moments[same] *= 1 + swing
+    moments[same] *= factor
     return replace(found, moments=moments)
 
 
 def of_longer_rows(found: Signal, x: Signal) -> Signal:
     """Return rows that a view has put together, as those of heads: of k rows side by side sizes vary by a k-th as much.
 
+    A last dimension of 1, as of a state that one row reads, counts no features.
+
     Args:
         found: the view.
         x: what it shows.
     """
     before, after = x.shape[-1] if x.shape else 1, found.shape[-1] if found.shape else 1
-    return replace(found, swing=x.swing * before / after) if after > before > 0 and after % before == 0 else found
+    return replace(found, swing=x.swing * before / after) if after > before > 1 and after % before == 0 else found
 
 
 def of_inverse(found: Signal, factor: Signal) -> Signal:

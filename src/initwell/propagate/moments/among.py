@@ -6,19 +6,22 @@ share of the strength is another: see ``gram``.
 """
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 
-from initwell.propagate.moments.labels import spans
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Atom, Signal, Source, replace
 
+STRENGTH = attrgetter("strength")
 MOST = 4
 """Of more values than these, rows follow the rest too little to matter."""
 
 
 def typical(source: Source) -> float:
     """Return the strength of a source, on average over the features that it is followed among."""
+    if not source.among:
+        return source.strength
     whole = sum(n for n, _ in source.among)
     return source.strength * sum(n * share for n, share in source.among) / whole if whole else source.strength
 
@@ -31,18 +34,17 @@ def with_sources(signal: Signal, sources: Mapping[int, tuple[Source, ...]], spre
         return replace(signal, **more) if more else signal
     atoms = list(signal.atoms)
     for i, new in changed.items():
-        atoms[i] = replace(atoms[i], follows=new)
+        atoms[i] = atoms[i].following(new)
     return _relabelled(signal, atoms, **more)
 
 
 def _relabelled(signal: Signal, atoms: Sequence[Atom], **changes: float) -> Signal:
     """Return a copy whose atoms, of the same sizes and segments, are others; what was worked out stays as it is."""
     found = object.__new__(Signal)
-    state = vars(found)
-    state.update(vars(signal))
+    dims = tuple([tuple(atoms[span.start : span.stop]) for span in signal.spans])
+    state = found.__dict__
+    state.update(signal.__dict__, dims=dims, atoms=tuple(atoms), **changes)
     state.pop("cuts", None)
-    dims = tuple([tuple(atoms[span.start : span.stop]) for span in spans(tuple(map(len, signal.dims)))])
-    state.update(changes, dims=dims, atoms=tuple(atoms))
     return found
 
 
@@ -76,10 +78,10 @@ def beside(found: Signal, parts: Sequence[Signal], axis: int) -> Signal:
         if all(p.atoms[i].follows == live[0].atoms[i].follows for p in live):
             continue
         values = dict.fromkeys(value for one in own for value in one)
-        most = [max((one[v] for one in own if v in one), key=lambda s: s.strength) for v in values]
+        most = [max([one[v] for one in own if v in one], key=STRENGTH) for v in values]
         sources[i] = tuple(
-            replace(s, among=_shares(s, found.atoms[axis].parts, parts, own))
-            for s in sorted(most, key=lambda s: -s.strength)[:MOST]
+            s._replace(among=_shares(s, found.atoms[axis].parts, parts, own))
+            for s in sorted(most, key=STRENGTH, reverse=True)[:MOST]
             if s.strength > 0
         )
     return with_sources(found, sources)
@@ -117,5 +119,5 @@ def cut(signal: Signal, parts: Sequence[int], kept: Sequence[int], sizes: Sequen
 def _of_parts(source: Source, kept: Sequence[int], sizes: Sequence[int]) -> Source:
     shares = [source.among[k][1] for k in kept]
     if len(shares) == 1:
-        return replace(source, strength=source.strength * shares[0], among=())
-    return replace(source, among=tuple(zip(sizes, shares, strict=True)))
+        return source._replace(strength=source.strength * shares[0], among=())
+    return source._replace(among=tuple(zip(sizes, shares, strict=True)))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from initwell.errors import ShapeError
 from initwell.propagate.moments.alike import merged, of_segments, refined, replaced_atoms
-from initwell.propagate.moments.segments import Array, Indices, common, patterns
+from initwell.propagate.moments.segments import Array, Indices, common, patterns, repeated
 from initwell.propagate.moments.signal import Atom, Dims, Signal, replace
 
 _JOINED = "a reshape across axes whose lengths do not divide one another: their moments were averaged"
@@ -48,13 +48,19 @@ def cut(signal: Signal, axis: int, inner: int) -> Signal:
         signal = merged(found, axis, _groups(found, axis, inner, math.inf, math.inf))
         atom = signal.atoms[axis]
     outer = replace(atom, size=atom.size // inner, parts=tuple(n // inner for n in atom.parts), slots=None)
-    s = len(outer.patterns.parts)
-    other = np.arange(s + s * s)
-    other[:s] = s + np.arange(s) * (s + 1)
-    moments = np.stack([signal.moments, signal.moments.take(other, axis)], axis + 1)
-    means = np.expand_dims(signal.means, axis + 1)
+    moments = signal.moments.take(_cut_patterns(outer.segments), axis)
+    means = repeated(signal.means, [(axis + 1, 1)])
     dims = replaced_atoms(signal.dims, axis, 1, (outer, Atom(inner, atom.sample, follows=atom.follows)))
     return replace(signal, dims=dims, moments=moments, means=means)
+
+
+@cache
+def _cut_patterns(segments: int) -> Indices:
+    """Return by pattern of the outer part, and by whether the inner ones differ, the pattern of the whole."""
+    s = segments
+    found = np.stack([np.arange(s + s * s)] * 2, 1)
+    found[:s, 1] = s + np.arange(s) * (s + 1)
+    return found
 
 
 def _groups(signal: Signal, axis: int, inner: int, unlike: float, liker: float) -> list[int]:
@@ -151,7 +157,7 @@ def joined(signal: Signal, axis: int) -> Signal:
     lengths = np.outer(one.parts, two.parts).astype(float)
     means, _ = _over_places(signal.means, axis, cells, lengths, s)
     other = {s.value: s.strength for s in inner.follows}
-    follows = tuple(replace(s, strength=(s.strength + other[s.value]) / 2) for s in outer.follows if s.value in other)
+    follows = tuple(s.of((s.strength + other[s.value]) / 2) for s in outer.follows if s.value in other)
     atom = Atom(outer.size * inner.size, outer.sample or inner.sample, parts if s > 1 else (), follows)
     dims = replaced_atoms(signal.dims, axis, 2, (atom,))
     whole_moments, whole_means = np.moveaxis(found, 0, axis), np.moveaxis(means, 0, axis)
@@ -208,7 +214,7 @@ def viewed(signal: Signal, shape: Sequence[int]) -> Signal:
     for axis, inner in steps:
         flat = cut(flat, axis, inner) if inner else joined(flat, axis)
     atoms = flat.atoms
-    return flat.regrouped(tuple([atoms[a:b] for a, b in pairwise(ends)]), flat.moments, flat.means)
+    return flat.regrouped(tuple([atoms[a:b] for a, b in pairwise(ends)]), flat.moments, flat.means, lengths)
 
 
 @lru_cache(maxsize=4096)
@@ -249,9 +255,9 @@ def _regrouping(sizes: Sequence[int], lengths: Sequence[int]) -> tuple[Sequence[
 
 def permuted(signal: Signal, order: Sequence[int]) -> Signal:
     """Permute the dimensions: ``order[i]`` is the old place of the new dimension i."""
-    axes = signal.axes(order)
-    dims = tuple(signal.dims[d] for d in order)
-    return signal.regrouped(dims, signal.moments.transpose(axes), signal.means.transpose(axes))
+    axes, dims, shape = signal.axes(order), signal.dims, signal.shape
+    moments, means = signal.moments.transpose(axes), signal.means.transpose(axes)
+    return signal.regrouped(tuple([dims[d] for d in order]), moments, means, tuple([shape[d] for d in order]))
 
 
 def expanded(signal: Signal, shape: Sequence[int], like: Signal | None = None) -> Signal:
@@ -274,21 +280,22 @@ def expanded(signal: Signal, shape: Sequence[int], like: Signal | None = None) -
     extra = len(shape) - len(signal.dims)
     given = ((),) * (len(shape) - len(like.dims)) + like.dims if like is not None else ((),) * len(shape)
     dims: list[tuple[Atom, ...]] = []
-    moments, means = signal.moments, signal.means
-    rows: Indices = np.arange(means.size).reshape(means.shape)
+    place, new = 0, list[tuple[int, int]]()
     for i, length in enumerate(shape):
         old = signal.dims[i - extra] if i >= extra else ()
         if not old and length > 1:
-            old = tuple([replace(x, follows=()) if x.follows else x for x in given[i]]) or (Atom(length),)
-            for axis, atom in enumerate(old, sum(map(len, dims))):
-                moments = np.repeat(np.expand_dims(moments, axis), atom.patterns.counts.size, axis)
-                means = np.repeat(np.expand_dims(means, axis), len(atom.patterns.parts), axis)
-                rows = np.repeat(np.expand_dims(rows, axis), len(atom.patterns.parts), axis)
+            old = tuple([x.following(()) if x.follows else x for x in given[i]]) or (Atom(length),)
+            new += [(axis, atom.segments) for axis, atom in enumerate(old, place)]
         dims.append(old)
+        place += len(old)
     if tuple(dims) == signal.dims:
         return signal
-    found = signal.regrouped(tuple(dims), moments, means)
-    return found if found.law is None else replace(found, law=of_segments(found.law, rows.ravel()))
+    moments = repeated(signal.moments, [(axis, n + n * n) for axis, n in new])
+    found = signal.regrouped(tuple(dims), moments, repeated(signal.means, new))
+    if found.law is None:
+        return found
+    rows = np.arange(signal.means.size).reshape(signal.means.shape)
+    return replace(found, law=of_segments(found.law, repeated(rows, new).ravel()))
 
 
 def matched(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[Signal, Signal]:

@@ -25,7 +25,7 @@ def by_pattern(atoms: Sequence[Atom], values: NDArray[T], *, second: bool = Fals
     """
     for axis, atom in enumerate(atoms):
         if values.shape[axis] > 1:
-            values = np.asarray(values.take(atom.patterns.second if second else atom.patterns.first, axis))
+            values = values.take(atom.patterns.second if second else atom.patterns.first, axis)
     return values
 
 

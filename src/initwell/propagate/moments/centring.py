@@ -52,7 +52,7 @@ def centred(signal: Signal, axes: Sequence[int]) -> Array:
     [0.75, -0.25]
     """
     every = over_all(signal, signal.moments, axes)
-    if not any(signal.atoms[i].parts for i in axes):
+    if not signal.segmented or not any(signal.atoms[i].parts for i in axes):
         return np.asarray(signal.moments - every)
     first = second = signal.moments
     for i, atom in enumerate(signal.atoms):

@@ -19,8 +19,8 @@ from functools import lru_cache, reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from initwell.propagate.moments.among import MOST, by_pattern, typical, with_sources
-from initwell.propagate.moments.segments import FEW, Array, Layout, over, patterns
+from initwell.propagate.moments.among import MOST, STRENGTH, by_pattern, typical, with_sources
+from initwell.propagate.moments.segments import FEW, Array, Layout, average, over, patterns
 from initwell.propagate.moments.signal import Atom, Signal, Source, replace
 
 # Of a table so many rows, of so many samples, show how its rows go together.
@@ -53,8 +53,8 @@ def _matrices(x: Signal, axes: Sequence[int]) -> int:
 
     Of a batched product both free axes follow something, and those of the batch nothing.
     """
-    atoms = [x.atoms[i] for i in axes]
-    return math.prod(a.size for a in atoms if not a.follows) if any(a.follows for a in atoms) else 1
+    free = [x.atoms[i].size for i in axes if not x.atoms[i].follows]
+    return math.prod(free) if len(free) < len(axes) else 1
 
 
 def of_table(x: Signal, table: NDArray[np.float64]) -> Signal:
@@ -201,7 +201,7 @@ def adding(signal: Signal, ends: Iterable[tuple[Sequence[int], Source]], spread:
         spread: of the signal, if it is another.
     """
     sources = {axis: source for dims, source in ends for axis in signal.axes(dims)}
-    found = {i: (*(o for o in signal.atoms[i].follows if o.value != s.value), s) for i, s in sources.items()}
+    found = {i: (*[o for o in signal.atoms[i].follows if o.value != s.value], s) for i, s in sources.items()}
     return with_sources(signal, found, spread)
 
 
@@ -219,7 +219,7 @@ def image(
         taps: positions that an output reads, each a row's share of its features.
     """
     spread = fluctuation(x, features) / taps
-    source = replace(source, strength=math.sqrt(spread))
+    source = source.of(math.sqrt(spread))
     return with_sources(found, dict.fromkeys(found.axes(rows), (source,)), spread)
 
 
@@ -233,7 +233,7 @@ def rescaled(signal: Signal, axis: int, factor: float, apart: float = 1.0) -> Si
         apart: of it between entries that differ along others of its axes, too.
     """
     old = signal.atoms[axis].follows
-    new = tuple([replace(s, strength=s.strength * factor, apart=s.apart * apart) for s in old])
+    new = tuple([s._replace(strength=s.strength * factor, apart=s.apart * apart) for s in old])
     return with_sources(signal, {axis: new})
 
 
@@ -252,11 +252,11 @@ def shared_out(signal: Signal, other: Signal, axis: int, share: float, rest: flo
 
 def _shared(own: Atom, other: Atom, share: float, rest: float) -> tuple[Source, ...]:
     """Return what two parts of a value follow along an axis; the arguments are those of ``shared_out``."""
-    sources = {s.value: replace(s, strength=s.strength * rest) for s in other.follows} if rest > 0 else {}
+    sources = {s.value: s.of(s.strength * rest) for s in other.follows} if rest > 0 else {}
     for s in own.follows:
         old = sources.get(s.value)
-        sources[s.value] = replace(s, strength=s.strength * share + (old.strength if old else 0.0))
-    return tuple(sorted(sources.values(), key=lambda s: -s.strength)[:MOST])
+        sources[s.value] = s.of(s.strength * share + (old.strength if old else 0.0))
+    return tuple(sorted(sources.values(), key=STRENGTH, reverse=True)[:MOST])
 
 
 def averaged(parts: Sequence[tuple[int, tuple[Source, ...]]]) -> tuple[Source, ...]:
@@ -271,13 +271,13 @@ def averaged(parts: Sequence[tuple[int, tuple[Source, ...]]]) -> tuple[Source, .
         for s in sources:
             old = found.get(s.value)
             share = s.strength * count / total
-            found[s.value] = replace(s, strength=share + (old.strength if old else 0.0))
-    return tuple(sorted(found.values(), key=lambda s: -s.strength)[:MOST])
+            found[s.value] = s.of(share + (old.strength if old else 0.0))
+    return tuple(sorted(found.values(), key=STRENGTH, reverse=True)[:MOST])
 
 
 def forgotten(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:
     """Return atoms that follow nothing."""
-    return tuple([replace(atom, follows=()) if atom.follows else atom for atom in dim])
+    return tuple([atom.following(()) if atom.follows else atom for atom in dim])
 
 
 def in_common(a: Signal, b: Signal, pairs: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
@@ -342,8 +342,7 @@ def apart(signal: Signal, axis: int) -> float:
     """
     if not signal.atoms[axis].parts:
         return signal.averaged(()) - signal.averaged([axis])
-    alike = replace(signal, moments=_roots(signal, [axis]))
-    return alike.averaged([axis]) - signal.averaged([axis])
+    return average(_roots(signal, [axis]), signal.layout, [axis]) - signal.averaged([axis])
 
 
 def _roots(signal: Signal, axes: Sequence[int]) -> Array:

@@ -126,14 +126,17 @@ def adaptive(inputs: Sequence[int], outputs: Sequence[int]) -> list[Axis]:
 
 def geometry(call: Call, inputs: Sequence[int], outputs: Sequence[int], kernel: Sequence[int]) -> list[Axis]:
     """Return the axes of an op with stride, padding and dilation arguments."""
-    n = len(kernel)
-    stride, padding, dilation = (spread(call[k], n) for k in ("stride", "padding", "dilation"))
-    stride = stride if call["stride"] not in ((), None) else tuple(kernel)
-    return list(_axes(tuple(inputs), tuple(outputs), tuple(kernel), stride, padding, dilation))
+    arguments = call.op.arguments
+    given = (arguments.get("stride"), arguments.get("padding"), arguments.get("dilation"))
+    return list(_axes(tuple(inputs), tuple(outputs), tuple(kernel), *given))
 
 
 @lru_cache(maxsize=1024)
-def _axes(*columns: tuple[int, ...]) -> tuple[Axis, ...]:
+def _axes(
+    inputs: tuple[int, ...], outputs: tuple[int, ...], kernel: tuple[int, ...], *given: int | tuple[int, ...] | None
+) -> tuple[Axis, ...]:
+    stride, padding, dilation = (spread(value, len(kernel)) for value in given)
+    columns = (inputs, outputs, kernel, stride if given[0] not in ((), None) else kernel, padding, dilation)
     return tuple([spatial_axis(i, o, k, s, p, d) for i, o, k, s, p, d in zip(*columns, strict=True)])
 
 
@@ -143,5 +146,5 @@ def spread(value: object, n: int) -> tuple[int, ...]:
         return (1,) * n
     if isinstance(value, int):
         return (value,) * n
-    whole = tuple(int(v) for v in value)  # type: ignore[attr-defined]
+    whole = tuple(map(int, value))  # type: ignore[call-overload]
     return whole * n if len(whole) == 1 else whole

@@ -10,6 +10,8 @@ from string import ascii_letters
 import numpy as np
 from numpy.typing import NDArray
 
+from initwell.propagate.moments.copies import worked_out
+
 Array = NDArray[np.float64]
 Pairs = tuple[tuple[int, int], ...]
 # Tables of as many entries are made once and kept.
@@ -25,12 +27,14 @@ class Labels:
         means: the same of means, without spatial axes.
         kept_a: dimensions of the first operand that the product has, shared ones first.
         kept_b: dimensions of the second that it has beside.
+        over: axes that are summed over, (of the first operand, of the second).
     """
 
     moments: str
     means: str
     kept_a: tuple[int, ...]
     kept_b: tuple[int, ...]
+    over: Pairs
 
 
 @lru_cache(maxsize=4096)
@@ -64,6 +68,7 @@ def labels(ranks_a: Sequence[int], ranks_b: Sequence[int], over: Pairs, batch: P
         f"{''.join(one[:flat_a])},{''.join(two[:flat_b])}{summed}->{out}",
         kept_a,
         kept_b,
+        tuple([pair for d, e in over for pair in zip(spans(ranks_a)[d], spans(ranks_b)[e], strict=True)]),
     )
 
 
@@ -86,6 +91,11 @@ class Weights:
     """
 
     tables: tuple[Array, ...]
+
+    @worked_out
+    def every(self) -> Array:
+        """The products of an entry of each."""
+        return np.asarray(reduce(np.multiply.outer, self.tables, np.ones(())).ravel())
 
 
 def bilinear(names: str, a: Array, b: Array, weights: Weights) -> Array:
@@ -110,9 +120,8 @@ def _multiplied(names: str, a: Array, b: Array, weights: Weights) -> Array:
     (first, shared, free), second, order = plan
     a, b = a.transpose(first), b.transpose(second)
     summed = a.shape[shared + free :]
-    factor = reduce(np.multiply.outer, weights.tables, np.ones(())).ravel()
     batch, rows, columns = a.shape[:shared], a.shape[shared : shared + free], b.shape[shared + len(summed) :]
-    left = a.reshape(*batch, math.prod(rows), -1) * factor
+    left = a.reshape(*batch, math.prod(rows), -1) * weights.every
     found = left @ b.reshape(*batch, left.shape[-1], -1)
     return np.asarray(found.reshape((*batch, *rows, *columns)).transpose(order))
 

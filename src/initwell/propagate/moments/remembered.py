@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Average:
-    """Says that a value is E[x], E[x²], or E[(x − x̄)²], averaged over some dimensions, x being ``of``."""
+    """Says that a value is E[x], E[x²], or E[(x − x̄)²], averaged over some dimensions, x being ``of``.
+
+    Where few numbers made rows of x, ``numbers`` says how many, by segment of rows.
+    """
 
     kind: Literal["mean", "square", "variance"]
     of: "Signal"
     dims: tuple[int, ...]
+    numbers: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,14 +18,13 @@ parts: ``moments[.., d, ..]`` becomes ``moments[.., d1, d2, ..] = moments[.., d1
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from initwell.errors import ArgumentError
+from initwell.propagate.moments import labels
 from initwell.propagate.moments.copies import names, worked_out
-from initwell.propagate.moments.labels import spans
 from initwell.propagate.moments.segments import Array, Layout, Patterns, average, patterns
 from initwell.records import Record
 
@@ -36,11 +35,9 @@ if TYPE_CHECKING:
     from initwell.propagate.moments.slots import Slots
 
 Fidelity = Literal["exact", "approximate"]
-_PARTS = attrgetter("parts")
 
 
-@dataclass(frozen=True)
-class Source(Record):
+class Source(NamedTuple):
     """A value whose rows some others are linear images of; see ``gram``.
 
     Attributes:
@@ -56,6 +53,10 @@ class Source(Record):
     apart: float = 1.0
     level: float = 0.0
     among: tuple[tuple[int, float], ...] = ()
+
+    def of(self, strength: float) -> "Source":
+        """Return it of another strength."""
+        return Source(self.value, strength, self.apart, self.level, self.among)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,17 @@ class Atom(Record):
     def patterns(self) -> Patterns:
         """The patterns of pairs of its indices."""
         return patterns(self.parts or (self.size,))
+
+    @worked_out
+    def segments(self) -> int:
+        """How many segments it has."""
+        return len(self.parts) or 1
+
+    def following(self, sources: tuple[Source, ...]) -> "Atom":
+        """Return it with other values that those along it follow; a walk makes a thousand such."""
+        found = object.__new__(Atom)
+        found.__dict__.update(self.__dict__, follows=sources)
+        return found
 
 
 Dims = tuple[tuple[Atom, ...], ...]
@@ -133,6 +145,7 @@ class Signal:
         crest: which share of its second moment that gradient is, where others were added to it.
         average: what it is the average of, where it is one.
         square_of: what it is the square of, where it is one.
+        numbers: of squares of rows that few numbers made: how many, by segment of rows.
         centred_of: the mean that was taken off, where one was.
         atoms: all atoms, in the order of ``moments``.
         scatter: of a weight, the relative variance of its squared entries; of what few weights made: rules/scatter.
@@ -163,6 +176,7 @@ class Signal:
     profile: tuple[Array, ...] = ()
     average: "Average | None" = None
     square_of: "Signal | None" = None
+    numbers: tuple[float, ...] = ()
     centred_of: "Average | None" = None
     joint: bool = False
     scatter: tuple[float, ...] = ()
@@ -180,24 +194,31 @@ class Signal:
         self._count(tuple([atom for dim in self.dims for atom in dim]))
 
     def _count(self, atoms: tuple[Atom, ...]) -> None:
-        self.__dict__.update(atoms=atoms, _has_parts=any(map(_PARTS, atoms)))
-        if self._has_parts or self.moments.shape != (2,) * len(atoms) or self.means.shape != (1,) * len(atoms):
-            self._fit()
-
-    def _fit(self) -> None:
-        segments = tuple([len(atom.parts) or 1 for atom in self.atoms])
+        segments = tuple([atom.segments for atom in atoms])
         lengths = tuple([n + n * n for n in segments])
+        parts = [atom.parts for atom in atoms]
+        self.__dict__.update(atoms=atoms, _has_parts=any(parts))
         if self.moments.shape != lengths:
             cure = f"Give one axis for each atom, of lengths {lengths}; a dimension of length 1 has none."
             raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)
         if self.means.shape != segments:
-            one = self.means.size == 1
-            vars(self)["means"] = np.full(segments, self.means) if one else np.broadcast_to(self.means, segments)
+            self._write_out(segments)
 
     def _fit_as(self, other: "Signal") -> None:
         """Refuse moments that do not belong to the atoms, which are those of another signal."""
-        if self.moments.shape != other.moments.shape or self.means.shape != other.means.shape:
-            self._fit()
+        if self.moments.shape != other.moments.shape:
+            self._count(self.atoms)
+        elif self.means.shape != other.means.shape:
+            self._write_out(other.means.shape)
+
+    def _write_out(self, segments: tuple[int, ...]) -> None:
+        means = self.means
+        if means.size == 1:
+            found = np.empty(segments)
+            found.fill(means.item())
+        else:
+            found = np.broadcast_to(means, segments)
+        self.__dict__["means"] = found
 
     @worked_out
     def shape(self) -> tuple[int, ...]:
@@ -250,7 +271,10 @@ class Signal:
             for i in differ:
                 place[i] = 1
             return float(self.moments.item(*place))
-        return average(self.moments, self.layout, differ)
+        known, key = self.kept, tuple(differ)
+        if key not in known:
+            known[key] = average(self.moments, self.layout, key)
+        return float(known[key])
 
     @property
     def rms(self) -> float:
@@ -266,23 +290,28 @@ class Signal:
 
     def axes(self, dims: Sequence[int]) -> tuple[int, ...]:
         """Return which axes of ``moments`` belong to these dimensions."""
-        spans = self._spans
+        spans = self.spans
         return tuple([i for d in dims for i in spans[d]])
 
     @worked_out
-    def _spans(self) -> tuple[range, ...]:
-        return spans(tuple(map(len, self.dims)))
+    def spans(self) -> tuple[range, ...]:
+        """Which axes of ``moments`` belong to each dimension."""
+        return labels.spans(tuple(map(len, self.dims)))
 
     def changed(
         self, moments: Array, means: Array | float, *, dims: Dims | None = None, gaussian: bool = False, **more: Any
     ) -> "Signal":
         """Return a signal of other numbers, and fields, that keeps the fidelity and forgets where it came from."""
-        means = means if isinstance(means, np.ndarray) else np.asarray(means, float)
+        if not isinstance(means, np.ndarray):
+            number, means = means, np.empty(self.means.shape if dims is None else ())
+            means.fill(number)
         dims = self.dims if dims is None else dims
         return _bare(self, dims=dims, moments=moments, means=means, gaussian=gaussian, **more)
 
-    def regrouped(self, dims: Dims, moments: Array, means: Array | None = None) -> "Signal":
-        """Return the same entries under other dimensions."""
+    def regrouped(
+        self, dims: Dims, moments: Array, means: Array | None = None, shape: tuple[int, ...] | None = None
+    ) -> "Signal":
+        """Return the same entries under other dimensions; given their shape, numbers are taken to fit."""
         found, means = object.__new__(Signal), self.means if means is None else means
         state, old = found.__dict__, self.__dict__
         state.update(_named(old, _OF_ENTRIES), dims=dims, moments=moments, means=means)
@@ -291,8 +320,12 @@ class Signal:
         atoms = tuple([atom for dim in dims for atom in dim])
         if moments is self.moments and means is self.means and atoms == self.atoms:
             state.update(_named(old, _OF_NUMBERS), atoms=atoms)
-        else:
+        elif shape is None:
             found._count(atoms)
+        else:
+            state.update(atoms=atoms, _has_parts=self._has_parts)
+        if shape is not None:
+            state["shape"] = shape
         return found
 
     def approximate(self, reason: str) -> "Signal":
@@ -306,10 +339,10 @@ def _bare(origin: Signal, **given: Any) -> Signal:
     """Return a signal of these fields and the fidelity of its origin: a constructor would set each field by itself."""
     found = object.__new__(Signal)
     state, old = found.__dict__, origin.__dict__
-    state.update(given)
     for name in _KEPT:
-        if name in old and name not in given:
+        if name in old:
             state[name] = old[name]
+    state.update(given)
     if given["dims"] is origin.dims:
         state.update(_named(old, _OF_DIMS))
         found._fit_as(origin)
@@ -324,7 +357,7 @@ _KEPT = ("fidelity", "reasons", "spread", "swing")
 # What holds of its entries wherever these stand.
 _OF_ENTRIES = (*_KEPT, "gaussian", "law", "peak", "crest", "roots", "scatter")
 # What a Signal works out of its dims alone.
-_OF_DIMS = ("atoms", "_has_parts", "shape", "layout", "_spans")
+_OF_DIMS = ("atoms", "_has_parts", "shape", "layout", "spans")
 # … and of its moments, means and atoms, however these are grouped.
 _OF_NUMBERS = ("_has_parts", "layout", "mean", "q", "diagonal", "kept")
 

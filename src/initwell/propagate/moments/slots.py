@@ -41,8 +41,11 @@ class Slots:
 
 def slot_axis(signal: Signal, dims: Sequence[int] | None = None) -> int | None:
     """Return the axis of the moments, of these dimensions or of all, that counts a token's experts."""
-    axes = range(len(signal.atoms)) if dims is None else signal.axes(dims)
-    return next((i for i in axes if signal.atoms[i].slots is not None), None)
+    for d in range(len(signal.dims)) if dims is None else dims:
+        for place, atom in enumerate(signal.dims[d]):
+            if atom.slots is not None:
+                return signal.spans[d][place]
+    return None
 
 
 def marked(signal: Signal, dim: int, slots: Slots) -> Signal:

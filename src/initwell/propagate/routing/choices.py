@@ -61,6 +61,8 @@ class Choices:
         kept, given = f"chains {sorted(self._numbers)}", {*values.folded.tensors, *self._numbers}
         self._chains: Mapping[int, Chain] = values.once(kept, lambda: chains(trace, given))
         self._routers: dict[int, _Router | None] = {}
+        self.any = bool(self._chains)
+        """Whether there is any choice."""
 
     def rule(self, op: Op) -> Rule | None:
         """Return the rule of an op of a choice; None where it is none, or cannot be worked out."""

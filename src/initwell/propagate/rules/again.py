@@ -50,8 +50,8 @@ def of_sum(call: Call, found: Signal, first: str, second: str) -> Signal:
         first: name of one term.
         second: name of the other.
     """
-    refs = call.tensors(first, second)
-    if refs is None or not _is_shared(call):
+    refs = call.tensors(first, second) if _is_shared(call) else None
+    if refs is None:
         return found
     for stream, made in zip(refs, refs[::-1], strict=True):
         op = call.trace.producer(call.trace.shown(made.id))

@@ -27,6 +27,7 @@ from initwell.propagate.rules.branch import (
 from initwell.propagate.rules.byhand import centred_by_hand, gradient_by_hand, normalized_by_hand, of_gated_rows
 from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.deviation import of_deviation
+from initwell.propagate.rules.first_rows import less_their_length, of_first_rows
 from initwell.propagate.rules.lengths import by_length_of_few
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
@@ -93,7 +94,11 @@ def _mul(call: Call) -> Sequence[Signal]:
             return [scaled(_spread(call.signal(one), operand(call, two), call.shape()), operand(call, two).mean)]
     if (pruned := _pruned(call)) is not None:
         return [pruned]
-    if (kept := masked_product(call) or multiplied_mask(call) or weighed_scores(call) or rows_kept(call)) is not None:
+    if (kept := masked_product(call) or multiplied_mask(call)) is not None:
+        return [kept]
+    if (weighed := weighed_scores(call)) is not None:
+        return [less_their_length(call, weighed)]
+    if (kept := rows_kept(call)) is not None:
         return [kept]
     a, b = operand(call, "self"), operand(call, "other")
     if call.op.phase == "backward":
@@ -101,7 +106,7 @@ def _mul(call: Call) -> Sequence[Signal]:
     found = multiplied_jointly(a, b) or normalized_by_hand(a, b, call.op.outputs[0])
     if found is not None:
         is_square = call["self"] == call["other"]
-        return [replace(of_square(found, a.swing), square_of=a) if is_square else found]
+        return [replace(of_first_rows(call, of_square(found, a.swing)), square_of=a) if is_square else found]
     if call.op.phase == "backward" and (share := of_deviation(call) * of_gated_rows(call)) != 1.0:
         whole = multiplied(*together(a, b, call.shape()))
         return [replace(whole, moments=whole.moments * share, joint=True)]

@@ -50,17 +50,22 @@ def scaled(signal: Signal, factor: float) -> Signal:
     """Multiply by a number; what the signal remembers is scaled along."""
     if factor == 1.0:
         return signal
-    found = signal.changed(signal.moments * factor**2, signal.means * factor, gaussian=signal.gaussian)
-    roots = tuple((tag, a * factor) for tag, a in signal.roots)
-    square = factor**2
-    gates = tuple(replace(g, moments=g.moments * square, power=g.power * square) for g in signal.gates)
-    before = as_image(signal)
-    image = replace(before, phi=composed(line(factor), before))
-    mask = signal.mask.scaled(factor) if signal.mask is not None else None
-    law = moved(signal.law, factor) if signal.law is not None else None
-    found = replace(found, roots=roots, gates=gates, profile=signal.profile, image=image, law=law)
-    echoes = tuple(echo.times(square) for echo in signal.echoes)
-    return replace(found, mask=mask, closed=signal.closed, echoes=echoes, peak=signal.peak, crest=signal.crest)
+    before, square = as_image(signal), factor**2
+    return signal.changed(
+        signal.moments * square,
+        signal.means * factor,
+        gaussian=signal.gaussian,
+        roots=tuple([(tag, a * factor) for tag, a in signal.roots]),
+        gates=tuple([replace(g, moments=g.moments * square, power=g.power * square) for g in signal.gates]),
+        profile=signal.profile,
+        image=Image(composed(line(factor), before), before.pre, before.base),
+        law=moved(signal.law, factor) if signal.law is not None else None,
+        mask=signal.mask.scaled(factor) if signal.mask is not None else None,
+        closed=signal.closed,
+        echoes=tuple([echo.times(square) for echo in signal.echoes]),
+        peak=signal.peak,
+        crest=signal.crest,
+    )
 
 
 def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussian: bool | None = None) -> Signal:
@@ -104,8 +109,8 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
 def _largest_of(*parts: tuple[Signal, float]) -> dict[str, Any]:
     """Return peak and crest of a sum of gradients, some of which max pooling gave to the largest entries."""
     shares = [(g.crest * factor * g.q, g.peak) for g, factor in parts if g.peak > 1]
-    whole = sum(factor * g.q for g, factor in parts)
-    return {"peak": max(shares)[1], "crest": sum(s for s, _ in shares) / whole} if shares and whole > 0 else {}
+    whole = sum(factor * g.q for g, factor in parts) if shares else 0.0
+    return {"peak": max(shares)[1], "crest": sum(s for s, _ in shares) / whole} if whole > 0 else {}
 
 
 def _bare(signal: Signal) -> bool:
@@ -143,7 +148,7 @@ def multiplied(a: Signal, b: Signal) -> Signal:
     found = gram.multiplied(a.changed(moments, a.means * b.means), a, b)
     more = a if a.peak >= b.peak else b
     found = replace(found, peak=more.peak, crest=more.crest, profile=profile)
-    return merged_fidelity(of_product(found, a.swing, b.swing) if a.swing or b.swing else found, b)
+    return merged_fidelity(of_product(found, a.swing, b.swing, same=True) if a.swing or b.swing else found, b)
 
 
 def _by_places(a: Signal, b: Signal) -> tuple[Array, tuple[Array, ...]]:

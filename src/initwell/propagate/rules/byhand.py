@@ -99,11 +99,13 @@ def gradient_by_hand(call: Call, first: str, second: str) -> Signal | None:
         first: one operand's name.
         second: the other's.
     """
-    if not (call.has(first) and call.has(second)):
+    if call.op.phase == "forward" or not (call.has(first) and call.has(second)):
         return None
-    orders = ((first, second), (second, first))
-    ways = (way(call, *order) for way in (_less_mean, _less_scale, _less_sum) for order in orders)
-    return next((found for found in ways if found is not None), None)
+    for way in (_less_mean, _less_scale, _less_sum):
+        for one, two in ((first, second), (second, first)):
+            if (found := way(call, one, two)) is not None:
+                return found
+    return None
 
 
 def _less_mean(call: Call, one: str, two: str) -> Signal | None:
@@ -206,8 +208,6 @@ def _less_sum(call: Call, one: str, two: str) -> Signal | None:
 def _by_way_of_sum(call: Call, one: str, two: str) -> tuple[int, ...] | None:
     """Return the dimensions of a sum by which a value was divided, if the operands are its gradient's two parts."""
     trace, refs = call.trace, (call[one], call[two])
-    if not all(isinstance(ref, ValueRef) for ref in refs):
-        return None
     share, total = trace.producer(refs[0].id), trace.producer(trace.shown(refs[1].id))
     if share is None or total is None or share.of is None or share.of != total.of or share.phase == "forward":
         return None
@@ -306,7 +306,7 @@ def _scale_behind(call: Call, one: str, two: str) -> Image | None:
     both = trace.producer(trace.shown(ref.id)) if isinstance(ref, ValueRef) and isinstance(factor, ValueRef) else None
     if both is None or both.functional != "aten.add" or both.phase == "forward":
         return None
-    add = Call.of_walk(both, trace, call.known, call.values)
+    add = Call(both, trace, call.known, call.values)
     norm = _norm_behind(add, "self") or _norm_behind(add, "other")
     rows = [] if norm is None else [(value, trace.producer(trace.shown(value))) for value in norm.inputs]
     for value, made in rows:

@@ -29,6 +29,7 @@ from initwell.propagate.moments.segments import Array, Patterns
 from initwell.propagate.moments.signal import Signal, Source, merged_fidelity, replace
 from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import added, scaled
+from initwell.propagate.rules.first_rows import undone
 from initwell.propagate.rules.masks import biased
 from initwell.propagate.rules.states import read_state
 from initwell.propagate.shared.reuse import CUTS
@@ -59,10 +60,10 @@ def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Seque
 
 
 def _contracted(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]]) -> Signal:
-    summed_a, summed_b = [d for d, _ in over], [d for _, d in over]
-    a, b = matched(resolved(a, summed_a), resolved(b, summed_b), [*over, *batch])
+    a, b = resolved(a, [d for d, _ in over]), resolved(b, [d for _, d in over])
+    a, b = matched(a, b, [*over, *batch])
     names = labels(tuple(map(len, a.dims)), tuple(map(len, b.dims)), tuple(over), tuple(batch))
-    pairs = list(zip(a.axes(summed_a), b.axes(summed_b), strict=True))
+    pairs = names.over
     along = [a.atoms[i].patterns for i, _ in pairs]
     counts = _counts(tuple(along))
     moments = bilinear(names.moments, a.moments, b.moments, counts)
@@ -74,8 +75,8 @@ def _contracted(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Se
     if a.means.any() and b.means.any():
         means = np.einsum(names.means, a.means, b.means, *(np.array(p.parts, float) for p in along))
     shared = len(batch)
-    kept = tuple(forgotten(a.dims[d]) for d in names.kept_a[:shared]) + tuple(a.dims[d] for d in names.kept_a[shared:])
-    dims = kept + tuple(b.dims[d] for d in names.kept_b)
+    own = [forgotten(a.dims[d]) for d in names.kept_a[:shared]], [a.dims[d] for d in names.kept_a[shared:]]
+    dims = (*own[0], *own[1], *[b.dims[d] for d in names.kept_b])
     found = a.changed(moments, means, dims=dims, gaussian=True)
     return merged_fidelity(found, b)
 
@@ -85,7 +86,9 @@ def _counts(along: tuple[Patterns, ...]) -> Weights:
     return Weights(tuple([p.counts for p in along]))
 
 
-def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: bool = False) -> Signal:
+def product(
+    call: Call, one: str, two: str, over: tuple[int, int], *, batched: bool = False, second: Signal | None = None
+) -> Signal:
     """Contract two operands, minding what they have in common.
 
     Args:
@@ -94,26 +97,29 @@ def product(call: Call, one: str, two: str, over: tuple[int, int], *, batched: b
         two: the second's.
         over: the dimension of each to sum over.
         batched: whether they share dimension 0.
+        second: what the second counts as, where that is not what it is.
     """
-    a, b = call.signal(one), call.signal(two)
-    first, second = (rows_of(call, call[name].id) for name in (one, two))
-    kept = len(a.dims) - 1
-    for weight, x, value, features, rows in (
-        (two, a, first, over[0], range(kept)),
-        (one, b, second, over[1], range(kept, kept + len(b.dims) - 1)),
-    ):
-        if call.trace.values[call.trace.shown(call[weight].id)].kind == "parameter" and not batched:
+    a, b = call.signal(one), call.signal(two) if second is None else second
+    refs, kept = (call[one].id, call[two].id), len(a.dims) - 1
+    first, last = rows_of(call, refs[0]), rows_of(call, refs[1])
+    ways = (
+        (refs[1], a, first, over[0], range(kept)),
+        (refs[0], b, last, over[1], range(kept, kept + len(b.dims) - 1)),
+    )
+    for weight, x, value, features, rows in () if batched else ways:
+        if call.trace.values[call.trace.shown(weight)].kind == "parameter":
             source = Source(value, level=_level(call, x, value, features))
             return image(_contracted(a, b, [over], ()), rows, x, [features], source)
-    spreads = [fluctuation(a, over[:1]), fluctuation(b, over[1:])]
-    left, right = _itself(a, first, b, over, batched), _itself(b, second, a, over[::-1], batched)
+    spreads = fluctuation(a, over[:1]), fluctuation(b, over[1:])
+    left, right = _itself(a, first, b, over, batched), _itself(b, last, a, over[::-1], batched)
     least = min(
-        s if x is y else fluctuation(y, [d]) for s, x, y, d in zip(spreads, (a, b), (left, right), over, strict=True)
+        spreads[0] if left is a else fluctuation(left, over[:1]),
+        spreads[1] if right is b else fluctuation(right, over[1:]),
     )
     found = _contracted(left, right, [over], [(0, 0)] if batched else [])
     # Given one factor, the product is a linear image of the other.
     ends = [(range(int(batched), kept), Source(first, math.sqrt(spreads[0])))]
-    ends.append((range(kept, len(found.dims)), Source(second, math.sqrt(spreads[1]))))
+    ends.append((range(kept, len(found.dims)), Source(last, math.sqrt(spreads[1]))))
     return adding(found, ends, spread=least)
 
 
@@ -179,7 +185,7 @@ def _mm(call: Call) -> Sequence[Signal]:
 
 
 def _bmm(call: Call) -> Sequence[Signal]:
-    return [read_state(call, product(call, "self", "mat2", (2, 1), batched=True))]
+    return [read_state(call, product(call, "self", "mat2", (2, 1), batched=True, second=undone(call)))]
 
 
 def _addmm(call: Call) -> Sequence[Signal]:

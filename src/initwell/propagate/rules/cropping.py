@@ -15,7 +15,16 @@ from initwell.propagate.given.mask import side_by_side
 from initwell.propagate.moments.places import mixed, weighed
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.ends import first_apart
-from initwell.propagate.rules.parts import bounds, concatenated, joined_tensors, padded, sliced
+from initwell.propagate.rules.parts import (
+    MOVED,
+    MOVED_TO_END,
+    at_one_place,
+    bounds,
+    concatenated,
+    joined_tensors,
+    padded,
+    sliced,
+)
 from initwell.propagate.rules.reading import read_places
 from initwell.propagate.rules.resample import mapped
 from initwell.propagate.rules.staggered import staggered
@@ -120,10 +129,13 @@ def _slice(call: Call) -> Sequence[Signal]:
     dim = (call["dim"] or 0) % len(x.dims)
     if (shifted := staggered(call)) is not None:
         return [shifted]
-    found = cropped(x, dim, *bounds(call, x.shape[dim]))
+    start, stop, step = bounds(call, x.shape[dim])
+    found = cropped(at_one_place(x, dim, start) if stop - start == 1 else x, dim, start, stop, step)
     made = call.trace.producer(call["self"].id)
     if made is not None and made.functional == "aten.convolution" and len(x.dims) == 3 and dim == 2:
-        return [first_apart(found, dim)]
+        apart = first_apart(found, dim)
+        # Beside padding the first positions are not told from others.
+        return [found.approximate(MOVED) if apart is found and MOVED_TO_END in found.reasons else apart]
     return [found]
 
 

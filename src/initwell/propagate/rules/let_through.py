@@ -40,18 +40,19 @@ def _given(gate: Gate, a: float) -> tuple[float, float] | None:
         return None
     points, weights = (row[0] for row in distribution(u))
     if u.law is None:
-        variance, centre = covariance(u)[0], np.full_like(points, u.mean)
+        variance, centre = covariance(u)[0], np.asarray(u.mean)
     else:
         variance, centre = float(u.law.variance[0]), np.repeat(u.law.values[0], points.size // u.law.values.size)
     if abs(a * a - (u.q - u.mean**2)) < 1e-3 * a * a:
         # It is x̂ itself, whatever its law.
-        variance, centre = a * a, np.full_like(points, u.mean)
+        variance, centre = a * a, np.asarray(u.mean)
     slope = gate.slope(points)
     once = weights * slope * interpolated(points[None], gate.grid, gate.passed)[0]
     twice = weights * slope**2 * interpolated(points[None], gate.grid, gate.power)[0]
-    if variance <= 0 or once.sum() == 0 or twice.sum() == 0:
+    whole_once, whole_twice = np.add.reduce(once), np.add.reduce(twice)
+    if variance <= 0 or whole_once == 0 or whole_twice == 0:
         return None
     # Given u and its non-Gaussian part, x̂ has this mean, and the variance 1 − a²/variance.
     given = a * (points - centre) / variance
-    first = float(once @ given / once.sum())
-    return first, float(twice @ given**2 / twice.sum()) + 1 - a * a / variance
+    first = float(once @ given / whole_once)
+    return first, float(twice @ given**2 / whole_twice) + 1 - a * a / variance

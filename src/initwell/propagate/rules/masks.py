@@ -6,15 +6,19 @@ bias adds its own moments, those of the open entries. What is shut matters to th
 
 import math
 from functools import partial
+from itertools import accumulate
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from initwell.propagate.given.mask import SHUT, Mask, both, filled, of_rank
-from initwell.propagate.given.measured import measured
+from initwell.propagate.given.measured import in_parts, measured
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.signal import Signal, replace
-from initwell.propagate.rules.branch import added
+from initwell.propagate.rules.branch import added, multiplied
+from initwell.propagate.rules.overwritten import whole_rows
 from initwell.propagate.table import Call
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import ValueRef
@@ -78,9 +82,10 @@ def biased(call: Call, x: Signal, name: str, *, scores: bool) -> Signal | None:
         name: of the known operand.
         scores: whether they are a product of queries and keys; what they are not is only added to where some are shut.
     """
-    known, rank = call.value(name), len(call.shape())
+    known = call.value(name)
     if known is None:
         return None
+    rank = len(call.shape())
     sample = call.values.sample(call[name].id)
     found = call.values.once(f"mask {_first(call, call[name])} {rank}", partial(_additive, known, rank, sample))
     if found is None or (not scores and found[0].shut == 0):
@@ -163,7 +168,34 @@ def masked_choice(call: Call, condition: str, kept: str, fill: str, *, shut: boo
     )
     if number == 0:
         closed = x.closed if x.shape == call.shape() else None
-        return x if closed is not None and bool((closed.open <= mask.open).all()) else None
+        if closed is None or not bool((closed.open <= mask.open).all()):
+            return None
+        return _emptied(call, x, f"{name} empty", mask)
     if x.shape != call.shape():
         x = together(x, mask.even, call.shape())[0]
     return replace(x, mask=both(x.mask, mask))
+
+
+def _emptied(call: Call, g: Signal, name: str, mask: Mask) -> Signal:
+    """Set a gradient to 0 in rows of scores that are shut as a whole, where a softmax of one number was uniform."""
+    row_parts = g.dims[-2][0].patterns.parts if len(g.dims[-2]) == 1 else ()
+    some = call.values.once(f"{name} {row_parts}", partial(_with_any, mask, row_parts))
+    if some is None:
+        return g
+    return replace(multiplied(*together(g, some, g.shape)), mask=g.mask, closed=g.closed)
+
+
+def _with_any(mask: Mask, row_parts: tuple[int, ...]) -> Signal | None:
+    """Return 1 for rows with anything open and 0 for others, by these segments; None where all have."""
+    some: NDArray[np.bool_] = np.asarray(mask.open.any(-1, keepdims=True))
+    if bool(some.all()):
+        return None
+    sample, ends = (0 if mask.samples else None), {0, *accumulate(row_parts)}
+    if some.ndim < 3 or some.shape[-2] != sum(row_parts) or math.prod(some.shape[1:-2]) > 1:
+        return measured(torch.from_numpy(some).double(), sample=sample)
+    rows = whole_rows(torch.from_numpy(~some.reshape(-1, sum(row_parts))), (len(some), sum(row_parts), 1))
+    if rows is not None and len(row_parts) > 1 and set(rows.some) <= ends:
+        some = np.ones_like(some[:1])
+        some[..., rows.some[0] : rows.some[1], :] = False
+    parts = [row_parts if axis == some.ndim - 2 else (n,) for axis, n in enumerate(some.shape)]
+    return in_parts(np.asarray(some, float), parts, sample=sample)

@@ -58,13 +58,13 @@ def of_neighbours(call: Call, first: str, second: str, beta: float) -> Signal | 
         second: name of b.
         beta: factor of b.
     """
+    if not call.values.once("neighbours", lambda: any(_pools(op) for op in call.trace.ops)):
+        return None
     refs = call.tensors(first, second)
     if refs is None or len(call.shape()) < 3:
         return None
     a, b = refs
     if any(tuple(call.trace.values[ref.id].shape) != tuple(call.shape()) for ref in refs):
-        return None
-    if not call.values.once("neighbours", lambda: any(_pools(op) for op in call.trace.ops)):
         return None
     seen: tuple[set[int], set[int]] = (set(), set())
     for ref, values in zip((a, b), seen, strict=True):

@@ -82,7 +82,7 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
 
 
 def _average(array: Array) -> float:
-    return float(array.mean()) if array.size != 1 else float(array.flat[0])
+    return float(np.add.reduce(array, axis=None)) / array.size if array.size != 1 else float(array.flat[0])
 
 
 def _as_distributed(hat: Signal, x: Signal, scale: Array | None, *, by_channel: bool = False) -> Signal:
@@ -98,7 +98,7 @@ def _as_distributed(hat: Signal, x: Signal, scale: Array | None, *, by_channel: 
 
 
 @lru_cache(maxsize=4)
-def _centred(x: Signal, dims: tuple[int, ...], centred: bool = True) -> tuple[Array, Array]:
+def _centred(x: Signal, dims: tuple[int, ...], centred: bool) -> tuple[Array, Array]:
     """Return moments about the mean over these dimensions, and the variance: by segment, of length 1 along them."""
     axes = x.axes(dims)
     moments = centred_moments(x, axes) if centred else x.moments
@@ -137,7 +137,7 @@ def normalized_backward(
     """
     g, x = together(g, x, x.shape)
     axes = g.axes(dims)
-    hat, variance = _unit(x, dims, centred=centred)
+    hat, variance = _unit(x, tuple(dims), centred)
     share = variance / (variance + eps)
     cross = over_all(g, _met(g, x, tuple(dims), centred, tag, tuple(gates or g.gates)), axes)
     inner = centred_moments(g, axes) if centred else g.moments
@@ -158,12 +158,13 @@ def normalized_backward(
 @lru_cache(maxsize=4)
 def _met(g: Signal, x: Signal, dims: tuple[int, ...], centred: bool, tag: int, gates: tuple[Gate, ...]) -> Array:
     """Return E[g x̂ g' x̂'], which the gradients of x and of the scale are both made of."""
-    return with_itself(g, _unit(x, dims, centred=centred)[0], tag, gates)
+    return with_itself(g, _unit(x, dims, centred)[0], tag, gates)
 
 
-def _unit(x: Signal, dims: Sequence[int], *, centred: bool = True) -> tuple[Array, Array]:
+@lru_cache(maxsize=4)
+def _unit(x: Signal, dims: tuple[int, ...], centred: bool) -> tuple[Array, Array]:
     """Return the moments of x̂ at eps = 0, and the variance that x was divided by."""
-    moments, variance = _centred(x, tuple(dims), centred)
+    moments, variance = _centred(x, dims, centred)
     return moments / over_pairs(x.atoms, np.sqrt(np.maximum(variance, 1e-300))), variance
 
 
@@ -172,7 +173,7 @@ def times_hat(
 ) -> Signal:
     """Multiply a gradient by x̂, entry by entry, for the scale's gradient; arguments as of ``normalized_backward``."""
     g, x = together(g, x, x.shape)
-    variance = _centred(x, tuple(dims))[1]
+    variance = _centred(x, tuple(dims), True)[1]
     met = _met(g, x, tuple(dims), True, tag, tuple(gates or g.gates))
     moments = met * over_pairs(x.atoms, np.sqrt(variance / (variance + eps)))
     return merged_fidelity(g.changed(moments, 0.0), x)
@@ -227,7 +228,7 @@ def _batch_norm(call: Call) -> Sequence[Signal | None]:
     x, eps = call.signal("input"), float(call["eps"])
     dims, layout = _channels(call)
     if call["training"] or call["running_var"] is None:
-        scale = 1 / np.sqrt(_centred(x, tuple(dims))[1] + eps)
+        scale = 1 / np.sqrt(_centred(x, tuple(dims), True)[1] + eps)
         hat = _as_distributed(normalized(x, dims, eps, tag=call.op.outputs[0]), x, scale, by_channel=True)
         hat = scaled(_remembered(hat, x), _smaller(x, dims, eps))
     else:
@@ -246,7 +247,7 @@ def _remembered(hat: Signal, x: Signal) -> Signal:
 
 def _smaller(x: Signal, dims: Sequence[int], eps: float) -> float:
     """Return by how much x̂ is smaller than if all channels were of one size: E[s²/(s² + ε)] over its value there."""
-    variance = _average(_centred(x, tuple(dims))[1])
+    variance = _average(_centred(x, tuple(dims), True)[1])
     if len(x.scatter) < 2 or variance <= 0:
         return 1.0
     floor = eps / variance
@@ -316,7 +317,8 @@ def _of_unlike_channels(call: Call) -> bool:
     add up with it or cancel it. A depthwise convolution hands that on; a few samples make it matter at once.
     """
     made = call.trace.producer(call.trace.shown(call["input"].id))
-    few = math.prod(call.signal("input").shape[d] for d in _channels(call)[0]) <= _FEW
+    shape = call.signal("input").shape
+    few = math.prod([*shape[:1], *shape[2:]]) <= _FEW
     if made is not None and made.functional == "aten.convolution":
         weight = call.trace.values[made.arguments["weight"].id].shape
         few = weight[1] == 1 and math.prod(weight[2:]) > 1

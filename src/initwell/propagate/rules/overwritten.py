@@ -10,7 +10,7 @@ average. Assumption: x and v are independent of each other, and of which places 
 One row that is written at places of each sample's own makes two kinds of rows: those agree, whatever the sample, and
 the others do as before. What attention or a norm makes of rows does not ask where they are, so that they are the same
 as if the places at one end were written, as many as are on average: segments. Assumption: neighbours do not matter more
-than other places do.
+than other places do. What is at one place alone is then not known, but for the end where padding never is.
 """
 
 import itertools
@@ -25,11 +25,9 @@ from initwell.propagate.given.measured import measured
 from initwell.propagate.moments.atoms import expanded, joined, together, viewed
 from initwell.propagate.moments.signal import Atom, Signal, constant, replace
 from initwell.propagate.rules.branch import added, multiplied, operand, shifted
-from initwell.propagate.rules.parts import concatenated, padded, sliced
+from initwell.propagate.rules.parts import MOVED, MOVED_TO_END, concatenated, padded, sliced
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
-
-_MOVED = "rows written at places of each sample's own, as if those at one end"
 
 
 def overwritten(x: Signal, put: Signal | None, mean: float, given: Mapping[int, Tensor]) -> Signal:
@@ -70,11 +68,13 @@ class WholeRows:
         some: (start, stop) of the places that stand for them, at the nearer end, as many as there are on average.
         others: those of the other rows.
         count: how many there are in all samples.
+        at_end: whether in each sample they are the first or the last ones, as padding is.
     """
 
     some: tuple[int, int]
     others: tuple[int, int]
     count: int
+    at_end: bool = False
 
 
 def whole_rows(mask: Tensor, shape: Sequence[int]) -> WholeRows | None:
@@ -85,7 +85,7 @@ def whole_rows(mask: Tensor, shape: Sequence[int]) -> WholeRows | None:
         shape: of the value that it is of: (samples, places, features).
 
     >>> whole_rows(torch.tensor([[True, False, False], [True, True, False], [False, False, False]]), (3, 3, 4))
-    WholeRows(some=(0, 1), others=(1, 3), count=3)
+    WholeRows(some=(0, 1), others=(1, 3), count=3, at_end=True)
     """
     if len(shape) != 3 or mask.dtype is not torch.bool or mask.ndim not in (2, 3) or mask.shape[:2] != tuple(shape[:2]):
         return None
@@ -98,8 +98,13 @@ def whole_rows(mask: Tensor, shape: Sequence[int]) -> WholeRows | None:
     if not 0 < many < length:
         return None
     if float(mask.nonzero()[:, 1].double().mean()) > (length - 1) / 2:
-        return WholeRows((length - many, length), (0, length - many), count)
-    return WholeRows((0, many), (many, length), count)
+        return WholeRows((length - many, length), (0, length - many), count, _rises(mask))
+    return WholeRows((0, many), (many, length), count, _rises(~mask))
+
+
+def _rises(mask: Tensor) -> bool:
+    """Whether no row of a mask falls from 1 to 0."""
+    return bool((mask[:, 1:] >= mask[:, :-1]).all())
 
 
 def rows_written(x: Signal, row: Signal, rows: WholeRows) -> Signal | None:
@@ -120,7 +125,7 @@ def rows_written(x: Signal, row: Signal, rows: WholeRows) -> Signal | None:
         return padded(sliced(x, 1, *others), 1, others[0], x.shape[1] - others[1])
     written = expanded(row, (x.shape[0], some[1] - some[0], x.shape[2]), sliced(x, 1, *some))
     both = [written, sliced(x, 1, *others)]
-    return concatenated(both if some < others else both[::-1], 1).approximate(_MOVED)
+    return concatenated(both if some < others else both[::-1], 1).approximate(MOVED_TO_END if rows.at_end else MOVED)
 
 
 def rows_named(

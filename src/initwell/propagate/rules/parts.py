@@ -18,11 +18,14 @@ from initwell.propagate.moments.atoms import joined, matched, viewed
 from initwell.propagate.moments.by_pairs import by_pattern
 from initwell.propagate.moments.gram import averaged
 from initwell.propagate.moments.remembered import Gate, Law
-from initwell.propagate.moments.segments import MOST, Array, Indices, patterns
+from initwell.propagate.moments.segments import MOST, Array, Indices, patterns, repeated
 from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
 from initwell.propagate.moments.slots import slot_axis
-from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
 from initwell.trace.trace import ValueRef
+
+MOVED = "rows written at places of each sample's own, as if those at one end"
+MOVED_TO_END = "padded rows, as many in each sample as on average"
 
 
 def one_atom(signal: Signal, dim: int) -> Signal:
@@ -150,7 +153,7 @@ def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) ->
     owner = [(i, j) for i, p in enumerate(whole) for j in range(p.means.shape[axis])]
     pairs, s = patterns(tuple(sizes)), len(sizes)
     columns: list[Array] = [np.asarray(whole[i].moments.take(j, axis)) for i, j in owner]
-    for a, b in zip(pairs.first[s:], pairs.second[s:], strict=True):
+    for a, b in zip(pairs.first[s:].tolist(), pairs.second[s:].tolist(), strict=True):
         columns.append(_between(whole, owner[a], owner[b], axis, same))
     means = np.concatenate([p.means for p in whole], axis)
     # A dimension of length 1 in the first part has no atom there, but has one in the whole.
@@ -195,9 +198,8 @@ def _with_atom(signal: Signal, dim: int) -> Signal:
     if signal.dims[dim]:
         return signal
     axis = sum(len(d) for d in signal.dims[:dim])
-    moments = np.stack([signal.moments, signal.moments], axis)
-    dims = (*signal.dims[:dim], (Atom(1),), *signal.dims[dim + 1 :])
-    return replace(signal, dims=dims, moments=moments, means=np.expand_dims(signal.means, axis))
+    moments, means = repeated(signal.moments, [(axis, 2)]), repeated(signal.means, [(axis, 1)])
+    return replace(signal, dims=(*signal.dims[:dim], (Atom(1),), *signal.dims[dim + 1 :]), moments=moments, means=means)
 
 
 def _between(parts: Sequence[Signal], a: tuple[int, int], b: tuple[int, int], axis: int, same: Sequence[int]) -> Array:
@@ -212,7 +214,7 @@ def _between(parts: Sequence[Signal], a: tuple[int, int], b: tuple[int, int], ax
         return np.asarray(one.moments.take(s, axis) / n + one.moments.take(own + s * own + s, axis) * (1 - 1 / n))
     atoms = [x for k, x in enumerate(one.atoms) if k != axis]
     first, second = np.asarray(one.means.take(s, axis)), np.asarray(two.means.take(t, axis))
-    shape = tuple(x.patterns.counts.size for x in atoms)
+    shape = tuple([x.segments * (1 + x.segments) for x in atoms])
     if not first.any() or not second.any():
         return np.zeros(shape)
     product = by_pattern(atoms, first) * by_pattern(atoms, second, second=True)
@@ -258,7 +260,22 @@ def _beside(whole: Signal, g: Signal, dim: int) -> Signal:
 
 def _select(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
-    return [selected(x, call["dim"] % len(x.dims), int(call["index"]))]
+    dim, index = call["dim"] % len(x.dims), int(call["index"])
+    return [selected(at_one_place(x, dim, index), dim, index)]
+
+
+def at_one_place(x: Signal, dim: int, index: int) -> Signal:
+    """Return a signal that one index is to be kept of.
+
+    Raises:
+        UnknowableError: some samples have one kind of row there and some another.
+    """
+    parts = x.dims[dim][0].patterns.parts if len(x.dims[dim]) == 1 else ()
+    if len(parts) > 1 and (MOVED in x.reasons or MOVED_TO_END in x.reasons):
+        first, last = index == 0, index in (-1, x.shape[dim] - 1)
+        if MOVED in x.reasons or not (first or last):
+            raise UnknowableError("one place, at which some samples have rows that were written and others have not")
+    return x
 
 
 def bounds(call: Call, length: int) -> tuple[int, int, int]:
@@ -269,7 +286,7 @@ def bounds(call: Call, length: int) -> tuple[int, int, int]:
 def _unbind(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     dim = (call["dim"] or 0) % len(x.dims)
-    return [selected(x, dim, i) for i in range(len(call.op.outputs))]
+    return [selected(at_one_place(x, dim, i), dim, i) for i in range(len(call.op.outputs))]
 
 
 def joined_tensors(call: Call) -> tuple[list[Signal], list[int]]:

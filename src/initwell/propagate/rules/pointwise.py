@@ -201,14 +201,15 @@ def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean:
     """Multiply by φ′(u), of these means and pair moments, a gradient whose parts may have met later masks."""
     gates = [gate for gate in g.gates if gate.moments.shape == g.moments.shape]
     here = tuple(slice(n) for n in u.means.shape)
-    grid, mean = grid_of(u), np.broadcast_to(mean, u.means.shape)
-    rest = g.moments - sum((gate.moments for gate in gates), np.zeros_like(g.moments))
-    heard = np.zeros_like(rest), np.zeros_like(grid)
+    grid = grid_of(u)
+    rest = g.moments - sum([gate.moments for gate in gates], 0.0)
+    heard: tuple[Array | float, Array | float] = (0.0, 0.0)
     for echo in about(g.echoes, u, origin, rest.shape):
         before, after = through_slope(echo, f, u)
         square = echo.moments[here].reshape(-1, 1) * echo.phi.fn(grid) ** 2
         rest, heard = rest - before, (heard[0] + after, heard[1] + square)
-    level = np.broadcast_to(rest[here].reshape(-1, 1), grid.shape)
+    level = np.empty(grid.shape)
+    level[...] = rest[here].reshape(-1, 1)
     moments, power, passed = rest * slopes + heard[0], level + heard[1], level
     for gate in gates:
         points, weights = distribution(u, f.kinks)

@@ -49,6 +49,8 @@ def profiled(found: Signal, known: Sequence[Array], axes: Sequence[Axis], role: 
         axes_here = found.axes([rank + i])
         moments = along(moments, matrix, axes_here[0]) if axes_here else moments * matrix[0, 0]
         scale *= float(matrix[0, 0])
+    if moments is found.moments:
+        return replace(found, profile=tuple(profile))
     return replace(found, moments=np.asarray(moments), means=found.means * math.sqrt(scale), profile=tuple(profile))
 
 
@@ -127,7 +129,7 @@ def _near(places: Array) -> bool:
 
 def sized(signal: Signal, rank: int) -> Signal:
     """Turn segments of the spatial dimensions, such as explicit padding, into E[x²] by position."""
-    if not any(atom.parts for dim in signal.dims[rank:] for atom in dim):
+    if not signal.segmented or not any(atom.parts for dim in signal.dims[rank:] for atom in dim):
         return signal
     profile = []
     for i, d in enumerate(range(rank, len(signal.dims))):

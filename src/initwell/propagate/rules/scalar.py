@@ -34,6 +34,7 @@ from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant
 from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
 from initwell.propagate.rules.decay import known_decay, sign_of, sums_up
 from initwell.propagate.rules.extremes import where_extreme
+from initwell.propagate.rules.first_rows import of_first_rows
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.overwritten import rows_chosen
 from initwell.propagate.rules.pointwise import applied, gated
@@ -112,8 +113,7 @@ def _angle(phi: Function) -> Rule:
         x = call.signal("self")
         if x.segmented or not 0 < x.q < 0.5 or x.mean**2 > 0.01 * x.q:
             return [applied(phi, x).approximate(_COSINE)]
-        size = math.sqrt(x.q)
-        return [applied(Function(lambda u: phi.fn(_of_unit_vectors(u / size, 1 / x.q))), x).approximate(_DIRECTIONS)]
+        return [applied(Function(lambda u: phi.fn(_of_unit_vectors(u / x.rms, 1 / x.q))), x).approximate(_DIRECTIONS)]
 
     return rule
 
@@ -176,15 +176,14 @@ def _pow(call: Call) -> Sequence[Signal]:
     x, power = call.signal("self"), call["exponent"]
     if not isinstance(power, (int, float)):
         raise UnknownSignalError("a power that is a tensor")
-    p = float(power)
-    whole = p == int(p)
+    p, whole = float(power), float(power) == int(power)
 
     def fn(u: Array) -> Array:
         return np.asarray(np.power(u, int(p)) if whole and p >= 0 else np.power(np.maximum(u, _TINY), p))
 
-    phi = Function(fn, () if whole else (0.0,))
     if p == 2:
-        return [replace(squared(x), square_of=x)]
+        return [replace(of_first_rows(call, squared(x)), square_of=x)]
+    phi = Function(fn, () if whole else (0.0,))
     return [decreasing(phi, x, "a negative power of what may be 0") if p < 0 else applied(phi, x)]
 
 

@@ -69,10 +69,12 @@ def _unread_apart(x: Signal) -> Signal:
 
     Such is a gradient where no output read: patches of 2 leave the last of 9 rows out.
     """
+    if not x.profile or x.segmented:
+        return x
     first, ends = len(x.dims) - len(x.profile), {}
     for i, places in enumerate(x.profile):
         there = np.flatnonzero(sizes(places) > 0)
-        if 0 < there.size < places.shape[-1] and not x.segmented:
+        if 0 < there.size < places.shape[-1]:
             ends[first + i] = (int(there[0]), places.shape[-1] - 1 - int(there[-1]))
     for dim, (before, after) in ends.items():
         x = cropped(x, dim, before, x.shape[dim] - after) if before or after else x
@@ -137,7 +139,7 @@ def _reduce(*, mean: bool) -> Rule:
             return [scaled(replace(found, swing=0.0), math.sqrt(seen(x.swing)))]
         if x.square_of is not None and call.op.phase == "forward":
             squares = summed(x, whole, keep=bool(call["keepdim"]), mean=True)
-            squares = replace(squares, average=Average("square", x.square_of, whole))
+            squares = replace(squares, average=Average("square", x.square_of, whole, x.numbers))
             count = math.prod(x.shape[d] for d in whole)
             return [squares if mean else replace(found, image=Image(line(float(count)), squares))]
         return [replace(found, average=Average("mean", x, whole)) if mean else found]

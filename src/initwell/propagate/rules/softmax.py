@@ -19,7 +19,7 @@ from initwell.propagate.given.mask import Mask
 from initwell.propagate.laws.concentration import Weights, between
 from initwell.propagate.laws.rows import SMALL, Moment, Open, all_open, known_variance, stepped
 from initwell.propagate.moments import gram
-from initwell.propagate.moments.alike import merged, plain, refined
+from initwell.propagate.moments.alike import merged, plain, refined, replaced_atoms
 from initwell.propagate.moments.atoms import joined, together
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.gram import rescaled, shared_out, strength
@@ -62,7 +62,7 @@ def _split(s: Signal, mask: Mask | None, dim: int) -> tuple[Signal, int, Keys | 
 
 def _without(s: Signal, axis: int, keys: Keys | None) -> Signal:
     """Return the signal at one index of an atom, centred along it, over what is open."""
-    dims = tuple(tuple(a for i, a in zip(s.axes([d]), dim, strict=True) if i != axis) for d, dim in enumerate(s.dims))
+    dims = replaced_atoms(s.dims, axis, 1, ())
     if keys is not None and len(s.atoms[axis].parts) > 1:
         return s.changed(keys.at_one(s), 0.0, dims=dims)
     moments = np.asarray(s.moments.take(0, axis) - s.moments.take(1, axis))
@@ -168,10 +168,8 @@ def softmaxed(s: Signal, dim: int) -> Signal:
         found = s.changed(np.stack([agree, differ], axis), 1 / left.count).approximate(_WHY)
     else:
         found = keys.weights(s, agree).approximate(_WHY)
-    rates = {i: _SQUARE.rate(scores, weights, left, i - (i > axis)) for i in range(len(s.atoms)) if i != axis}
-    rates[axis] = left.pairs(
-        lambda n: replace(weights, count=n).coupled(known_variance(scores.q * left.uneven[0]), (1, 1))
-    )
+    rates = {k + (k >= axis): rate for k, rate in enumerate(_SQUARE.rates(scores, weights, left))}
+    rates[axis] = left.pairs(lambda n: weights.of(n).coupled(known_variance(scores.q * left.uneven[0]), (1, 1)))
     apart = _apart(found, scores, axis, weights, left)
     for i, rate in rates.items():
         varies = gram.apart(found, i)
@@ -227,7 +225,7 @@ def _apart(p: Signal, s: Signal, axis: int, weights: Weights, left: Open) -> flo
     v, c = known_variance(s.q * left.uneven[0]), s.averaged([i - (i > axis) for i in rows]) / s.q
 
     def strength(n: float) -> float:
-        row = replace(weights, count=n)
+        row = weights.of(n)
         (square,) = row.moments(v, [(2,)])
         return float(c * ((1 - c) * v * (1 / n - square) ** 2 + c * row.coupled(v, (1, 1))))
 
@@ -296,7 +294,6 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
         found = softmax_backward(within(g, spans), opened(s), dim)
         return replace(back(found, spans, g), closed=mask)
     if mask is not None:
-        mask = mask.back
         s = _split(_by_rows(_own(s, mask), mask), mask, dim)[0]
     elif uneven(s, dim) is None:
         s, _ = _one_axis(s, dim, segments=False)
@@ -320,12 +317,10 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
         found = inner.changed(keys.gradient(g, *grown), 0.0)
     found = merged_fidelity(found, s).approximate(_WHY)
     whole = scores.changed(sizes, 0.0)
-    for i in range(len(g.atoms)):
-        if i != axis:
-            k = i - (i > axis)
-            rate = factor * moment.rate(scores, weights, left, k)
-            found = _following(found, inner, s, (i, i), whole.averaged([k]), rate)
-    coupled = left.pairs(lambda n: gradient_coupling(replace(weights, count=n), v, common=shared > 0))
+    for k, rate in enumerate(moment.rates(scores, weights, left)):
+        i = k + (k >= axis)
+        found = _following(found, inner, s, (i, i), whole.averaged([k]), factor * rate)
+    coupled = left.pairs(lambda n: gradient_coupling(weights.of(n), v, common=shared > 0))
     share = left.uneven[1] * coupled / whole.q * (1 - 1 / left.count) if whole.q > 0 else 0.0
     if keys is not None and (varies := gram.apart(found, axis)) > 0:
         share *= found.q / (1 - 1 / left.count) / varies

@@ -12,6 +12,9 @@ made of: what the norm sends back lives of the few rows that happen to be next t
 Assumption: the b_t of different steps, and c, are independent. Steps beyond ``_STEPS`` ago count as evenly many.
 """
 
+import math
+
+from initwell.propagate.laws.averages import FEWEST
 from initwell.propagate.laws.functions import as_image
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.table import Call, UnknowableError
@@ -92,7 +95,7 @@ def _is_outer(trace: Trace, value: int, nested: int) -> bool:
 
 
 def refuse_uneven(call: Call, gradient: Signal, scale: Signal) -> None:
-    """Refuse a gradient times the scale of a norm of rows that vary much in size, where states are read.
+    """Refuse a gradient times the scale of a norm of rows that vary much in size, or are made of next to nothing.
 
     Args:
         call: of a product of the backward.
@@ -104,6 +107,8 @@ def refuse_uneven(call: Call, gradient: Signal, scale: Signal) -> None:
     """
     for factor in (gradient, scale):
         average = as_image(factor).pre.average
+        if average is not None and min(average.numbers, default=math.inf) <= FEWEST:
+            raise UnknowableError("a gradient through a norm of rows the first of which one or two scores made")
         if average is None or average.kind != "square" or average.of.swing <= _MOST:
             continue
         if call.values.once("states", lambda: any(_reads_state(call.trace, op) for op in call.trace.forward_ops)):

@@ -28,7 +28,7 @@ from initwell.propagate.moments.atoms import joined, matched, permuted, together
 from initwell.propagate.moments.gram import image
 from initwell.propagate.moments.incidence import Axis, geometry
 from initwell.propagate.moments.labels import Weights, bilinear, labels
-from initwell.propagate.moments.segments import Array, Patterns
+from initwell.propagate.moments.segments import Array, Patterns, repeated
 from initwell.propagate.moments.signal import Atom, Dims, Signal, Source, merged_fidelity
 from initwell.propagate.rules.again import of_convolution
 from initwell.propagate.rules.answers import answered
@@ -65,11 +65,10 @@ def tapped(
     a, b = matched(a, b, [*over, *batch])
     rank_a, rank_b = len(a.dims) - len(axes), len(b.dims) - len(axes)
     (a, moments_a), (b, moments_b) = _spatial(a, rank_a), _spatial(b, rank_b)
-    ranks_a, ranks_b = (
-        tuple([max(len(d), i >= r) for i, d in enumerate(x.dims)]) for x, r in ((a, rank_a), (b, rank_b))
-    )
+    space_of_both = (1,) * len(axes)
+    ranks_a, ranks_b = ((*map(len, x.dims[:r]), *space_of_both) for x, r in ((a, rank_a), (b, rank_b)))
     names = labels(ranks_a, ranks_b, tuple(over), tuple(batch), len(axes))
-    along = [a.atoms[i].patterns for i in a.axes([d for d, _ in over])]
+    along = [a.atoms[i].patterns for i, _ in names.over]
     space = _space(tuple(axes), roles)
     order, lengths = space.order, space.lengths
     found = bilinear(names.moments, moments_a, moments_b, _weights(tuple(along), tuple(axes), order))[space.kept]
@@ -127,18 +126,13 @@ def _shares(axis: Axis, order: tuple[int, ...]) -> Array:
 
 def _spatial(signal: Signal, rank: int) -> tuple[Signal, Array]:
     """Return a signal with at most one atom a spatial dimension, and its moments with exactly one axis for each."""
-    if not signal.segmented and all(len(dim) == 1 for dim in signal.dims[rank:]):
-        return signal, signal.moments
-    for d in range(rank, len(signal.dims)):
-        while len(signal.dims[d]) > 1:
-            signal = joined(signal, signal.axes([d])[0])
-    signal = plain(signal, *range(rank, len(signal.dims)))
-    moments, place = signal.moments, len(signal.axes(range(rank)))
-    for d in range(rank, len(signal.dims)):
-        if not signal.dims[d]:
-            moments = np.repeat(np.expand_dims(moments, place), 2, place)
-        place += 1
-    return signal, moments
+    space = range(rank, len(signal.dims))
+    while more := [d for d in space if len(signal.dims[d]) > 1]:
+        signal = joined(signal, signal.axes(more)[0])
+    signal = plain(signal, *space)
+    missing = [i for i, d in enumerate(space) if not signal.dims[d]]
+    first = len(signal.axes(range(rank))) if missing else 0
+    return signal, repeated(signal.moments, [(first + i, 2) for i in missing]) if missing else signal.moments
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def uneven(s: Signal, dim: int, g: Signal | None = None) -> Uneven | None:
     atoms = tuple(s.atoms[i] for i in axes), tuple(s.atoms[i] for i in rows)
     sizes = np.transpose(s.diagonal, (*rows, *axes))
     shape = sizes.shape[: len(rows)]
-    sizes = sizes.reshape(-1, int(np.prod(sizes.shape[len(rows) :])))
+    sizes = sizes.reshape(-1, math.prod(sizes.shape[len(rows) :]))
     most = sizes.max(axis=1, keepdims=True)
     second = sizes < np.maximum(_LOW * most, most - _APART)
     if not second.any():

@@ -36,16 +36,25 @@ def weighed_scores(call: Call) -> Signal | None:
     Args:
         call: of the product.
     """
+    found = weights_of(call)
+    if found is None or found[1].mask is not None or found[1].shape != call.shape():
+        return None
+    weights = call.values.once(f"weighed {call.op.index}", partial(_by_segments, found[0]))
+    return None if weights is None else multiplied(*together(found[1], weights, call.shape()))
+
+
+def weights_of(call: Call) -> tuple[Tensor, Signal] | None:
+    """Return known numbers and the scores that are multiplied by them; None where that is not what happens.
+
+    Args:
+        call: of a product.
+    """
     for name, other in (("other", "self"), ("self", "other")):
         known, ref = call.value(name), call[other]
         if known is None or known.ndim < 3 or not isinstance(ref, ValueRef) or not call.has(other):
             continue
-        x = call.signal(other)
-        if x.shape != call.shape() or x.mask is not None or not are_scores(call, ref):
-            continue
-        weights = call.values.once(f"weighed {call[name].id}", partial(_by_segments, known))
-        if weights is not None:
-            return multiplied(*together(x, weights, call.shape()))
+        if are_scores(call, ref):
+            return known, call.signal(other)
     return None
 
 

@@ -26,11 +26,8 @@ class Joint:
         reuse = values.once("reuse", lambda: Reuse(trace))
         self._known = known
         self._pairs = Covariances(reuse, known, values, table) if reuse.any else None
-
-    @property
-    def any(self) -> bool:
+        self.any = reuse.any
         """Whether any two values may vary together."""
-        return self._pairs is not None
 
     def amended(self, op: Op, found: Found) -> Found:
         """Return the signals of an op's results, given those that its rule found."""

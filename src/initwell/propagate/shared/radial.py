@@ -15,8 +15,7 @@ with β the share that makes s independent of R(y): for a sum E[v y]/E[y²] and 
 a function E[v φ′ φ]/E[φ²] and Var s = n E[g²](E[(v φ′)²] − β² E[φ²]), for one of several parts its share of Σ y² g²,
 where the shares' s add up to 0: what rotary embeddings take apart and put together again keeps its R. So R is a sum of
 such independent sources, of which those of the two ways around a residual block cancel where a norm follows. At any
-other op it counts as random.
-Assumption: a row's gradient is otherwise independent of it.
+other op it counts as random. Assumption: a row's gradient is otherwise independent of it.
 """
 
 import math
@@ -97,12 +96,16 @@ class Radial:
         self._chains = frozenset[int]().union(*(norm.chain for norm in self._norms.values()))
         self._gates: Mapping[int, Norm] = values.once("gates by row", lambda: gates_by_row(trace))
         self._ops = frozenset(norm.op.index for norm in self._norms.values())
+        self._scales = {**self._gates, **self._norms}
+        self.any = bool(self._scales)
+        """Whether there is any such norm, or gate."""
         self._parts: dict[int, Parts | None] = {}
+        self.measured: Mapping[int, float] = {}
         self._variance: dict[object, float] = {}
 
     def amended(self, op: Op, found: Found) -> Found:
         """Return the signals of an op's results; where it makes that of a row's scale or gate, by its radial part."""
-        norm = self._norms.get(op.index, self._gates.get(op.index))
+        norm = self._scales.get(op.index)
         if norm is None or not found or found[0] is None or found[0].q <= 0:
             return found
         parts, scale = self._of(norm.op.outputs[0]), self._signals.get(norm.scale)
@@ -126,7 +129,7 @@ class Radial:
     def _of(self, value: int) -> Parts | None:
         """Return R of a value as source → factor; None where something is not known."""
         if value not in self._parts:
-            self._parts[value] = self._found(value)
+            self._parts[value] = self._random(value) if value in self.measured else self._found(value)
         return self._parts[value]
 
     def _found(self, value: int) -> Parts | None:
@@ -144,7 +147,7 @@ class Radial:
         signal, gradient = self._signals.get(value), self._gradient(value)
         if signal is None or gradient is None:
             return None
-        self._variance[value] = size(self._trace, value) * met(signal, gradient)
+        self._variance[value] = self.measured.get(value, size(self._trace, value) * met(signal, gradient))
         return {value: 1.0}
 
     def _gradient(self, value: int) -> Signal | None:

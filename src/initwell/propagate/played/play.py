@@ -1,0 +1,280 @@
+"""Stretches played with drawn numbers: what ops make of Gaussian inputs, where no rule says it.
+
+The gated delta rule solves a triangular system of products of keys, each times a decay of its own: a state is read, and
+what it says is taken off what is written. A norm divides what comes of it, a number times a vector for each row, by its
+own length. No step of that is a matter of second moments: which keys are alike, which decays are near 1 and which rows
+are short goes from op to op. What goes in is known, though: outputs of layers of fresh weights are Gaussian, with
+moments that the walk has found, and so are the gradients that come back from such layers. So the ops themselves are run
+on numbers drawn by these, and what they make is measured,
+
+    E[y_i y_j] = (1/N) Σ_n y_i(x_n) y_j(x_n)
+
+over all rows of N draws, of the weights between, too. Between two layers it is exact up to 1/√(rows), some per cent
+of what a few short rows decide. Assumption: inputs of one stretch are independent of each other, and the gradients
+that arrive of the stretch's values.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils._pytree import tree_leaves
+
+from initwell.propagate.default import default_table
+from initwell.propagate.given.known import Known
+from initwell.propagate.given.measured import measured
+from initwell.propagate.moments.atoms import viewed
+from initwell.propagate.moments.signal import Atom, Signal, replace
+from initwell.propagate.played.drawn import drawn
+from initwell.propagate.played.stretches import Stretch, stretches
+from initwell.propagate.table import Call, RuleTable, UnknownSignalError
+from initwell.trace.fold import called
+from initwell.trace.ops import COPIES, VIEWS
+from initwell.trace.trace import Op, Trace, ValueRef
+
+_WHY = "made by ops without a law of their own: measured of drawn numbers between layers of fresh weights"
+# So many entries of all draws of one value, and so many draws at most.
+_ENTRIES = 1 << 22
+_DRAWS = 16
+_SEED = 20170
+# Strides here may be others than those on meta tensors, which a view fits.
+_RESHAPED = torch.ops.aten.reshape.default
+_CUTS = (
+    "slice select narrow split split_with_sizes unsafe_split unsafe_split_with_sizes chunk unsafe_chunk unbind unfold"
+)
+_SAME = frozenset({*VIEWS, *COPIES}) - {f"aten.{name}" for name in _CUTS.split()}
+# Rows whose mean squares vary by less than this are as good as of one size.
+_LEAST = 0.05
+_HALVINGS = 20
+
+
+class Played:
+    """Gives the values of a stretch their signals, as a walk comes by."""
+
+    def __init__(self, trace: Trace, known: Mapping[int, Signal], values: Known, table: RuleTable) -> None:
+        """Begin a walk.
+
+        Args:
+            trace: that is walked.
+            known: value id → signal, of all values so far.
+            values: what has real numbers.
+            table: of rules, for views.
+        """
+        self.trace, self.known, self.values, self.table = trace, known, values, table
+        every = {*values.folded.tensors}
+        found: Mapping[int, Stretch] = values.once("stretches", lambda: stretches(trace, every))
+        self._stretches = {i: stretch for i, stretch in found.items() if not self._has_own(stretch)}
+        self.any = bool(self._stretches)
+        self._plays: dict[int, _Play] = {}
+        # Of what stretches read: by how much a row's gradient, in all, lies along it.
+        self.along_rows: dict[int, float] = {}
+
+    def _has_own(self, stretch: Stretch) -> bool:
+        """Whether a caller gave a rule for one of its ops."""
+        own, given = default_table().rules, self.table.rules
+        names = {name for i in stretch.ops for name in (self.trace.ops[i].packet, self.trace.ops[i].functional)}
+        return any(given.get(name) is not own.get(name) for name in names)
+
+    def found(self, op: Op) -> Sequence[Signal | None] | None:
+        """Return the signals of what an op of a stretch makes; None where it is of none."""
+        stretch = self._stretches.get(op.index)
+        if stretch is None:
+            return None
+        if stretch.place not in self._plays:
+            self._plays[stretch.place] = _Play(self.trace, self.known, self.values, stretch)
+        play = self._plays[stretch.place]
+        try:
+            play.run(op)
+            found = self._by_rule(op) if op.functional in _SAME else None
+            if found is None:
+                found = [play.signal(value) for value in op.outputs]
+            if found == [None] and op.phase == "forward":
+                found = self._by_rule(op) or found  # scores filled with what is infinite
+        except (UnknownSignalError, RuntimeError, TypeError, KeyError):
+            play.failed.update(op.outputs, (new for _, new in op.mutates))
+            return [None] * len(op.outputs)
+        if op.index == stretch.last:
+            self.along_rows |= play.along_rows()
+        play.forget(op.index)
+        return found
+
+    def _by_rule(self, op: Op) -> Sequence[Signal | None] | None:
+        """Return what a rule says, as of views: there is nothing to be measured."""
+        rule = self.table.rules.get(op.packet) or self.table.rules.get(op.functional)
+        if rule is None:
+            return None
+        try:
+            return rule(Call(op, self.trace, self.known, self.values))
+        except UnknownSignalError:
+            return None
+
+
+class _Play:
+    """One stretch, with its numbers of each draw."""
+
+    def __init__(self, trace: Trace, known: Mapping[int, Signal], values: Known, stretch: Stretch) -> None:
+        self.trace, self.known, self.values, self.stretch = trace, known, values, stretch
+        self.failed: set[int] = set()
+        self._tensors: dict[int, list[Tensor]] = {}
+        self._read_last = _last_readers(trace, stretch)
+        self._generator = Generator().manual_seed(_SEED + stretch.place)
+        shapes = [trace.values[o].shape for i in stretch.ops for o in trace.ops[i].outputs]
+        self.draws = max(1, min(_DRAWS, _ENTRIES // max(map(math.prod, shapes))))
+        self.batch = next((trace.values[v].shape[0] for v in trace.inputs.values() if trace.values[v].shape), 1)
+
+    def run(self, op: Op) -> None:
+        """Run an op on every draw."""
+        if any(i in self.failed for i in op.inputs):
+            raise UnknownSignalError(op.packet)
+        _, packet, overload = op.name.split(".")
+        func = _RESHAPED if packet in ("view", "_unsafe_view") else getattr(getattr(torch.ops.aten, packet), overload)
+        for i in op.inputs:
+            self._numbers(i)
+        results: list[list[Tensor]] = []
+        for n in range(self.draws):
+            numbers = partial(_number, {i: self._numbers(i)[n] for i in op.inputs})
+            arguments = {**op.arguments, "shape": op.arguments.get("size")} if func is _RESHAPED else op.arguments
+            out = called(func, arguments, numbers)
+            results.append([t for t in tree_leaves(out) if isinstance(t, Tensor)])
+        for place, value in enumerate(op.outputs):
+            self._tensors[value] = [made[place] for made in results]
+        for old, new in op.mutates:
+            if old in self._tensors or old in self.values or old in self.stretch.written:
+                self._tensors[new] = self._numbers(old)
+
+    def _numbers(self, value: int) -> list[Tensor]:
+        """Return the numbers of a value, for each draw."""
+        if value in self._tensors:
+            return self._tensors[value]
+        if value in self.stretch.written:
+            op = self.trace.producer(value)
+            if op is not None:
+                self.run(op)
+                return self._tensors[value]
+        if value in self.values:
+            return [self.values[value]] * self.draws
+        if value in self.values.kept:
+            return [self.values.kept[value].detach()] * self.draws
+        if value not in self.stretch.inputs and value not in self.stretch.parameters:
+            raise UnknownSignalError(str(value))
+        signal = self.known.get(value)
+        if signal is None:
+            raise UnknownSignalError(str(value))
+        made = [drawn(signal, self._generator) for _ in range(self.draws)]
+        rows = self._tensors.get(self.stretch.arriving.get(value, -1))
+        self._tensors[value] = made if rows is None or signal.swing >= 0 else _against(made, rows, 1 - signal.swing)
+        return self._tensors[value]
+
+    def along_rows(self) -> dict[int, float]:
+        """Return the sum over rows of E[(Σ v·g)²] of each input of the forward, g its gradient."""
+        found = {}
+        for value in self.stretch.inputs & self.trace.gradients.keys():
+            pairs = [self._tensors.get(i, []) for i in (value, self.trace.gradients[value])]
+            sums = [(v.double() * g).sum(-1).square().sum() for v, g in zip(*pairs, strict=False)]
+            if sums:
+                found[value] = float(torch.stack(sums).mean())
+        return found
+
+    def signal(self, value: int) -> Signal | None:
+        """Measure a value over all draws."""
+        tensors = self._tensors[value]
+        if not tensors[0].is_floating_point():
+            return None
+        edge = value in self.stretch.edge
+        each = [self._measured(t) if edge else self._by_sample(t) for t in tensors]
+        moments = np.mean([s.moments for s in each], 0)
+        if not np.isfinite(moments).all():
+            return None
+        mean = float(np.mean([s.mean for s in each]))
+        found = replace(each[0].changed(moments, mean), joint=True).approximate(_WHY)
+        return replace(found, swing=self._swing(tensors)) if edge and not self._is_gradient(value) else found
+
+    def _is_gradient(self, value: int) -> bool:
+        op = self.trace.producer(value)
+        return op is not None and op.phase == "backward"
+
+    def _swing(self, tensors: list[Tensor]) -> float:
+        """Return by how much rows vary in size, beyond what chance does to that of Gaussian numbers."""
+        rows = torch.stack([t.double().square().mean(-1) for t in tensors])
+        mean, square = float(rows.mean()), float(rows.square().mean())
+        found = square / mean**2 / (1 + 2 / tensors[0].shape[-1]) - 1 if mean > 0 else 0.0
+        return found if found > _LEAST else 0.0
+
+    def _measured(self, tensor: Tensor) -> Signal:
+        """Measure along all dimensions, the first of which may hold rows of all samples."""
+        shape = tuple(tensor.shape)
+        rows = bool(shape) and shape[0] > self.batch > 1 and shape[0] % self.batch == 0
+        if rows:
+            tensor = tensor.reshape(self.batch, shape[0] // self.batch, *shape[1:])
+        sample = 0 if tensor.ndim and tensor.shape[0] == self.batch > 1 else None
+        found = measured(tensor, sample=sample)
+        return viewed(found, shape) if rows else found
+
+    def _by_sample(self, tensor: Tensor) -> Signal:
+        """Measure what no other op reads: by samples alone, as ``measured`` does, but with 32 bits."""
+        shape, b = tuple(tensor.shape), self.batch
+        if not shape or shape[0] % b or b < 2 or tensor.numel() == b:
+            return self._measured(tensor)
+        rows = tensor.reshape(b, -1)
+        n = rows.shape[1]
+        whole = float(torch.linalg.vector_norm(rows)) ** 2
+        along = [float(torch.linalg.vector_norm(rows.sum(axis))) ** 2 for axis in (0, 1)]
+        every = float(rows.sum())
+        apart = [(along[0] - whole) / (b - 1), (along[1] - whole) / (n - 1)]
+        both = (every**2 - along[0] - along[1] + whole) / ((b - 1) * (n - 1))
+        moments = np.array([[whole, apart[1]], [apart[0], both]]) / (b * n)
+        return viewed(Signal(((Atom(b, True),), (Atom(n),)), moments, np.asarray(every / (b * n))), shape)
+
+    def forget(self, index: int) -> None:
+        """Let the numbers go that no op behind this one reads."""
+        for value in self._read_last.get(index, ()):
+            self._tensors.pop(value, None)
+        if index == self.stretch.last:
+            self._tensors.clear()
+
+
+def _number(numbers: Mapping[int, Tensor], ref: ValueRef) -> Tensor:
+    return numbers[ref.id]
+
+
+def _last_readers(trace: Trace, stretch: Stretch) -> dict[int, list[int]]:
+    """Return op → values that it is the last of a stretch to read; but for those that are looked at in the end."""
+    last = {
+        value: index for index in sorted(stretch.ops) for value in (*trace.ops[index].outputs, *trace.ops[index].inputs)
+    }
+    kept = stretch.inputs | stretch.written | {*stretch.arriving.values()}
+    kept |= {trace.gradients[value] for value in stretch.inputs if value in trace.gradients}
+    for op in map(trace.producer, stretch.written):
+        kept |= {*op.inputs} if op is not None else set()
+    found: dict[int, list[int]] = {}
+    for value, index in last.items():
+        if value not in kept:
+            found.setdefault(index, []).append(value)
+    return found
+
+
+def _against(gradients: list[Tensor], rows: list[Tensor], gain: float) -> list[Tensor]:
+    """Return gradients that are larger where rows are short, as behind a norm that divides by their lengths.
+
+    A norm of a stream of which these rows are a part f has divided by s² = 1 − f + f·m, m a row's mean square by the
+    average of all, and so f follows from gain = E[1/s²].
+
+    Args:
+        gradients: of the rows, drawn without regard to them.
+        rows: of each draw, of the same shape.
+        gain: by how much E[1/s²] is larger than 1.
+    """
+    if any(g.shape != r.shape for g, r in zip(gradients, rows, strict=True)):
+        return gradients
+    sizes = torch.stack([r.double().square().mean(-1, keepdim=True) for r in rows])
+    sizes = sizes / sizes.mean()
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        part = (low + high) / 2
+        low, high = (part, high) if float((1 / (1 - part + part * sizes)).mean()) < gain else (low, part)
+    inverse = 1 / (1 - low + low * sizes)
+    factors = (inverse / inverse.mean()).sqrt()
+    return [(g * f).to(g.dtype) for g, f in zip(gradients, factors, strict=True)]

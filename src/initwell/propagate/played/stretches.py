@@ -1,0 +1,166 @@
+"""Which ops of a trace are played with drawn numbers: all that lies between layers of fresh weights around some ops.
+
+A stretch begins at an op that has no law of its own, such as the solution of a triangular system, and takes in what is
+made of its results and what its operands are made of, up to layers of fresh weights on all sides. What these make is a
+Gaussian, whatever they read; and what they read is a matter of second moments alone. In the backward it is what can be
+made of the stretch's own values, known numbers, and the gradients that arrive from the layers that read it.
+"""
+
+import math
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+
+from initwell.trace.ops import CONTRACTIONS, COPIES, VIEWS
+from initwell.trace.trace import Op, Trace
+
+SEEDS = frozenset({"aten.linalg_solve_triangular"})
+_LAYERS = frozenset({"aten.mm", "aten.addmm", "aten.linear"})
+# A stretch of more ops is none: something else has come into it. Nor is one with larger values: it would take long.
+_MOST = 1500
+_LARGEST = 1 << 23
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """One stretch.
+
+    Attributes:
+        place: which it is, counted from 0.
+        ops: indices of its ops, of forward and backward.
+        inputs: values that layers of fresh weights make, and gradients that come from such.
+        arriving: gradients that come from such → the values that they belong to.
+        parameters: of the model's own that it reads.
+        edge: values that other ops read, and what these are views of.
+        written: known values whose memory is written to, with all views of it.
+        last: index of its last op.
+    """
+
+    place: int
+    ops: frozenset[int]
+    inputs: frozenset[int]
+    arriving: Mapping[int, int]
+    parameters: frozenset[int]
+    edge: frozenset[int]
+    written: frozenset[int]
+    last: int
+
+
+def stretches(trace: Trace, values: Container[int]) -> Mapping[int, Stretch]:
+    """Find the stretches of a trace.
+
+    Args:
+        trace: from ``record``.
+        values: ids of what has real numbers.
+
+    Returns:
+        Index of each op that belongs to one → its stretch.
+    """
+    found: dict[int, Stretch] = {}
+    for op in trace.forward_ops:
+        if op.functional in SEEDS and op.index not in found:
+            stretch = _Growth(trace, values, len({id(s) for s in found.values()})).grown(op)
+            found |= dict.fromkeys(stretch.ops, stretch) if stretch is not None else {}
+    return found
+
+
+class _Growth:
+    """A stretch as it grows."""
+
+    def __init__(self, trace: Trace, values: Container[int], place: int) -> None:
+        self.trace, self.values, self.place = trace, values, place
+        self.ops = dict[int, Op]()
+        self.inputs, self.parameters, self.outer = set[int](), set[int](), set[int]()
+        self.arriving: dict[int, int] = {}
+
+    def grown(self, seed: Op) -> Stretch | None:
+        """Return the stretch around an op; None where it has no end."""
+        waiting = [seed]
+        while waiting:
+            op = waiting.pop()
+            if op.index in self.ops:
+                continue
+            self.ops[op.index] = op
+            if len(self.ops) > _MOST or op.functional in _ENDLESS:
+                return None
+            waiting += [*self._before(op), *self._behind(op)]
+        if any(self.trace.values[i].kind == "input" for i in self.inputs):
+            return None
+        if any(math.prod(self.trace.values[o].shape) > _LARGEST for op in self.ops.values() for o in op.outputs):
+            return None
+        self._backward()
+        written = self._written()
+        ops = frozenset(self.ops)
+        edge = frozenset(self._edge())
+        inputs, parameters = frozenset(self.inputs), frozenset(self.parameters)
+        return Stretch(self.place, ops, inputs, self.arriving, parameters, edge, written, max(ops, default=-1))
+
+    def _before(self, op: Op) -> Iterator[Op]:
+        for value in op.inputs:
+            if value in self.values:
+                continue
+            made = self.trace.producer(value)
+            if made is None and self.trace.values[value].kind in ("parameter", "buffer"):
+                self.parameters.add(value)
+            elif made is None or self._is_layer(made):
+                self.inputs.add(value)
+            else:
+                yield made
+
+    def _behind(self, op: Op) -> Iterator[Op]:
+        for value in (*op.outputs, *(new for _, new in op.mutates)):
+            for later in self.trace.consumers(value):
+                if later.phase != "forward":
+                    continue
+                if self._is_layer(later):
+                    self.outer.add(value)
+                else:
+                    yield later
+
+    def _is_layer(self, op: Op) -> bool:
+        return op.functional in _LAYERS and any(self._is_weight(i) for i in op.inputs)
+
+    def _is_weight(self, value: int) -> bool:
+        made = self.trace.producer(value)
+        while made is not None and len(made.inputs) == 1 and self.trace.values[value].kind != "parameter":
+            value = made.inputs[0]
+            made = self.trace.producer(value)
+        return self.trace.values[value].kind == "parameter"
+
+    def _backward(self) -> None:
+        self.arriving = {self.trace.gradients[v]: v for v in sorted(self.outer) if v in self.trace.gradients}
+        moving = {v for op in self.ops.values() for v in (*op.outputs, *(new for _, new in op.mutates))}
+        moving.update(self.arriving)
+        have = self.inputs | self.parameters
+        self.inputs.update(self.arriving)
+        for op in self.trace.backward_ops:
+            read = [i for i in op.inputs if i not in self.values]
+            if not any(i in moving for i in read) or not all(i in moving or i in have for i in read):
+                continue
+            self.ops[op.index] = op
+            moving.update(op.outputs, (new for _, new in op.mutates))
+
+    def _edge(self) -> Iterator[int]:
+        for op in self.ops.values():
+            for value in (*op.outputs, *(new for _, new in op.mutates)):
+                later = self.trace.consumers(value)
+                if not later or any(o.index not in self.ops for o in later):
+                    yield value
+                    made: Op | None = op
+                    while made is not None and (made.functional in VIEWS or made.functional in COPIES):
+                        yield from made.inputs
+                        made = self.trace.producer(made.inputs[0])
+
+    def _written(self) -> frozenset[int]:
+        """Return known values that share memory with one that is written to."""
+        bases = set()
+        for op in self.ops.values():
+            for old, _ in op.mutates:
+                if old in self.values:
+                    base = self.trace.values[old].base
+                    bases.add(old if base is None else base)
+        return frozenset(v.id for v in self.trace.values if v.id in bases or v.base in bases)
+
+
+_ENDLESS = frozenset({"aten.embedding", "aten._softmax", "aten.topk"}) | (
+    CONTRACTIONS.keys() - {"aten.bmm", "aten.mm", "aten.convolution", "aten.mul", "aten.matmul"}
+)
