@@ -15,7 +15,10 @@ base·f(u). With 1 + t = E[w⁴]/E[w²]² the law of ω is taken as ±α or 0, o
 
     α² = (1 + t)/(n + t)        r(x̃) = (F(αx̃) − F(−αx̃))/(2α),   F(c) = E[χ′(c + √(1 − α²) z)]
 
-and pairs of weights have E[ω_k²ω_l²] = 1/(n(n + t)). Assumption: neighbours of x are independent of it.
+and pairs of weights have E[ω_k²ω_l²] = 1/(n(n + t)).
+Behind a norm that divides by more than x's own variance, since borders read less of its mean, x̃ has a smaller share of
+v, and the rest is an answer to the borders, at each position by itself.
+Assumption: neighbours of x are independent of it.
 """
 
 from collections.abc import Sequence

@@ -80,6 +80,10 @@ class Open:
         """Average over all entries of rows of these sizes what those that are open have, by how many these are."""
         return float(sum(share * n / self.count * value(n) for n, share in sizes))
 
+    def by_row(self, value: Callable[[float], float]) -> float:
+        """Average over rows what a row has, by how many of its entries are open."""
+        return float(sum(share * value(n) for n, share in self.rows))
+
     def pairs(self, value: Callable[[float], float]) -> float:
         """Average over all pairs of different entries of a row what those have of which both are open."""
         total = self.count * (self.count - 1)

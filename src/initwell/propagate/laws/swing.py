@@ -10,12 +10,16 @@ What comes back is large where the factors are small. Times such a factor that i
 
 so a gradient has a negative swing, 1 − E[1/s²]·E[s²]. And of the ν numbers that make a row's size the norm does not see
 their length: what the gradient sends to them has lost one direction of ν.
+
+Attention makes such rows as well: o = Σ p v of independent v is as large as Σ p², which varies from row to row by what
+``of_weights`` says. Gradients that come back through a norm of o go as 1/Σ p², and values get Σ p g.
 """
 
 import math
 
 import numpy as np
 
+from initwell.propagate.laws.concentration import Weights
 from initwell.propagate.laws.functions import Function, as_image, composed, function_moments
 from initwell.propagate.moments.signal import Signal, replace
 
@@ -102,6 +106,23 @@ def _within_rows(found: Signal, factor: float) -> Signal:
     return replace(found, moments=moments)
 
 
+def of_weights(rows: Weights, variance: float) -> float:
+    """Return the swing of rows of a softmax's weights, the relative variance of Σ p².
+
+    Args:
+        rows: of weights.
+        variance: of a score.
+
+    >>> of_weights(Weights(8), 0.0), round(of_weights(Weights(8), 4.0), 2)
+    (0.0, 0.19)
+    """
+    if rows.count < 2 or variance <= 0:
+        return 0.0
+    two, four, pair = rows.moments(variance, [(2,), (4,), (2, 2)])
+    found = float((four + (rows.count - 1) * pair) / (rows.count * two**2)) - 1.0
+    return found if found > _LEAST else 0.0
+
+
 def of_longer_rows(found: Signal, x: Signal) -> Signal:
     """Return rows that a view has put together, as those of heads: of k rows side by side sizes vary by a k-th as much.
 
@@ -111,8 +132,8 @@ def of_longer_rows(found: Signal, x: Signal) -> Signal:
         found: the view.
         x: what it shows.
     """
-    before, after = x.shape[-1] if x.shape else 1, found.shape[-1] if found.shape else 1
-    return replace(found, swing=x.swing * before / after) if after > before > 1 and after % before == 0 else found
+    before, after = (next((n for n in reversed(y.shape) if n > 1), 1) for y in (x, found))
+    return replace(found, swing=x.swing * before / after) if after > before and after % before == 0 else found
 
 
 def of_inverse(found: Signal, factor: Signal) -> Signal:

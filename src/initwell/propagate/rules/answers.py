@@ -12,6 +12,7 @@ from initwell.propagate.laws.rectified import distribution
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, replace
+from initwell.propagate.rules.scatter import inverse_sizes
 from initwell.propagate.table import Call
 from initwell.trace.trace import Op
 
@@ -43,12 +44,17 @@ class Bend:
     factor: float
     normed: bool
 
-    def responses(self, alpha: float) -> tuple[Function, Function]:
-        """Return r, and E[slope²] given x̃ over its average, as tables over x̃."""
+    def responses(self, alpha: float, read: float) -> tuple[Function, Function]:
+        """Return r, and E[slope²] given x̃ over its average, as tables over x̃.
+
+        Args:
+            alpha: the size of ω.
+            read: the size of what is read, in that of y by the weights' own.
+        """
         z = np.linspace(-6.0, 6.0, _STEPS)
         weights = np.exp(-z * z / 2)
         weights /= weights.sum()
-        own = self.share * alpha
+        own = self.share * alpha * read
         rest = math.sqrt(max(self.pre.q - self.pre.mean**2 - own**2, 0.0))
         grid = np.linspace(-_REACH, _REACH, _POINTS)
         points = self.pre.mean + own * grid[:, None] + rest * z[None, :]
@@ -80,14 +86,43 @@ def answered(call: Call, dx: Signal, x: Signal, weight: Signal, count: float, se
     if bend is None or parts is None or parts.flat[0] <= 0:
         return dx
     size, tails = float(parts.flat[0]), weight.scatter[0]
-    moments = _by_pairs(bend, weight, tails, count, size, sent)
-    rise, power = bend.responses(math.sqrt((1 + tails) / (count + tails)))
+    whole = max(size, _by_weight(call, bend, weight.q * count))
+    moments = _by_pairs(bend, weight, tails, count, whole, sent)
+    alpha = math.sqrt((1 + tails) / (count + tails))
+    rise, power = bend.responses(alpha, math.sqrt(size / whole))
     to_one = line(1 / math.sqrt(size), -x.mean / math.sqrt(size) if bend.normed else 0.0)
     hat = Image(composed(to_one, made), made.pre)
     echo = Echo(composed(rise, hat), made.pre, moments)
     added = moments * function_moments(echo.phi, echo.pre)[1]
+    if size < whole:
+        added = added + (1 - size / whole) * _of_borders(bend, alpha, moments, x)
     echoes = (echo, *_grown(dx, composed(power, hat), made.pre))
     return replace(dx, moments=dx.moments + added, echoes=echoes, image=None).approximate(_ALONE)
+
+
+def _by_weight(call: Call, bend: Bend, square: float) -> float:
+    """Return the variance that a norm divides by, over Σ w² and as 1/s² averages it; 0 where there is none.
+
+    Beside that of what is read it has what zeros around it make of its mean: borders read less of it.
+    """
+    y = call.known.get(call.forward().outputs[0])
+    if y is None or not bend.normed or square <= 0:
+        return 0.0
+    level = float(centred(y, y.axes([0, *range(2, len(y.dims))])).flat[0])
+    return level / square / (inverse_sizes(y, 0.0).undone if len(y.scatter) > 2 else 1.0)
+
+
+def _of_borders(bend: Bend, alpha: float, moments: Array, x: Signal) -> Array:
+    """Return what goes with what borders read less of, at each place by itself: it adds up to nothing over places."""
+    z = np.linspace(-6.0, 6.0, _STEPS)
+    weights = np.exp(-z * z / 2)
+    square = float(weights @ bend.responses(alpha, 1.0)[0].fn(z) ** 2 / weights.sum())
+    here = [slice(None)] * moments.ndim
+    for axis in x.axes(range(2, len(x.dims))):
+        here[axis] = slice(0, 1)
+    found = np.zeros_like(moments)
+    found[tuple(here)] = square * moments[tuple(here)]
+    return found
 
 
 def _by_pairs(bend: Bend, weight: Signal, tails: float, count: float, size: float, sent: Sent) -> Array:

@@ -32,7 +32,7 @@ from initwell.propagate.rules.lengths import by_length_of_few
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
 from initwell.propagate.rules.overwritten import rows_kept
-from initwell.propagate.rules.states import refuse_uneven
+from initwell.propagate.rules.states import refuse_uneven, written
 from initwell.propagate.rules.unlike import refuse_unlike
 from initwell.propagate.rules.weighed import weighed_scores
 from initwell.propagate.table import Call, Rule, UnknownSignalError
@@ -113,8 +113,8 @@ def _mul(call: Call) -> Sequence[Signal]:
     if _is_gradient(call, "self"):
         return [of_inverse(product(a, b, call.shape()), b)]
     if _is_gradient(call, "other") or as_image(a).base is None:
-        return [product(b, a, call.shape())]
-    return [product(a, b, call.shape())]
+        a, b = b, a
+    return [written(call, product(a, b, call.shape()))]
 
 
 def _pruned(call: Call) -> Signal | None:

@@ -22,6 +22,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from initwell.propagate.laws.swing import of_product
 from initwell.propagate.moments.atoms import matched, permuted, together
 from initwell.propagate.moments.gram import adding, fluctuation, forgotten, image, in_common, varied, varying
 from initwell.propagate.moments.labels import Weights, bilinear, labels
@@ -117,10 +118,24 @@ def product(
         spreads[1] if right is b else fluctuation(right, over[1:]),
     )
     found = _contracted(left, right, [over], [(0, 0)] if batched else [])
+    if batched and min(left.swing, right.swing) < 0 < max(left.swing, right.swing):
+        # Rows of weights, and what came back through a norm of the rows that they made, are added up.
+        found = of_product(found, left.swing, right.swing)
+    elif batched and found.swing > 0:
+        # What all rows that are added up have in common does not swing.
+        found = replace(found, swing=found.swing * _own_share(found, left, right, over) ** 2)
     # Given one factor, the product is a linear image of the other.
     ends = [(range(int(batched), kept), Source(first, math.sqrt(spreads[0])))]
     ends.append((range(kept, len(found.dims)), Source(last, math.sqrt(spreads[1]))))
     return adding(found, ends, spread=least)
+
+
+def _own_share(found: Signal, a: Signal, b: Signal, over: tuple[int, int]) -> float:
+    """Return the share of E[(Σ a b)²] that is Σ a² times what each b has of its own."""
+    count = a.shape[over[0]]
+    rows = count * (a.q + (count - 1) * a.averaged(a.axes([over[0]])))
+    common = rows * b.averaged(b.axes([over[1]])) / found.q if found.q > 0 else 1.0
+    return min(max(1 - common, 0.0), 1.0)
 
 
 def _itself(a: Signal, value: int, b: Signal, over: tuple[int, int], batched: bool) -> Signal:

@@ -16,6 +16,7 @@ from initwell.propagate.moments.signal import Image, Signal, constant, replace
 from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.cropping import cropped
+from initwell.propagate.rules.even_rows import of_even_rows
 from initwell.propagate.rules.parts import padded
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -139,6 +140,7 @@ def _reduce(*, mean: bool) -> Rule:
             return [scaled(replace(found, swing=0.0), math.sqrt(seen(x.swing)))]
         if x.square_of is not None and call.op.phase == "forward":
             squares = summed(x, whole, keep=bool(call["keepdim"]), mean=True)
+            squares = of_even_rows(call, squares, x.square_of)
             squares = replace(squares, average=Average("square", x.square_of, whole, x.numbers))
             count = math.prod(x.shape[d] for d in whole)
             return [squares if mean else replace(found, image=Image(line(float(count)), squares))]

@@ -18,6 +18,7 @@ import numpy as np
 from initwell.propagate.given.mask import Mask
 from initwell.propagate.laws.concentration import Weights, between
 from initwell.propagate.laws.rows import SMALL, Moment, Open, all_open, known_variance, stepped
+from initwell.propagate.laws.swing import of_weights
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.alike import merged, plain, refined, replaced_atoms
 from initwell.propagate.moments.atoms import joined, together
@@ -175,7 +176,8 @@ def softmaxed(s: Signal, dim: int) -> Signal:
         varies = gram.apart(found, i)
         factor = rate / varies if varies > 0 else 0.0
         found = rescaled(found, i, factor, apart / rate if i == axis and rate > 0 else 1.0)
-    return found
+    v = known_variance(scores.q * left.uneven[0])
+    return replace(found, swing=left.by_row(lambda n: of_weights(replace(weights, count=n), v)))
 
 
 def _of_two_kinds(s: Signal, rows: Uneven) -> Signal:

@@ -9,19 +9,27 @@ Where decays wipe the state at every step, that is more than 2. A norm of such r
 degrees of freedom, 2/ν the relative variance, E[1/s²] is infinite where ν is 2 or less, but for what else the rows are
 made of: what the norm sends back lives of the few rows that happen to be next to nothing, and is not known.
 
+What is written, where, and what is read are images of one row, and where rows vary in size by v, as those of a
+depthwise convolution that nothing normalized, powers of it are larger than of independents: under a gamma law 1 + v of
+what is written, E[r²], and (1 + v)(1 + 2v) of what is read of it at once, E[r³]. Of d entries v = (E[x⁴]/E[x²]² − 1)/d.
+
 Assumption: the b_t of different steps, and c, are independent. Steps beyond ``_STEPS`` ago count as evenly many.
 """
 
 import math
 
-from initwell.propagate.laws.averages import FEWEST
+import numpy as np
+
+from initwell.propagate.laws.averages import FEWEST, gamma_law
 from initwell.propagate.laws.functions import as_image
 from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.rules.scatter import relative_variance
 from initwell.propagate.table import Call, UnknowableError
 from initwell.trace.trace import Op, Trace
 
 _STEPS = 32
 _NESTED = 3
+_POINTS = 32
 # Of the relative variance 2/ν of rows' mean squares: with ν = 8 numbers E[1/s²] is a third larger than 1/E[s²].
 _MOST = 0.25
 
@@ -35,12 +43,88 @@ def read_state(call: Call, found: Signal) -> Signal:
     """
     if call.op.phase != "forward":
         return found
+    found = _read_at_once(call, found)
     for name, dim in (("self", 2), ("mat2", 1)):
         share = _unevenness(call, call[name].id)
         if share > 0:
             levels = call.signal(name).shape[dim]
             return replace(found, swing=(1 + 2 * share) * (1 + 2 / levels) - 1)
     return found
+
+
+def written(call: Call, found: Signal) -> Signal:
+    """Let a product of two images of one row go with the square of its size, where states are written.
+
+    Args:
+        call: of the product.
+        found: as of independents.
+    """
+    if call.op.phase != "forward" or not _is_outer(call.trace, call.op.outputs[0], _NESTED):
+        return found
+    refs = call.tensors("self", "other")
+    rows = set[int]() if refs is None else _rows_of(call, refs[0].id) & _rows_of(call, refs[1].id)
+    varies = max((_varies(call, value) for value in rows), default=0.0)
+    if refs is None or varies == 0:
+        return found
+    wide = zip(*(call.trace.values[ref.id].shape for ref in refs), strict=True)
+    return _same_rows(found, [d for d, lengths in enumerate(wide) if min(lengths) > 1], 1 + varies)
+
+
+def _same_rows(found: Signal, dims: list[int], factor: float) -> Signal:
+    """Multiply moments of entries of one row."""
+    rows = set(found.axes(dims))
+    same = tuple([slice(n) if i in rows else slice(None) for i, n in enumerate(found.means.shape)])
+    moments = found.moments.copy()
+    moments[same] *= factor
+    return replace(found, moments=moments)
+
+
+def _read_at_once(call: Call, found: Signal) -> Signal:
+    """Let what is read of a state by the row that was written last go with the third power of its size."""
+    for name, other in (("self", "mat2"), ("mat2", "self")):
+        step = _last_step(call.trace, call[name].id)
+        if step is None or any(part not in call.known for part in step[:2]):
+            continue
+        rows = _rows_of(call, step[0]) & _rows_of(call, call[other].id)
+        varies = max((_varies(call, value) for value in rows), default=0.0)
+        new, kept = (call.known[part].q for part in step[:2])
+        if varies > 0 and new > 0:
+            return _same_rows(found, [0], 1 + new / (new + kept) * 2 * varies)
+    return found
+
+
+def _rows_of(call: Call, value: int) -> set[int]:
+    """Return the values whose rows others are made of: by a layer, or entry by entry in a product."""
+    shown = call.trace.shown(value)
+    op = call.trace.producer(shown)
+    if op is not None and op.functional == "aten.mul":
+        return set[int]().union(*(_rows_of(call, i) for i in op.inputs))
+    if op is not None and op.functional in ("aten.mm", "aten.addmm"):
+        name = "self" if op.functional == "aten.mm" else "mat1"
+        return {call.trace.shown(op.arguments[name].id)}
+    return {shown}
+
+
+def _varies(call: Call, value: int) -> float:
+    """Return the relative variance of the sizes of rows φ(u), u what a depthwise convolution made, channels not alike.
+
+    Of each channel u is Gaussian, of a size that its few weights have made.
+    """
+    x = call.known.get(value)
+    made = None if x is None else x.image
+    op = call.trace.producer(value)
+    whole = None if op is None or not op.inputs else call.known.get(call.trace.shown(op.inputs[0]))
+    if x is None or made is None or made.base is not None or len(x.shape) != 3 or whole is None:
+        return 0.0
+    u, spread = made.pre, relative_variance(whole)
+    variance = u.q - u.mean**2
+    if variance <= 0 or spread <= 0:
+        return 0.0
+    sizes, shares = gamma_law(variance, spread * variance**2)
+    z, weights = np.polynomial.hermite_e.hermegauss(_POINTS)
+    y = made.phi.fn(u.mean + np.multiply.outer(np.sqrt(sizes), z))
+    two, four = (float(shares @ y**k @ (weights / weights.sum())) for k in (2, 4))
+    return max(four / two**2 - 1, 0.0) / x.shape[1] if two > 0 else 0.0
 
 
 def _unevenness(call: Call, value: int) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from initwell.propagate.laws.functions import Function, as_image, composed, evaluated, line
+from initwell.propagate.laws.functions import Function, as_image, composed, evaluated, function_moments, line
 from initwell.propagate.laws.gaussian import nodes
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
@@ -18,6 +18,7 @@ _MADE_BY = """
 """
 _SCALES = frozenset(f"aten.{name}" for name in _MADE_BY.split())
 _LONGEST = 9
+_STEP = 1e-3
 # Ops of an activation that is written by hand.
 _FAR = 24
 
@@ -186,6 +187,33 @@ def over(scale: Signal, gradient: Signal, square: float) -> Signal:
     whole = multiplied(gradient, scale)
     whole = gradient.changed(whole.moments * (max(square, 0.0) / whole.q), 0.0)
     return replace(multiplied(whole, evaluated(Image(inverse, image.pre))), image=Image(inverse, image.pre, whole))
+
+
+def left_of(op: Op, rows: Signal | None, scale: Signal | None) -> tuple[float, float]:
+    """Return ε/(m + ε) of a norm, 1 + d log k/d log |x| of x·k, and its variance over rows; 0 where it is not known.
+
+    Args:
+        op: the norm; by hand, the product with k or the quotient.
+        rows: what is normalized.
+        scale: k or its inverse, of a norm by hand.
+    """
+    if scale is None:
+        eps, dims = op.arguments.get("eps"), len(op.arguments.get("normalized_shape", ()))
+        if rows is None or not isinstance(eps, float):
+            return 0.0, 0.0
+        common = rows.averaged(rows.axes(range(-dims, 0))) if op.functional == "aten.native_layer_norm" else 0.0
+        return eps / max(rows.q - common + eps, 1e-300), 0.0
+    image = as_image(scale)
+    if image.base is not None or image.pre.average is None or image.pre.mean <= 0:
+        return 0.0, 0.0
+    k, sign, step = image.phi.fn, 1.0 if op.functional == "aten.mul" else -1.0, math.exp(_STEP)
+    # The average is of squares.
+    left = Function(lambda v: np.maximum(1 + sign * np.log(np.abs(k(v * step) / k(v / step))) / _STEP, 0.0))
+    means, moments = function_moments(left, image.pre)
+    mean, square = float(means.flat[0]), float(moments.flat[0])
+    if image.pre.average.kind == "mean" or not 0 < square < math.inf:
+        return 0.0, 0.0
+    return mean, max(square - mean * mean, 0.0)
 
 
 def points(v: Signal | None, y: Signal | None) -> tuple[Array, Array, Array, Array] | None:

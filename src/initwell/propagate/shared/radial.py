@@ -15,7 +15,8 @@ with β the share that makes s independent of R(y): for a sum E[v y]/E[y²] and 
 a function E[v φ′ φ]/E[φ²] and Var s = n E[g²](E[(v φ′)²] − β² E[φ²]), for one of several parts its share of Σ y² g²,
 where the shares' s add up to 0: what rotary embeddings take apart and put together again keeps its R. So R is a sum of
 such independent sources, of which those of the two ways around a residual block cancel where a norm follows. At any
-other op it counts as random. Assumption: a row's gradient is otherwise independent of it.
+other op it counts as random. Of a norm by hand the share ε/(m + ε) varies from row to row, and where several rows' R
+add up to 0, what their own shares leave of them does not. Assumption: a row's gradient is otherwise independent of it.
 """
 
 import math
@@ -24,7 +25,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.given.known import Known
-from initwell.propagate.laws.functions import Function, as_image, function_moments
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.shared.attended import SAME, Attended
@@ -33,6 +33,7 @@ from initwell.propagate.shared.handwritten import (
     carrying,
     gates_by_row,
     is_taken_off,
+    left_of,
     meeting,
     met,
     norms_by_hand,
@@ -70,7 +71,6 @@ _NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
 _JOINED = frozenset({"aten.cat", "aten.stack"})
 _VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape"})
 _LONGEST = 9
-_STEP = 1e-3
 # Of what is less than this share of a row's gradient, the rounding of 32 bits is the larger part.
 _ROUNDING = 3e-6
 
@@ -231,9 +231,9 @@ class Radial:
         return max(shape[-1], 1) if shape else 1
 
     def _is_read(self, value: int) -> bool:
-        """Whether a linear layer reads rows of a value as they are."""
+        """Whether a linear layer reads rows of a value as they are, or times a gate."""
         later = [op for op in self._trace.consumers(value) if op.phase == "forward"]
-        while len(later) == 1 and later[0].functional in {*_VIEWS, "aten.clone"}:
+        while len(later) == 1 and later[0].functional in {*_VIEWS, "aten.clone", "aten.mul"}:
             if self._trace.values[later[0].outputs[0]].shape[-1] != self._trace.values[value].shape[-1]:
                 return False
             later = [op for op in self._trace.consumers(later[0].outputs[0]) if op.phase == "forward"]
@@ -243,30 +243,14 @@ class Radial:
         """Return R of the rows of a norm: of what the normalized ones get, as much as ε leaves of their length."""
         if op.functional in _NORMS and operand(op, "input") != value:
             return None
-        left = self._left(op, value)
-        parts = self._of(op.outputs[0]) if left > _ROUNDING else {}
-        return None if parts is None else {source: c * left for source, c in parts.items()}
-
-    def _left(self, op: Op, value: int) -> float:
-        """Return ε/(m + ε) of a norm, 1 + d log k/d log |x| of x·k; 0 where it is not known."""
-        rows = self._signals.get(value)
-        if op.functional in _NORMS:
-            eps, dims = op.arguments.get("eps"), len(op.arguments["normalized_shape"])
-            if rows is None or not isinstance(eps, float):
-                return 0.0
-            common = rows.averaged(rows.axes(range(-dims, 0))) if op.functional == "aten.native_layer_norm" else 0.0
-            return eps / max(rows.q - common + eps, 1e-300)
-        norm = next(norm for norm in self._norms.values() if norm.op.index == op.index)
-        scale = self._known.get(norm.scale)
-        image = as_image(scale) if scale is not None else None
-        if image is None or image.base is not None or image.pre.average is None or image.pre.mean <= 0:
-            return 0.0
-        k, sign = image.phi.fn, 1.0 if op.functional == "aten.mul" else -1.0
-        step = math.exp(_STEP)
-        # The average is of squares.
-        left = Function(lambda v: np.maximum(1 + sign * np.log(np.abs(k(v * step) / k(v / step))) / _STEP, 0.0))
-        square = float(function_moments(left, image.pre)[1].flat[0])
-        return math.sqrt(square) if image.pre.average.kind != "mean" and 0 < square < math.inf else 0.0
+        scale = None if op.functional in _NORMS else next(n.scale for n in self._norms.values() if n.op is op)
+        left, varies = left_of(op, self._signals.get(value), self._known.get(scale if scale is not None else -1))
+        parts = self._of(op.outputs[0]) if math.hypot(left, math.sqrt(varies)) > _ROUNDING else {}
+        if not parts:
+            return parts
+        # Rows that have R in common, such as those of a token's experts, have not all the same share of it left.
+        self._variance[op.index, "left"] = varies * self._variation(parts)
+        return {**{source: c * left for source, c in parts.items()}, (op.index, "left"): 1.0}
 
     def _piece(self, op: Op, value: int) -> Parts | None:
         """Return R of a value among those that an op puts side by side.

@@ -68,8 +68,19 @@ def alike(trace: Trace, signals: Mapping[int, Signal], op: Op) -> tuple[int, flo
     made, sent = signals.get(op.outputs[0]), signals.get(trace.gradients.get(op.outputs[0], -1))
     if found is None or made is None or sent is None or made.q <= 0 or sent.q <= 0:
         return 1, 0.0
-    shares = [s.averaged(s.axes([found[3]])) / s.q for s in (made, sent)]
+    before = math.prod(trace.values[found[1]].shape[: found[3]])
+    shares = [s.averaged(_axes(s, before, found[2])) / s.q for s in (made, sent)]
     return found[2], min(max(math.prod(shares), 0.0), 1.0)
+
+
+def _axes(signal: Signal, before: int, n: int) -> list[int]:
+    """Return which axes of the moments count n streams, so many indices before them: a dimension or a part of one."""
+    axes, have = [], 1
+    for i, atom in enumerate(signal.atoms):
+        if before <= have < before * n:
+            axes.append(i)
+        have *= atom.size
+    return axes
 
 
 def in_common(trace: Trace, signals: Mapping[int, Signal], streams: int, dims: Sequence[int]) -> float:
