@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.laws.averages import gamma_moments, is_average_of_squares
+from initwell.propagate.laws.averages import gamma_moments, is_average_of_squares, of_factor
 from initwell.propagate.laws.functions import Function
 from initwell.propagate.moments.remembered import Average
 from initwell.propagate.moments.signal import Signal, independent, replace
@@ -127,17 +127,33 @@ def test_an_average_of_squares_of_gated_values_is_hardly_ever_next_to_0_by_sampl
         assert float(means.flat[0]) == pytest.approx(phi.fn(drawn).mean(), rel=within)
 
 
+@pytest.mark.parametrize("gate", [True, False])
+def test_what_comes_back_through_a_norm_goes_less_with_a_factor_than_with_the_whole_by_sampling(gate: bool) -> None:
+    """Of rows of 16 products relu(u)·h, E[h² f′² k²] and E[f² k²]: 200,000 rows know them to 1 %; E[x² k²] is 0.37."""
+    u, h = np.random.default_rng(3).normal(size=(2, 200_000, 16))
+    factor = h**2 * (u > 0) if gate else np.maximum(u, 0.0) ** 2
+    squares = 1 / ((np.maximum(u, 0.0) ** 2 * h**2).mean(axis=1, keepdims=True) + 0.01)
+    one, two = (replace(independent((50, 16), 1.0), gaussian=True) for _ in range(2))
+    relu = applied(Function(lambda a: np.maximum(a, 0.0), (0.0,)), one)
+    x = product(relu, two, one.shape)
+    v = replace(summed(squared(x), [1], keep=False, mean=True), average=Average("square", x, (1,)))
+    found = of_factor(Function(lambda a: 1 / np.sqrt(a + 0.01)), v, two if gate else relu)
+    assert found == pytest.approx((factor * squares).mean() / (factor.mean() * squares.mean()), rel=0.12)
+
+
 class GatedNorm(nn.Module):
-    def __init__(self, act: str) -> None:
+    def __init__(self, act: str, groups: int = 1) -> None:
         super().__init__()
         self.gate, self.up, self.down = nn.Linear(64, 128), nn.Linear(64, 128), nn.Linear(128, 32)
-        self.act = act
+        self.act, self.groups = act, groups
 
     def forward(self, x: Tensor) -> Tensor:
         x = nn.functional.layer_norm(x, (64,))
         gate = self.gate(x)
         gated = (torch.relu(gate) ** 2 if self.act == "relu²" else nn.functional.silu(gate)) * self.up(x)
-        y: Tensor = self.down(gated * torch.rsqrt(gated.pow(2).mean(-1, keepdim=True) + 1e-6))
+        if self.groups > 1:
+            gated = gated.view(len(x), self.groups, -1)
+        y: Tensor = self.down((gated * torch.rsqrt(gated.pow(2).mean(-1, keepdim=True) + 1e-6)).view(len(x), 128))
         return y
 
 
@@ -151,3 +167,38 @@ def test_a_norm_by_hand_of_gated_values_by_measurement(act: str, measured_rms: C
         for side, size in zip(("forward_rms", "gradient_rms"), sizes, strict=True):
             if row[side] is not None and size > 0:
                 assert row[side] == pytest.approx(size, rel=0.22), (row["path"], row["op"], side)
+
+
+def test_a_norm_of_groups_of_gated_values_by_measurement(measured_rms: Callable[..., np.ndarray]) -> None:
+    """32 draws of the weights, seeds 0 to 31: standard errors to 2 %; with squares of Gaussians up to −28 %."""
+    batch = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    model = GatedNorm("silu", 8)
+    predicted = iw.predict(model, batch, plan=iw.plan(model, "pytorch"))
+    measured = measured_rms(model, batch, "pytorch", 32)
+    for row, (forward, gradient) in zip(predicted.rows, measured.tolist(), strict=True):
+        if row["path"] in ("gate", "up", "down") or row["op"] in ("aten.silu", "aten.mul", "aten.rsqrt"):
+            assert row["forward_rms"] == pytest.approx(forward, rel=0.1), (row["path"], row["op"])
+            if row["op"] != "aten.rsqrt":
+                assert row["gradient_rms"] == pytest.approx(gradient, rel=0.13), (row["path"], row["op"])
+
+
+class WrittenNorm(nn.Module):
+    """GELU by hand, then a norm by hand: rows u·f(u), whose factors are functions of one value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.up(x)
+        y = 0.5 * u * (1 + torch.tanh(0.79788 * (u + 0.044715 * u**3)))
+        out: Tensor = self.down(y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6))
+        return out
+
+
+def test_a_norm_by_hand_behind_an_activation_by_hand_has_no_gates(measured_rms: Callable[..., np.ndarray]) -> None:
+    """16 draws: standard errors to 2 %; with u and f(u) taken as two factors, what f gets was 2.2 times too large."""
+    model, batch = WrittenNorm(), torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
+    predicted = iw.predict(model, batch, plan=iw.plan(model, "kaiming"))
+    for row, sizes in zip(predicted.rows[:7], measured_rms(model, batch, "kaiming", 16)[:7, 1].tolist(), strict=True):
+        assert row["gradient_rms"] == pytest.approx(sizes, rel=0.1), (row["path"], row["op"])

@@ -326,3 +326,12 @@ def test_batches_of_ragged_rows_or_of_quantized_numbers_are_refused() -> None:
 def test_a_batch_of_8_bits_is_refused_by_the_model() -> None:
     with pytest.raises((ArgumentError, ModelError), match="float8"):
         iw.predict(net(), normal(2, 8).to(torch.float8_e4m3fn))
+
+
+def test_one_sample_of_one_feature_is_a_number_without_axes() -> None:
+    """Nothing is summed over, and the moments of one number are one number."""
+    model, batch = nn.Linear(1, 1), torch.full((1, 1), 0.7)
+    (row,), (seen,) = iw.predict(model, batch).rows, iw.measure(model, batch).rows
+    assert row["forward_rms"] == pytest.approx(seen["forward_rms"], rel=1e-5)
+    assert row["gradient_rms"] == 1.0
+    assert "unknown" not in {row["fidelity"] for row in iw.predict(nn.LSTM(1, 1), torch.full((2, 1, 1), 0.7)).rows}

@@ -54,21 +54,34 @@ class Mask:
 
     @cached_property
     def weights(self) -> Array:
-        """The weights at equal scores; 0 in rows with nothing open."""
+        """The weights at equal scores.
+
+        A row with nothing open, as of padding in front of a text, has alike scores, shut by the same number: its
+        weights are 1/T; 0 where that number is −∞.
+        """
         if self.bias is None:
-            return np.asarray(self.open / np.maximum(self.open.sum(-1, keepdims=True), 1))
-        scores = np.where(self.open, self.bias, -np.inf)
-        high = scores.max(-1, keepdims=True)
-        found = np.exp(scores - np.where(np.isfinite(high), high, 0.0))
-        return np.asarray(found / np.maximum(found.sum(-1, keepdims=True), 1e-300))
+            found = self.open / np.maximum(self.open.sum(-1, keepdims=True), 1)
+        else:
+            scores = np.where(self.open, self.bias, -np.inf)
+            high = scores.max(-1, keepdims=True)
+            found = np.exp(scores - np.where(np.isfinite(high), high, 0.0))
+            found = found / np.maximum(found.sum(-1, keepdims=True), 1e-300)
+        alike = 1 / found.shape[-1] if math.isfinite(self.level) else 0.0
+        return np.where(self._closed[..., None], alike, found)
 
     @cached_property
     def counts(self) -> Array:
-        """How many entries each row, along the last dimension, leaves open: of unequal weights, 1/Σ w²."""
+        """How many entries each row, along the last dimension, has weights for: of unequal weights, 1/Σ w²."""
         if self.bias is None:
-            return np.asarray(self.open.sum(-1), float)
+            alike = self.open.shape[-1] if math.isfinite(self.level) else 0
+            return np.where(self._closed, alike, self.open.sum(-1)).astype(float)
         squares = (self.weights**2).sum(-1)
         return np.where(squares > 0, 1 / np.maximum(squares, 1e-9), 0.0)
+
+    @cached_property
+    def _closed(self) -> NDArray[np.bool_]:
+        """Which rows have nothing open."""
+        return np.asarray(~self.open.any(-1))
 
     @cached_property
     def uneven(self) -> tuple[float, float]:
@@ -92,7 +105,7 @@ class Mask:
 
     @cached_property
     def sizes(self) -> tuple[tuple[float, float], ...]:
-        """(open entries, share of the rows) of rows with any; if there are many sizes, of groups of them."""
+        """(open entries, share of all rows) of rows with any; if there are many sizes, of groups of them."""
         return _grouped(self.counts, _SIZES)
 
     @cached_property
@@ -118,12 +131,12 @@ class Mask:
         Of a causal mask 1, 1, 2, 4, …: the first row has one entry, the last all. Empty where rows are alike, or where
         their sizes do not rise or fall along the axis.
         """
-        return () if self.rows is None else _levels(np.maximum(self._by_row.mean(1), 1))
+        counts = np.where(self._closed, 0.0, self.counts)
+        return () if self.rows is None else _levels(np.maximum(self._by_row(counts).mean(1), 1))
 
-    @property
-    def _by_row(self) -> Array:
-        """How many entries each row leaves open, and those of other heads and samples at its place."""
-        rows = np.moveaxis(self.counts, (self.rows or -2) + 1, 0)
+    def _by_row(self, counts: Array) -> Array:
+        """Return the counts of each row, and those of other heads and samples at its place."""
+        rows = np.moveaxis(counts, (self.rows or -2) + 1, 0)
         return rows.reshape(len(rows), -1)
 
     @cached_property
@@ -148,7 +161,7 @@ class Mask:
 
     def sizes_of(self, start: int, stop: int) -> tuple[tuple[float, float], ...]:
         """(open entries, share of these rows) of some rows, those of all heads and samples."""
-        return _grouped(self._by_row[start:stop].ravel(), _OF_SEGMENT)
+        return _grouped(self._by_row(self.counts)[start:stop].ravel(), _OF_SEGMENT)
 
     @cached_property
     def even(self) -> Signal:
@@ -196,11 +209,11 @@ def _within(values: Array, parts: tuple[int, ...]) -> float:
 
 
 def _grouped(counts: Array, most: int) -> tuple[tuple[float, float], ...]:
-    """Return (open entries, share of the rows) in a few groups, each with the average of 1/n."""
+    """Return (open entries, share of all rows) in a few groups of those with any, each with the average of 1/n."""
     found, times = np.unique(counts[counts > 0].round(2), return_counts=True)
     groups = np.array_split(np.arange(found.size), min(most, max(found.size, 1)))
     rows = [(found[g], times[g]) for g in groups if g.size]
-    return tuple((float(t.sum() / (t / n).sum()), float(t.sum() / times.sum())) for n, t in rows)
+    return tuple((float(t.sum() / (t / n).sum()), float(t.sum() / counts.size)) for n, t in rows)
 
 
 def both(a: Mask | None, b: Mask | None) -> Mask | None:

@@ -25,10 +25,11 @@ from initwell.propagate.laws.gaussian import covariance, variances
 from initwell.propagate.laws.rectified import distribution, expected, of_known_law
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Pointwise, Signal
+from initwell.propagate.moments.signal import Image, Pointwise, Signal, replace
 
 _DECAY = "e to a product that is nowhere positive, under a gamma law"
 _POINTS = 241
+_STEPS = 100
 _REACH = 9.0
 _NODES = 15
 # Of no more numbers 1/m has no expectation.
@@ -104,6 +105,59 @@ def tails(x: Signal) -> tuple[float, float] | None:
     others = (1.0, 1.0) if base is None else tails(base)
     own = float((four / two**2).mean()), float((six / two**3).mean())
     return None if others is None else (own[0] * others[0], own[1] * others[1])
+
+
+def of_factor(scale: Pointwise, v: Signal, factor: Signal) -> float | None:
+    """Return what E[(h f′ k)²] is over that of independents, where v averages the squares of x = h·f(u); else None.
+
+    What comes back through x·k, k a function of v, is multiplied by k and h on its way to f(u), and by f′ on that to u.
+    These are large where one of the n squares of v is: v = (h² f² + (n − 1) v′)/n, v′ of the others.
+
+    Args:
+        scale: k.
+        v: an average of squares.
+        factor: h, one of the two.
+    """
+    x, factors = v.average.of if v.average is not None else None, list[tuple[Array, Array, Array]]()
+    made = None if x is None else x.image
+    if x is None or v.average is None or made is None or made.base is None or v.means.size > 1:
+        return None
+    for part in (made.base, replace(made.pre, image=Image(made.phi, made.pre), gaussian=False, law=None)):
+        if (found := _entries(part)) is None:
+            return None
+        factors.append(found)
+    own = _entries(factor)
+    if own is None:
+        return None
+    one, two = sorted(factors, key=lambda f: abs(_kurtosis(f) - _kurtosis(own)))
+    count = math.prod(x.shape[d] for d in v.average.dims)
+    points, weights = _law(v, v.mean, float(variances(v).flat[0]) * count / max(count - 1, 1))
+    squares = np.multiply.outer(one[0] ** 2, two[0] ** 2)
+    steps = np.append(0.0, np.geomspace(1e-6, 1.0, _STEPS)) * squares.max()
+    kept = np.interp(squares, steps, (scale.fn((steps[:, None] + (count - 1) * points) / count) ** 2) @ weights)
+    sent = np.multiply.outer(one[1] * one[0] ** 2, two[1] * two[2] ** 2)
+    apart = float(sent.sum() * (one[1] @ kept @ two[1]))
+    return float((sent * kept).sum()) / apart if apart > 0 else None
+
+
+def _entries(x: Signal) -> tuple[Array, Array, Array] | None:
+    """Return points and weights of a value's own law, and the slope there of the function that it is of a Gaussian."""
+    made = x.image
+    if of_known_law(x):
+        points, weights = distribution(x)
+        slopes = np.ones_like(points)
+    elif made is not None and made.base is None and of_known_law(made.pre):
+        u, weights = distribution(made.pre)
+        step = 1e-5 * (np.abs(u).max() or 1.0)
+        points, slopes = made.phi.fn(u), (made.phi.fn(u + step) - made.phi.fn(u - step)) / (2 * step)
+    else:
+        return None
+    return (points[0], weights[0], slopes[0]) if len(points) == 1 else None
+
+
+def _kurtosis(entries: tuple[Array, Array, Array]) -> float:
+    points, weights, _ = entries
+    return float(weights @ points**4) / max(float(weights @ points**2) ** 2, 1e-300)
 
 
 def gamma_law(mean: float, variance: float) -> tuple[Array, Array]:

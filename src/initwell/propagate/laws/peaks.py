@@ -55,7 +55,7 @@ def of_pairs(u: Signal, near: Sequence[Near]) -> Array:
     first = len(u.dims) - len(near)
     _, correlations = covariance(u)
     lead = correlations.shape[: len(u.axes(range(first)))]
-    table = correlations.reshape(*lead, *(2 if d else 1 for d in u.dims[first:]))
+    table = correlations.reshape((*lead, *(2 if d else 1 for d in u.dims[first:])))
     table = np.broadcast_to(table, (*lead, *(2,) * len(near)))
     flat = table.reshape(*lead, -1)
     far = flat[..., -1]

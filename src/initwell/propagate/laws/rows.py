@@ -74,7 +74,7 @@ class Open:
     @property
     def typical(self) -> float:
         """Open entries of a row, on average."""
-        return sum(n * share for n, share in self.rows)
+        return sum(n * share for n, share in self.rows) / (sum(share for _, share in self.rows) or 1.0)
 
     def entries(self, value: Callable[[float], float], sizes: Sizes) -> float:
         """Average over all entries of rows of these sizes what those that are open have, by how many these are."""

@@ -123,7 +123,7 @@ def _multiplied(names: str, a: Array, b: Array, weights: Weights) -> Array:
     batch, rows, columns = a.shape[:shared], a.shape[shared : shared + free], b.shape[shared + len(summed) :]
     left = a.reshape(*batch, math.prod(rows), -1) * weights.every
     found = left @ b.reshape(*batch, left.shape[-1], -1)
-    return np.asarray(found.reshape(*batch, *rows, *columns).transpose(order))
+    return np.asarray(found.reshape((*batch, *rows, *columns)).transpose(order))
 
 
 @lru_cache(maxsize=1024)

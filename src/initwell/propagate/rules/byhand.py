@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from initwell.propagate.laws.averages import of_factor
 from initwell.propagate.laws.functions import Function, as_image, function_moments
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.centring import centred, over_all
@@ -276,13 +277,25 @@ def _expected(f: Callable[[Array], Array], v: Signal) -> float:
 def of_gated_rows(call: Call) -> float:
     """Return what E[(g k h)²] is over that of independents, g k what comes back through a norm of rows x = h·f(u).
 
-    Where h or f is large so is x, and the row's k is small: Σ x² k² over a row is its length, E[x² k²] = E[v k²] and
-    not E[x²]·E[k²]. That is taken of either factor, which have most of what x varies by.
+    Where h is large so is x, and the row's k is small. Of factors without a law of their own that is taken as of x, the
+    most that it can be: Σ x² k² over a row is its length, so that E[x² k²] = E[v k²], and not E[x²]·E[k²]. Rows of one
+    function of one value, as of an activation that is written by hand, have no such factors: what comes back through
+    them is that of the whole function.
     """
-    scale = _scale_behind(call, "self", "other") or _scale_behind(call, "other", "self")
-    if scale is None or scale.pre.mean <= 0:
-        return 1.0
+    for one, two in (("self", "other"), ("other", "self")):
+        scale = _scale_behind(call, one, two)
+        if scale is not None and scale.pre.mean > 0:
+            return _of_rows(scale, call.signal(two))
+    return 1.0
+
+
+def _of_rows(scale: Image, factor: Signal) -> float:
     phi, v = scale.phi.fn, scale.pre
+    made = None if v.average is None else v.average.of.image
+    if made is not None and made.base is None:
+        return 1.0
+    if (found := of_factor(scale.phi, v, factor)) is not None:
+        return found
     apart = v.mean * _expected(lambda u: phi(u) ** 2, v)
     return min(_expected(lambda u: u * phi(u) ** 2, v) / apart, 1.0) if apart > 0 else 1.0
 
@@ -290,12 +303,12 @@ def of_gated_rows(call: Call) -> float:
 def _scale_behind(call: Call, one: str, two: str) -> Image | None:
     """Return the scale of a norm whose rows got the first operand, a gradient, if the second is a factor of these."""
     trace, ref, factor = call.trace, call[one], call[two]
-    both = trace.producer(ref.id) if isinstance(ref, ValueRef) and isinstance(factor, ValueRef) else None
+    both = trace.producer(trace.shown(ref.id)) if isinstance(ref, ValueRef) and isinstance(factor, ValueRef) else None
     if both is None or both.functional != "aten.add" or both.phase == "forward":
         return None
     add = Call(both, trace, call.known, call.values)
     norm = _norm_behind(add, "self") or _norm_behind(add, "other")
-    rows = [] if norm is None else [(value, trace.producer(value)) for value in norm.inputs]
+    rows = [] if norm is None else [(value, trace.producer(trace.shown(value))) for value in norm.inputs]
     for value, made in rows:
         if made is not None and made.functional == "aten.mul" and made.index == call.op.of and factor.id in made.inputs:
             scales = (as_image(call.known[v]) for v, _ in rows if v != value and v in call.known)

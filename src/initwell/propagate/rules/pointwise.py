@@ -219,7 +219,7 @@ def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean:
         alone = expected(weights, carried)
         both = mean.ravel() * alone
         twice = np.where(both != 0, expected(weights, slope * carried) / np.where(both != 0, both, 1.0), 1.0)
-        part = gate.moments * slopes * over_pairs(u.atoms, twice.reshape(mean.shape))
+        part = np.asarray(gate.moments * slopes * over_pairs(u.atoms, twice.reshape(mean.shape)))
         part[here] = expected(weights, slope**2 * squares).reshape(mean.shape)
         moments, power = moments + part, power + powers
         passed = passed + gate.moments[here].reshape(-1, 1) * passes / np.where(alone != 0, alone, 1.0)[:, None]

@@ -274,7 +274,7 @@ def _entries(axes: Sequence[Axis]) -> int:
 def _with_all(moments: Array, signal: Signal, first: int) -> Array:
     """Return moments with two patterns for every dimension from ``first`` on, those of length 1 included."""
     lead, space = len(signal.axes(range(first))), signal.dims[first:]
-    table = moments.reshape(*moments.shape[:lead], *(2 if d else 1 for d in space))
+    table = moments.reshape((*moments.shape[:lead], *(2 if d else 1 for d in space)))
     return np.broadcast_to(table, (*moments.shape[:lead], *(2,) * len(space)))
 
 

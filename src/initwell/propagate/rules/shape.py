@@ -29,11 +29,22 @@ def _same(call: Call) -> Sequence[Signal]:
 def _view(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     found = viewed(x, call.shape())
+    if call.op.phase == "forward" and x.image is not None and x.image.base is not None:
+        found = _of_factors(x, call.shape())
     if x.swing > 0:
         found = of_longer_rows(found, x)
     if x.mask is None or x.shape == found.shape:
         return [found]
     return [replace(found, mask=x.mask.seen_as(x.shape, call.shape()))]
+
+
+def _of_factors(x: Signal, shape: Sequence[int]) -> Signal:
+    """View a gated value h·f(u) as what it is made of: its squares have tails of their own, those of h and f(u)."""
+    found, made = viewed(x, shape), x.image
+    if made is None or x.segmented or any(part.dims != x.dims for part in (made.pre, made.base) if part is not None):
+        return found
+    base = None if made.base is None else _of_factors(made.base, shape)
+    return replace(found, image=replace(made, pre=viewed(made.pre, shape), base=base))
 
 
 def _t(call: Call) -> Sequence[Signal]:
