@@ -19,7 +19,7 @@ import numpy as np
 from initwell.propagate.blank.rows import Rows, Tokens, counted, row_axes, scaled, times
 from initwell.propagate.blank.rules import RULES
 from initwell.propagate.given.known import Known
-from initwell.propagate.moments.signal import Signal
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.trace.trace import Op, Trace, ValueRef
 
 Found = Sequence[Signal | None]
@@ -86,6 +86,9 @@ class Blank:
         """Remember the rows of a result, and return its signal with them."""
         if signal is None or (place and signal.shape != self.trace.values[op.outputs[0]].shape and not _cuts(op)):
             return signal
+        if rows.weights and signal.swing:
+            # How Σ p² varies from blank rows to others is in their sizes; among the others it is left out.
+            signal = replace(signal, swing=0.0)
         if rows.weights or not rows.even:
             self.rows[op.outputs[place]] = rows
         return signal if rows.level else counted(signal, rows)
