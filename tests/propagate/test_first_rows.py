@@ -86,3 +86,23 @@ def test_what_a_norm_of_a_head_by_itself_sends_back_is_unknown() -> None:
     assert found.rows[-1]["forward_rms"] == pytest.approx(1.0, rel=1e-3)
     assert found.rows[-1]["gradient_rms"] == pytest.approx(1.0, rel=1e-3)
     assert at["aten.pow"]["gradient_rms"] is None and found.rows[0]["gradient_rms"] is None
+
+
+def test_what_a_layer_norm_sends_back_to_a_row_of_one_score_is_unknown() -> None:
+    """It was marked exact, and a tenth of what is measured: 1/m of one score has no expectation."""
+
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3))
+            self.norm = nn.LayerNorm(WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = (self.q(x) @ self.k(x).transpose(1, 2)) * torch.ones(LENGTH, LENGTH).tril()[None]
+            found: Tensor = self.norm(scores @ self.v(x))
+            return found
+
+    found = iw.predict(Summed(), torch.randn(8, LENGTH, WIDTH))
+    assert all(row["forward_rms"] is not None for row in found.rows)
+    assert {row["path"] for row in found.rows if row["gradient_rms"] is None} >= {"q", "k", "v"}
+    assert any("one or two scores" in note for note in found.notes)

@@ -28,11 +28,13 @@ from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.weighed import weights_of
-from initwell.propagate.table import Call
+from initwell.propagate.table import Call, UnknowableError
 from initwell.trace.trace import Op, ValueRef
 
 _FAR = 64
 _STEPS = 8
+# Of so many squares 1/m has no expectation.
+_NONE = 2
 _WHY = "rows of linear attention that are made of few scores, as those of a gamma law with their E[1/m]"
 
 
@@ -163,6 +165,29 @@ def _fourth(call: Call, value: int) -> float:
     shown = call.known.get(call.trace.shown(value)) if value >= 0 else None
     found = None if shown is None else tails(shown)
     return 3.0 if found is None else found[0]
+
+
+def refuse_first_rows(call: Call, value: int, features: int) -> None:
+    """Refuse what a norm sends back to rows that are made of so few scores that 1/m has no expectation.
+
+    Args:
+        call: of the norm's backward.
+        value: what is normalized.
+        features: how many the norm is over.
+
+    Raises:
+        UnknowableError: there are such rows.
+    """
+    product = _product_behind(call, value)
+    if product is None or features % call.trace.values[product.op.outputs[0]].shape[-1]:
+        return
+    found = weights_of(_weighed(product) or product)
+    if found is None:
+        return
+    heads = features // call.trace.values[product.op.outputs[0]].shape[-1]
+    there = (found[0] != 0).double().numpy().reshape(-1, *found[0].shape[-2:]).sum(-1)
+    if (there.min() * heads > 0) and there.min() * heads <= _NONE:
+        raise UnknowableError("a norm's gradient at rows of linear attention that are made of one or two scores")
 
 
 def less_their_length(call: Call, gradient: Signal) -> Signal:

@@ -44,6 +44,7 @@ from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array, along
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
+from initwell.propagate.rules.first_rows import refuse_first_rows
 from initwell.propagate.rules.let_through import with_itself
 from initwell.propagate.rules.reading import levelled
 from initwell.propagate.rules.scatter import inverse_sizes, relative_variance
@@ -220,10 +221,6 @@ def _channels(call: Call, name: str = "input") -> tuple[list[int], tuple[int, ..
     return [0, *range(2, len(shape))], (1, shape[1], *[1] * (len(shape) - 2))
 
 
-def _statistics(call: Call) -> list[Signal | None]:
-    return [None] * (len(call.op.outputs) - 1)
-
-
 def _batch_norm(call: Call) -> Sequence[Signal | None]:
     x, eps = call.signal("input"), float(call["eps"])
     dims, layout = _channels(call)
@@ -233,7 +230,7 @@ def _batch_norm(call: Call) -> Sequence[Signal | None]:
         hat = scaled(_remembered(hat, x), _smaller(x, dims, eps))
     else:
         hat = replace(_running(call, x, layout, eps), roots=((call.op.outputs[0], 1.0),))
-    return [_affine(call, hat, layout), *_statistics(call)]
+    return [_affine(call, hat, layout), *[None] * (len(call.op.outputs) - 1)]
 
 
 def _remembered(hat: Signal, x: Signal) -> Signal:
@@ -344,12 +341,13 @@ def _last(call: Call) -> tuple[list[int], tuple[int, ...]]:
 def _layer_norm(call: Call) -> Sequence[Signal | None]:
     dims, layout = _last(call)
     hat = normalized(call.signal("input"), dims, float(call["eps"]), tag=call.op.outputs[0])
-    return [_affine(call, hat, layout), *_statistics(call)]
+    return [_affine(call, hat, layout), *[None] * (len(call.op.outputs) - 1)]
 
 
 def _layer_norm_backward(call: Call) -> Sequence[Signal | None]:
     g, x = call.signal("grad_out"), call.signal("input")
     dims, layout = _last(call)
+    refuse_first_rows(call, call["input"].id, math.prod(layout))
     forward = call.forward()
     tag, eps, gates = forward.outputs[0], float(forward.arguments["eps"]), _gates(call)
     dx = normalized_backward(_unscaled(call, g, layout), x, dims, eps, tag=tag, gates=gates)
@@ -371,7 +369,7 @@ def _group_norm(call: Call) -> Sequence[Signal | None]:
     hat = normalized(x, dims, float(call["eps"]), tag=call.op.outputs[0])
     whole = replace(viewed(hat, call.shape()), roots=hat.roots, profile=hat.profile)
     layout = (1, call.shape()[1], *[1] * (len(call.shape()) - 2))
-    return [_affine(call, whole, layout), *_statistics(call)]
+    return [_affine(call, whole, layout), *[None] * (len(call.op.outputs) - 1)]
 
 
 def _group_norm_backward(call: Call) -> Sequence[Signal | None]:
