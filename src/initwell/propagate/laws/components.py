@@ -8,7 +8,9 @@ square V_T of a part in one channel is v_T χ²/ν_T. A channel is divided by it
     E[V_T/Σ V] = ∫ v_T/(1 + 2 v_T t/ν_T) · Π (1 + 2 v t/ν)^(−ν/2) dt
 
 is less than v_T/Σ v where ν_T is small: at 2×2 positions what all samples have in common at each of them has three
-degrees of freedom, and where it is a third of the variance it is 29 % of x̂², not 33 %.
+degrees of freedom, and where it is a third of the variance it is 29 % of x̂², not 33 %. What the gradient is divided by
+is of the same law, E[1/Σ V] = ∫ Π (1 + 2 v t/ν)^(−ν/2) dt: beside parts of many degrees of freedom one of few is not
+missed where it is small, and 1/s² is smaller than of one χ² of the same variance.
 """
 
 import itertools
@@ -23,6 +25,10 @@ from initwell.propagate.moments.signal import Signal
 
 _LEAST = 2e-3
 _MOST_AXES = 4
+# Of the integrals over log t.
+_STEP = 0.2
+# At so few degrees of freedom there is next to no expectation of 1/s².
+_LEAST_FREE = 4.0
 
 
 def in_parts(x: Signal, moments: Array, axes: Sequence[int]) -> Array:
@@ -43,16 +49,52 @@ def in_parts(x: Signal, moments: Array, axes: Sequence[int]) -> Array:
     parts, free = _parts(tuple([x.atoms[axis].size for axis in axes]))
     order = (*axes, *[i for i in range(moments.ndim) if i not in axes])
     rows = moments.transpose(order).reshape(len(parts) + 1, -1)
-    shares = np.maximum(parts[:, 0] @ rows[:, 0] / rows[0, 0], 0.0)
-    whole = float(np.add.reduce(shares))
-    if float((shares / free).max()) < _LEAST or whole <= 0:
+    shares = _shares(parts, free, rows[:, 0])
+    if shares is None:
         return moments
-    shares = shares / whole
     factors = np.where(shares > 0, _expected(shares, free) / np.where(shares > 0, shares, 1.0), 1.0)
     # What is no part of a mean that was taken off, if anything, stays.
     more = ((factors - 1) @ parts.reshape(len(parts), -1)).reshape(parts[0].shape)
     found = (rows + more @ rows).reshape((2,) * moments.ndim)
     return np.asarray(found.transpose(np.argsort(order)))
+
+
+def inverse(x: Signal, moments: Array, axes: Sequence[int]) -> float | None:
+    """Return E[1/s²]·E[s²] of the mean square s² over some axes; None where one χ² says it as well.
+
+    Args:
+        x: what it is of.
+        moments: of x about its mean.
+        axes: that are normalized over.
+
+    >>> from initwell.propagate.moments.signal import independent
+    >>> x = independent((4, 3), 1.0)
+    >>> found = inverse(x, x.moments - 1 / 12, (0, 1))
+    >>> found is not None and round(found, 3) == round(11 / 9, 3)
+    True
+    """
+    if len(axes) < 2 or len(axes) > _MOST_AXES or x.segmented or moments.flat[0] <= 0:
+        return None
+    sizes = tuple([x.atoms[axis].size for axis in axes])
+    parts, free = _parts(sizes)
+    order = (*axes, *[i for i in range(moments.ndim) if i not in axes])
+    shares = _shares(parts, free, moments.transpose(order).reshape(len(parts) + 1, -1)[:, 0])
+    return None if shares is None else _inverse(shares.tobytes(), sizes)
+
+
+@lru_cache(maxsize=1024)
+def _inverse(shares: bytes, sizes: tuple[int, ...]) -> float | None:
+    of_parts, free, t = np.frombuffer(shares), _parts(sizes)[1], _times()
+    if float(free[of_parts > 0].sum()) <= _LEAST_FREE:
+        return None
+    return float(np.exp(-(free / 2) @ np.log1p((2 * of_parts / free)[:, None] * t)) @ t) * _STEP
+
+
+def _shares(parts: Array, free: Array, moments: Array) -> Array | None:
+    """Return the shares of all parts in the variance; None where none of few degrees of freedom has any."""
+    shares = np.maximum(parts[:, 0] @ moments / moments[0], 0.0)
+    whole = float(np.add.reduce(shares))
+    return shares / whole if whole > 0 and float((shares / free).max()) >= _LEAST else None
 
 
 @lru_cache(maxsize=1024)
@@ -78,11 +120,11 @@ def _expected(shares: Array, free: Array) -> Array:
     # In log t both ends fall off exponentially.
     t = _times()
     each = (2 * shares / free)[:, None] * t
-    whole = np.exp(-(free / 2) @ np.log1p(each)) * t * 0.2
+    whole = np.exp(-(free / 2) @ np.log1p(each)) * t * _STEP
     found = (shares[:, None] / (1 + each)) @ whole
     return np.asarray(found / found.sum())
 
 
 @cache
 def _times() -> Array:
-    return np.asarray(np.exp(np.arange(-14.0, 14.0, 0.2)))
+    return np.asarray(np.exp(np.arange(-14.0, 14.0, _STEP)))

@@ -14,9 +14,9 @@ average of E[g x̂ g' x̂'] over all pairs. An ε takes a share r = var/(var + �
 
 g is not independent of x̂ where a nonlinearity follows: see ``let_through``.
 
-1/s² is larger than 1/E[s²]: over ν independent entries s² is a χ² with E[1/s²] = ν/(ν−2)/E[s²], and correlated ones
-count as 1/ν = the average of their squared correlations over all pairs. (At ν below 2.5 there is next to no such
-expectation, and 1/s² is left alone.) Channels that few weights made differ in s² besides: see ``scatter``.
+1/s² is larger than 1/E[s²]: over ν independent entries s² is a χ² with E[1/s²] = ν/(ν−2)/E[s²], correlated ones count
+as 1/ν = the average of their squared correlations over all pairs, or part by part: see ``components``. (At ν below 2.5
+there is next to no such expectation.) Channels that few weights made differ in s² besides: see ``scatter``.
 
 Group norm takes its axes from a view that cuts the channels; instance norm reaches ATen as batch norm of such a view.
 The scale's gradient is g·x̂ summed over all that the scale is shared by, and so is the same E[g x̂ g' x̂'].
@@ -30,7 +30,7 @@ from functools import lru_cache
 import numpy as np
 
 from initwell.propagate.given.measured import measured
-from initwell.propagate.laws.components import in_parts
+from initwell.propagate.laws.components import in_parts, inverse
 from initwell.propagate.laws.few import normed
 from initwell.propagate.laws.functions import composed, line
 from initwell.propagate.laws.gaussian import variances
@@ -146,12 +146,15 @@ def normalized_backward(
     free = 1 / np.maximum(over_all(g, hat * hat, axes)[tuple([slice(n) for n in share.shape])], 1e-12)
     many, undone = float(free.min()) > 2.5, 1.0
     gain = inverse_square(x.swing if 0 not in dims and many else 0.0, _average(free))
+    as_one = np.where(free > 2.5, free / np.maximum(free - 2, 0.5), 1.0)
+    as_parts = inverse(x, _centred(x, tuple(dims), centred)[0], axes) if centred and many else None
+    less = 1.0 if as_parts is None else as_parts / _average(as_one)
     if channels and len(x.scatter) > 1:
         level = _average(variance)
         sizes = inverse_sizes(x, eps / max(level, 1e-300), _average(2 / free) if many else 0.0)
-        varies, undone = sizes.inverse * (variance + eps) / level, math.sqrt(sizes.undone / sizes.inverse)
+        varies, undone = less * sizes.inverse * (variance + eps) / level, math.sqrt(sizes.undone / sizes.inverse)
     else:
-        varies = gain * np.where(free > 2.5, 1 + share * (free / np.maximum(free - 2, 0.5) - 1), 1.0)
+        varies = gain * (1 + share * (less * as_one - 1))
     moments = found * over_pairs(g.atoms, np.sqrt(varies / (variance + eps)))
     return merged_fidelity(g.changed(moments, 0.0, profile=g.profile, undone=undone, swing=1 - gain), x)
 
