@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
+from initwell.propagate.moments.atoms import expanded, together
+from initwell.propagate.moments.signal import independent, replace
+from initwell.propagate.rules.branch import multiplied
 
 SEEDS = 24
 LEVELS = 6
@@ -121,3 +124,13 @@ def test_a_norm_divides_by_sizes_that_attention_has_made(norm: nn.Module) -> Non
     for row, value in zip(found.rows, np.sqrt(squares / (SEEDS // 2)), strict=True):
         if row["path"] in ("query", "key", "value") or row["op"] == "aten.bmm":
             assert row["gradient_rms"] == pytest.approx(value, rel=0.06), (row["path"], row["op"])
+
+
+def test_copies_of_a_row_swing_as_one() -> None:
+    """Streams that a row was repeated along stay as alike as they were: 1 − alike is all that their gates get."""
+    rows = replace(expanded(independent((8, 1, 64), 1.0), (8, 4, 64)), swing=0.3)
+    gates = replace(expanded(independent((8, 4, 1), 0.01, 1.0), (8, 4, 64)), swing=0.2)
+    plain = multiplied(*together(replace(rows, swing=0.0), replace(gates, swing=0.0), (8, 4, 64)))
+    found = multiplied(*together(rows, gates, (8, 4, 64)))
+    assert found.q > 1.2 * plain.q
+    assert found.averaged([1]) / found.q == pytest.approx(plain.averaged([1]) / plain.q, rel=1e-12)

@@ -16,6 +16,7 @@ Attention makes such rows as well: o = Σ p v of independent v is as large as Σ
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def of_sum(a: Signal, b: Signal, alpha: float, beta: float) -> float:
     return float(sizes**power @ [a.swing, b.swing]) / (float(sizes.sum()) ** power or 1.0)
 
 
-def of_product(found: Signal, one: float, two: float, *, same: bool = False) -> Signal:
+def of_product(found: Signal, one: float, two: float, *, same: bool = False, axes: Sequence[int] = ()) -> Signal:
     """Return a product with what comes of its factors' swings.
 
     Args:
@@ -73,11 +74,12 @@ def of_product(found: Signal, one: float, two: float, *, same: bool = False) -> 
         two: of the other.
         same: whether both factors are of the same rows: with sizes t^a and t^b, t lognormal, E[t^(a + b)] is
             e^(ab Var log t) of E[t^a]·E[t^b], and 1 + swing is e^(a² Var log t).
+        axes: along which a factor repeats one row, such as streams: their pairs are of that row, too.
     """
     low, high = min(one, two), max(one, two)
     if same and low > 0:
         both = math.exp(math.sqrt(math.log1p(one) * math.log1p(two)))
-        return replace(_within_rows(found, both), swing=(1 + one) * (1 + two) * both**2 - 1)
+        return replace(_within_rows(found, both, axes), swing=(1 + one) * (1 + two) * both**2 - 1)
     if low < 0 < high:
         share = 1 / (1 - low)
         return replace(found, moments=found.moments * share, means=found.means * share**0.5, swing=0.0)
@@ -98,9 +100,17 @@ def of_square(found: Signal, swing: float) -> Signal:
     return _within_rows(found, 1 + swing) if swing > 0 and found.dims else found
 
 
-def _within_rows(found: Signal, factor: float) -> Signal:
-    """Multiply the moments of entries of one row."""
-    same = tuple([slice(n) for n in found.means.shape[: len(found.atoms) - len(found.dims[-1])]])
+def copied(x: Signal) -> list[int]:
+    """Return the axes along which a value repeats what it is at one index."""
+    moments, sizes = x.moments, x.means.shape
+    axes = [i for i, n in enumerate(sizes) if n == 1 and moments.shape[i] == 2]
+    return [i for i in axes if np.array_equal(moments.take(0, i), moments.take(1, i))]
+
+
+def _within_rows(found: Signal, factor: float, axes: Sequence[int] = ()) -> Signal:
+    """Multiply the moments of entries of one row, or of those that these axes repeat."""
+    sizes = found.means.shape[: len(found.atoms) - len(found.dims[-1])]
+    same = tuple([slice(None) if i in axes else slice(n) for i, n in enumerate(sizes)])
     moments = found.moments.copy()
     moments[same] *= factor
     return replace(found, moments=moments)

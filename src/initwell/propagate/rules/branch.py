@@ -27,7 +27,7 @@ from initwell.propagate.laws.functions import (
 )
 from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.laws.rectified import moved, sum_law
-from initwell.propagate.laws.swing import by_row, of_product, of_sum
+from initwell.propagate.laws.swing import by_row, copied, of_product, of_sum
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import by_pattern, over_pairs, product_of_means
@@ -148,7 +148,11 @@ def multiplied(a: Signal, b: Signal) -> Signal:
     found = gram.multiplied(a.changed(moments, a.means * b.means), a, b)
     more = a if a.peak >= b.peak else b
     found = replace(found, peak=more.peak, crest=more.crest, profile=profile)
-    return merged_fidelity(of_product(found, a.swing, b.swing, same=True) if a.swing or b.swing else found, b)
+    if a.swing > 0 and b.swing > 0:
+        found = of_product(found, a.swing, b.swing, same=True, axes=[*copied(a), *copied(b)])
+    elif a.swing or b.swing:
+        found = of_product(found, a.swing, b.swing)
+    return merged_fidelity(found, b)
 
 
 def _by_places(a: Signal, b: Signal) -> tuple[Array, tuple[Array, ...]]:
