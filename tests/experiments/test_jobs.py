@@ -157,9 +157,11 @@ def test_an_interrupt_ends_the_workers(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent(
             """
-            import multiprocessing, os, time
+            import multiprocessing, os, signal, time
             from initwell.experiments.pool import Pool
             if __name__ == "__main__":
+                # A shell's background job inherits interrupts that are ignored.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 with Pool(1) as pool:
                     print(next(pool.run(os.getppid, []), "idle"), flush=True)
                     running = pool.run(time.sleep, [0, 60])
