@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.propagate.moments.among import typical
+from initwell.propagate.moments.axes import Source
 from initwell.propagate.moments.gram import following
-from initwell.propagate.moments.signal import Source, independent
+from initwell.propagate.moments.signal import independent
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.parts import concatenated, sliced
 

@@ -14,7 +14,8 @@ from initwell.propagate.default import default_table
 from initwell.propagate.engine import Walk, walk
 from initwell.propagate.given.known import Known
 from initwell.propagate.given.start import starting_gradients
-from initwell.propagate.moments.signal import Atom, independent
+from initwell.propagate.moments.axes import Atom
+from initwell.propagate.moments.signal import independent
 from initwell.propagate.shared import covariance
 from initwell.propagate.shared.covariance import Covariances
 from initwell.propagate.shared.pairs import Pair, of, picked

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.propagate.engine import RuleError
-from initwell.propagate.moments.signal import Atom, Signal
+from initwell.propagate.moments.axes import Atom
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.moments.slots import Slots, resolved, summed_by_expert
 from initwell.propagate.routing.choices import normals
 from initwell.propagate.shared.routed import opposed

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
 from initwell.propagate.given.measured import pair_averages
-from initwell.propagate.moments.signal import Atom, Signal, constant
+from initwell.propagate.moments.axes import Atom
+from initwell.propagate.moments.signal import Signal, constant
 from initwell.trace.recorder import record
 
 SHAPE = (8, 12, 12)

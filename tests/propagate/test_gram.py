@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.propagate.moments.atoms import permuted, viewed
+from initwell.propagate.moments.axes import Source
 from initwell.propagate.moments.gram import adding, averaged, fluctuation, following, mixed
-from initwell.propagate.moments.signal import Source, independent
+from initwell.propagate.moments.signal import independent
 from initwell.propagate.rules.contraction import contract
 
 SEEDS = 32

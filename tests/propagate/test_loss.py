@@ -20,7 +20,8 @@ from initwell.propagate.given.known import known_values
 from initwell.propagate.given.measured import pair_averages
 from initwell.propagate.given.start import starting_gradients
 from initwell.propagate.laws.concentration import Weights
-from initwell.propagate.moments.signal import Atom, Signal
+from initwell.propagate.moments.axes import Atom
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.loss import log_softmax_backward, log_softmaxed, log_sum
 from initwell.trace.recorder import record
 

@@ -10,6 +10,7 @@ from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
 from initwell.propagate.given import start
 from initwell.propagate.given.known import known_values
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.incidence import carried, spatial_axis
 from initwell.propagate.moments.places import (
     LONGEST,
@@ -25,7 +26,7 @@ from initwell.propagate.moments.places import (
     sizes,
     times,
 )
-from initwell.propagate.moments.signal import Atom, Signal
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.pointwise import pulled_back
 from initwell.theory.activations import activation
 from initwell.trace.recorder import record

@@ -8,8 +8,9 @@ from torch import Generator, Tensor, nn
 import initwell as iw
 from initwell.propagate.given.known import known_values
 from initwell.propagate.given.measured import measured
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.segments import patterns
-from initwell.propagate.moments.signal import Atom, Signal
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.played.drawn import drawn
 from initwell.propagate.played.stretches import stretches
 from initwell.trace.recorder import record

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 import initwell as iw
 from initwell.propagate.given.measured import pair_averages
 from initwell.propagate.laws.peaks import covariance_of_largest, peak_law
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.incidence import Axis, adaptive, spatial_axis
-from initwell.propagate.moments.signal import Atom, Signal, independent
+from initwell.propagate.moments.signal import Signal, independent
 from initwell.propagate.rules.pointwise import applied
 from initwell.propagate.rules.pool import largest, to_largest
 from initwell.theory.activations import activation

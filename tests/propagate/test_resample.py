@@ -19,7 +19,8 @@ from initwell.propagate.engine import walk
 from initwell.propagate.given.known import known_values
 from initwell.propagate.given.measured import pair_averages
 from initwell.propagate.moments.alike import plain
-from initwell.propagate.moments.signal import Atom, Signal, independent
+from initwell.propagate.moments.axes import Atom
+from initwell.propagate.moments.signal import Signal, independent
 from initwell.propagate.rules.parts import concatenated, one_atom
 from initwell.propagate.rules.resample import rolled
 from initwell.trace.recorder import record

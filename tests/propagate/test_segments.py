@@ -10,10 +10,11 @@ from torch import Tensor, nn
 import initwell as iw
 from initwell.propagate.moments.alike import merged, refined, settled
 from initwell.propagate.moments.atoms import cut, expanded, matched, together, viewed
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import patterns
-from initwell.propagate.moments.signal import Atom, Signal, constant, independent, replace
+from initwell.propagate.moments.signal import Signal, constant, independent, replace
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.norm import normalized
 from initwell.propagate.rules.parts import concatenated, padded, selected, sliced

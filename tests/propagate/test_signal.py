@@ -10,7 +10,8 @@ from torch import Tensor
 from initwell.errors import ArgumentError, ShapeError
 from initwell.propagate.given.measured import measured, measured_weight, pair_averages
 from initwell.propagate.moments.atoms import cut, expanded, joined, matched, permuted, viewed
-from initwell.propagate.moments.signal import Atom, Signal, independent, replace
+from initwell.propagate.moments.axes import Atom
+from initwell.propagate.moments.signal import Signal, independent, replace
 
 
 def by_pairs(x: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

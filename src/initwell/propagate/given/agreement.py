@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from initwell.propagate.moments.signal import Atom, Dims
+from initwell.propagate.moments.axes import Atom, Dims
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.places import of_sizes, sizes
 from initwell.propagate.moments.segments import MOST, Array, patterns
-from initwell.propagate.moments.signal import Atom, Signal, replace
+from initwell.propagate.moments.signal import Signal, replace
 
 _FRESH = 4.0
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from initwell.propagate.moments.axes import Atom, Dims
 from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import MOST, Indices, merging, refinement
-from initwell.propagate.moments.signal import Atom, Dims, Signal, replace
+from initwell.propagate.moments.signal import Signal, replace
 
 UNLIKE = "parts of unlike size along one axis, taken as alike"
 

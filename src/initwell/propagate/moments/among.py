@@ -10,8 +10,9 @@ from operator import attrgetter
 
 import numpy as np
 
+from initwell.propagate.moments.axes import Atom, Source
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Atom, Signal, Source, replace
+from initwell.propagate.moments.signal import Signal, replace
 
 STRENGTH = attrgetter("strength")
 MOST = 4

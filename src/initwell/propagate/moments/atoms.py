@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from initwell.errors import ShapeError
 from initwell.propagate.moments.alike import merged, of_segments, refined, replaced_atoms
+from initwell.propagate.moments.axes import Atom, Dims
 from initwell.propagate.moments.segments import Array, Indices, common, patterns, repeated
-from initwell.propagate.moments.signal import Atom, Dims, Signal, replace
+from initwell.propagate.moments.signal import Signal, replace
 
 _JOINED = "a reshape across axes whose lengths do not divide one another: their moments were averaged"
 # An atom whose segments end amid blocks is cut into cells of so many kinds; beyond that, segments are taken as alike.

@@ -6,8 +6,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Atom, Signal
+from initwell.propagate.moments.signal import Signal
 
 T = TypeVar("T", np.float64, np.int64)
 

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initwell.propagate.moments.among import MOST, STRENGTH, by_pattern, typical, with_sources
+from initwell.propagate.moments.axes import Atom, Source
 from initwell.propagate.moments.segments import FEW, Array, Layout, average, over, patterns
-from initwell.propagate.moments.signal import Atom, Signal, Source, replace
+from initwell.propagate.moments.signal import Signal, replace
 
 # Of a table so many rows, of so many samples, show how its rows go together.
 _ROWS, _SAMPLES = 256, 8

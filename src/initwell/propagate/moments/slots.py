@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Atom, Signal, replace
+from initwell.propagate.moments.signal import Signal, replace
 
 _APART = "rows of experts whose tokens were put together otherwise: pairs with one expert taken as equally frequent"
 

@@ -27,7 +27,8 @@ from initwell.propagate.default import default_table
 from initwell.propagate.given.known import Known
 from initwell.propagate.given.measured import measured
 from initwell.propagate.moments.atoms import viewed
-from initwell.propagate.moments.signal import Atom, Signal, replace
+from initwell.propagate.moments.axes import Atom
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.played.drawn import drawn
 from initwell.propagate.played.stretches import Stretch, stretches
 from initwell.propagate.table import Call, RuleTable, UnknownSignalError

@@ -21,9 +21,10 @@ from initwell.propagate.default import default_table
 from initwell.propagate.given.known import Known
 from initwell.propagate.moments.alike import plain
 from initwell.propagate.moments.atoms import joined, matched, viewed
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.gram import forgotten
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Atom, Signal, merged_fidelity, replace
+from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.moments.slots import Slots
 from initwell.propagate.routing.chains import Chain, chains, is_tail, numbers
 from initwell.propagate.routing.rowwise import Rows, UnfitError

@@ -24,10 +24,11 @@ import numpy as np
 
 from initwell.propagate.laws.swing import of_product
 from initwell.propagate.moments.atoms import matched, permuted, together
+from initwell.propagate.moments.axes import Source
 from initwell.propagate.moments.gram import adding, fluctuation, forgotten, image, in_common, varied, varying
 from initwell.propagate.moments.labels import Weights, bilinear, labels
 from initwell.propagate.moments.segments import Array, Patterns
-from initwell.propagate.moments.signal import Signal, Source, merged_fidelity, replace
+from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.first_rows import undone

@@ -20,8 +20,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.moments.alike import merged, plain, refined
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.segments import along
-from initwell.propagate.moments.signal import Atom, Signal, replace
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.parts import one_atom
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.ops import COPIES

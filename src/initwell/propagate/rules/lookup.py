@@ -25,7 +25,8 @@ from torch import Tensor
 from initwell.propagate.given.agreement import Array, Integers, patterns, places
 from initwell.propagate.moments.alike import plain
 from initwell.propagate.moments.atoms import joined, matched
-from initwell.propagate.moments.signal import Atom, Dims, Signal
+from initwell.propagate.moments.axes import Atom, Dims
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.table import UnknownSignalError
 
 _SHUFFLED = "entries picked by random numbers, taken as a shuffle that all other axes share"

@@ -19,8 +19,9 @@ from torch import Tensor
 from initwell.propagate.given.measured import measured
 from initwell.propagate.moments.alike import UNLIKE, settled
 from initwell.propagate.moments.atoms import permuted, together
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.segments import MOST, Array
-from initwell.propagate.moments.signal import Atom, Signal
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.parts import flipped, moved, one_atom
 from initwell.propagate.table import Call, Rule, UnknownSignalError

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from initwell.propagate.given.measured import measured
 from initwell.propagate.moments.atoms import expanded, joined, together, viewed
-from initwell.propagate.moments.signal import Atom, Signal, constant, replace
+from initwell.propagate.moments.axes import Atom
+from initwell.propagate.moments.signal import Signal, constant, replace
 from initwell.propagate.rules.branch import added, multiplied, operand, shifted
 from initwell.propagate.rules.parts import MOVED, MOVED_TO_END, concatenated, padded, sliced
 from initwell.propagate.table import Call, UnknownSignalError

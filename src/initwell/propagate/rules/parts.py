@@ -15,11 +15,12 @@ from initwell.propagate.laws.rectified import discrete, joined_laws, marginal
 from initwell.propagate.moments.alike import UNLIKE, merged, of_segments, settled
 from initwell.propagate.moments.among import beside, cut, is_apart
 from initwell.propagate.moments.atoms import joined, matched, viewed
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.by_pairs import by_pattern
 from initwell.propagate.moments.gram import averaged
 from initwell.propagate.moments.remembered import Gate, Law
 from initwell.propagate.moments.segments import MOST, Array, Indices, patterns, repeated
-from initwell.propagate.moments.signal import Atom, Image, Signal, constant, merged_fidelity, replace
+from initwell.propagate.moments.signal import Image, Signal, constant, merged_fidelity, replace
 from initwell.propagate.moments.slots import slot_axis
 from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
 from initwell.trace.trace import ValueRef

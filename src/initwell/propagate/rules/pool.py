@@ -25,10 +25,11 @@ from initwell.propagate.laws.peaks import Near, covariance_of_largest, of_pairs,
 from initwell.propagate.laws.rectified import discrete, marginal
 from initwell.propagate.moments.alike import of_segments
 from initwell.propagate.moments.atoms import matched, together
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.incidence import Axis, adaptive, axis_of, geometry, spread
 from initwell.propagate.moments.places import LONGEST, by_axis, of_sizes, off_average, settled, sizes
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Atom, Signal, replace
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.behind import alone, behind
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.cropping import stacked

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from initwell.propagate.moments.alike import plain, refined
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.places import even, mixed
 from initwell.propagate.moments.segments import Array, along
-from initwell.propagate.moments.signal import Atom, Signal, replace
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.parts import moved, one_atom
 from initwell.propagate.rules.reading import read_places, sized
 from initwell.propagate.table import Call, Rule

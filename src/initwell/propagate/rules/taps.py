@@ -25,11 +25,12 @@ import numpy as np
 from initwell.propagate.laws.few import of_few
 from initwell.propagate.moments.alike import plain
 from initwell.propagate.moments.atoms import joined, matched, permuted, together, viewed
+from initwell.propagate.moments.axes import Atom, Dims, Source
 from initwell.propagate.moments.gram import image
 from initwell.propagate.moments.incidence import Axis, geometry
 from initwell.propagate.moments.labels import Weights, bilinear, labels
 from initwell.propagate.moments.segments import Array, Patterns, repeated
-from initwell.propagate.moments.signal import Atom, Dims, Signal, Source, merged_fidelity
+from initwell.propagate.moments.signal import Signal, merged_fidelity
 from initwell.propagate.rules.again import of_convolution
 from initwell.propagate.rules.answers import answered
 from initwell.propagate.rules.branch import added, scaled

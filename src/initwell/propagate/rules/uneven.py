@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 from initwell.propagate.laws.mixtures import Monomial, TwoKinds
 from initwell.propagate.laws.rows import known_variance, stepped
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.by_pairs import by_pattern
 from initwell.propagate.moments.segments import Array, Indices
-from initwell.propagate.moments.signal import Atom, Signal, replace
+from initwell.propagate.moments.signal import Signal, replace
 
 # What two entries of rows are: the same one of the first kind, two of it, the same and two of the second, one of each.
 _ONE: tuple[Monomial, ...] = (((2,), ()), ((1, 1), ()), ((), (2,)), ((), (1, 1)), ((1,), (1,)))

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.moments.atoms import expanded, permuted, viewed
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.incidence import Axis, spatial_axis, spread
-from initwell.propagate.moments.signal import Atom, Signal
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.resample import opened
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.propagate.writes import box_of

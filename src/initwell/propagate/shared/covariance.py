@@ -26,8 +26,9 @@ import numpy as np
 from initwell.propagate.given.known import Known
 from initwell.propagate.laws.gaussian import series_moments
 from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.axes import Dims
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Dims, Signal
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.parts import concatenated
 from initwell.propagate.shared import pairs, tables

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.given.known import Known
+from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.segments import MOST, Array, patterns
-from initwell.propagate.moments.signal import Atom, Signal, replace
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.shared.covariance import MOST as MOST_PAIRS
 from initwell.propagate.shared.covariance import Covariances
 from initwell.propagate.shared.pairs import Pair, aligned, fitted, raw

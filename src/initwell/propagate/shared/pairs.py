@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from initwell.propagate.moments.atoms import matched
+from initwell.propagate.moments.axes import Atom, Dims
 from initwell.propagate.moments.by_pairs import by_pattern, over_pairs
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Atom, Dims, Signal
+from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.parts import one_atom, selected, sliced
 
 
