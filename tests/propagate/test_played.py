@@ -80,6 +80,14 @@ def test_what_a_rule_of_the_caller_says_comes_before_that() -> None:
     assert not any("drawn numbers" in note for note in found.notes)
 
 
+def test_what_cannot_be_played_is_named_among_the_unknown() -> None:
+    model = Delta()
+    nothing = {"aten.native_layer_norm": lambda call: [None, None, None]}
+    found = iw.predict(model, batch(), plan=iw.plan(model, "lecun"), rules=nothing)
+    (note,) = (note for note in found.notes if note.startswith("Unknown:"))
+    assert "aten.rsqrt" in note  # of the keys' lengths, which are played
+
+
 def test_a_stretch_ends_at_layers_of_fresh_weights() -> None:
     model, x = Delta(), batch()
     trace = record(model, x)

@@ -96,7 +96,10 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
     radial.measured = played.along_rows
     for op, shapes in values.once("random", lambda: _random(trace, values)):
         if played.any and (made := played.found(op)) is not None:
-            _keep(trace, op, [s if _is_known(s) else None for s in made], known)
+            found = tuple([s if _is_known(s) else None for s in made])
+            if found and found[0] is None:
+                unknown[op.packet] += 1
+            _keep(trace, op, found, known)
             continue
         try:
             chosen = choices.rule(op) if choices.any else None

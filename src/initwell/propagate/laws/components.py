@@ -44,19 +44,18 @@ def in_parts(x: Signal, moments: Array, axes: Sequence[int]) -> Array:
     >>> bool(np.allclose(in_parts(x, x.moments - 1 / 12, (0, 1)), x.moments - 1 / 12))
     True
     """
-    if len(axes) < 2 or len(axes) > _MOST_AXES or x.segmented or moments.flat[0] <= 0:
+    found = _shares(x, moments, axes)
+    if found is None:
         return moments
-    parts, free = _parts(tuple([x.atoms[axis].size for axis in axes]))
-    order = (*axes, *[i for i in range(moments.ndim) if i not in axes])
+    shares, sizes = found
+    parts, free = _parts(sizes)
+    order = _first(axes, moments.ndim)
     rows = moments.transpose(order).reshape(len(parts) + 1, -1)
-    shares = _shares(parts, free, rows[:, 0])
-    if shares is None:
-        return moments
     factors = np.where(shares > 0, _expected(shares, free) / np.where(shares > 0, shares, 1.0), 1.0)
     # What is no part of a mean that was taken off, if anything, stays.
     more = ((factors - 1) @ parts.reshape(len(parts), -1)).reshape(parts[0].shape)
-    found = (rows + more @ rows).reshape((2,) * moments.ndim)
-    return np.asarray(found.transpose(np.argsort(order)))
+    rows = (rows + more @ rows).reshape((2,) * moments.ndim)
+    return np.asarray(rows.transpose(np.argsort(order)))
 
 
 def inverse(x: Signal, moments: Array, axes: Sequence[int]) -> float | None:
@@ -73,13 +72,8 @@ def inverse(x: Signal, moments: Array, axes: Sequence[int]) -> float | None:
     >>> found is not None and round(found, 3) == round(11 / 9, 3)
     True
     """
-    if len(axes) < 2 or len(axes) > _MOST_AXES or x.segmented or moments.flat[0] <= 0:
-        return None
-    sizes = tuple([x.atoms[axis].size for axis in axes])
-    parts, free = _parts(sizes)
-    order = (*axes, *[i for i in range(moments.ndim) if i not in axes])
-    shares = _shares(parts, free, moments.transpose(order).reshape(len(parts) + 1, -1)[:, 0])
-    return None if shares is None else _inverse(shares.tobytes(), sizes)
+    found = _shares(x, moments, axes)
+    return None if found is None else _inverse(found[0].tobytes(), found[1])
 
 
 @lru_cache(maxsize=1024)
@@ -90,11 +84,26 @@ def _inverse(shares: bytes, sizes: tuple[int, ...]) -> float | None:
     return float(np.exp(-(free / 2) @ np.log1p((2 * of_parts / free)[:, None] * t)) @ t) * _STEP
 
 
-def _shares(parts: Array, free: Array, moments: Array) -> Array | None:
-    """Return the shares of all parts in the variance; None where none of few degrees of freedom has any."""
-    shares = np.maximum(parts[:, 0] @ moments / moments[0], 0.0)
+def _shares(x: Signal, moments: Array, axes: Sequence[int]) -> tuple[Array, tuple[int, ...]] | None:
+    """Return the shares of all parts in the variance, and the sizes of the axes.
+
+    None where no part of few degrees of freedom has a share, or where the parts are not those of exchangeable indices.
+    """
+    if len(axes) < 2 or len(axes) > _MOST_AXES or x.segmented or moments.flat[0] <= 0:
+        return None
+    sizes = tuple([x.atoms[axis].size for axis in axes])
+    parts, free = _parts(sizes)
+    within = moments.transpose(_first(axes, moments.ndim)).reshape(len(parts) + 1, -1)[:, 0]
+    shares = np.maximum(parts[:, 0] @ within / within[0], 0.0)
     whole = float(np.add.reduce(shares))
-    return shares / whole if whole > 0 and float((shares / free).max()) >= _LEAST else None
+    if whole <= 0 or float((shares / free).max()) < _LEAST:
+        return None
+    return shares / whole, sizes
+
+
+def _first(axes: Sequence[int], ndim: int) -> tuple[int, ...]:
+    """Return all axes, these in front."""
+    return (*axes, *[i for i in range(ndim) if i not in axes])
 
 
 @lru_cache(maxsize=1024)

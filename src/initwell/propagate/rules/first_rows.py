@@ -62,13 +62,19 @@ def of_first_rows(call: Call, square: Signal) -> Signal:
 
 def _numbers(product: Call, features: int) -> list[float]:
     """Return of how many scores rows of a norm over so many features are made, by segment of rows."""
-    y, weighed = product.known[product.op.outputs[0]], _weighed(product)
-    found = None if weighed is None else weights_of(weighed)
-    if found is None:
+    y, counts = product.known[product.op.outputs[0]], _counts(product)
+    if counts is None:
         return []
-    there = (found[0] != 0).double().numpy().reshape(-1, *found[0].shape[-2:]).sum(-1).mean(0)
+    there = counts.mean(0)
     ends = np.cumsum([0, *_parts(product)]).tolist()
     return [float(there[a:b].mean()) * (features // y.shape[-1]) for a, b in pairwise(ends)]
+
+
+def _counts(product: Call) -> Array | None:
+    """Return how many scores are not weighed by 0: of each table of weights, and each row."""
+    weighed = _weighed(product)
+    found = None if weighed is None else weights_of(weighed)
+    return None if found is None else (found[0] != 0).double().numpy().reshape(-1, *found[0].shape[-2:]).sum(-1)
 
 
 def _parts(product: Call) -> tuple[int, ...]:
@@ -179,14 +185,11 @@ def refuse_first_rows(call: Call, value: int, features: int) -> None:
         UnknowableError: there are such rows.
     """
     product = _product_behind(call, value)
-    if product is None or features % call.trace.values[product.op.outputs[0]].shape[-1]:
+    counts = None if product is None else _counts(product)
+    if product is None or counts is None:
         return
-    found = weights_of(_weighed(product) or product)
-    if found is None:
-        return
-    heads = features // call.trace.values[product.op.outputs[0]].shape[-1]
-    there = (found[0] != 0).double().numpy().reshape(-1, *found[0].shape[-2:]).sum(-1)
-    if (there.min() * heads > 0) and there.min() * heads <= _NONE:
+    squares = counts.min() * (features // call.trace.values[product.op.outputs[0]].shape[-1])
+    if 0 < squares <= _NONE:
         raise UnknowableError("a norm's gradient at rows of linear attention that are made of one or two scores")
 
 

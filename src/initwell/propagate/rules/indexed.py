@@ -14,7 +14,7 @@ from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import shifted
 from initwell.propagate.rules.experts import rows_looked_up, rows_put_back
 from initwell.propagate.rules.lookup import Lookup, looked_up, lookup, picked, put_back, put_down, scattered, shuffled
-from initwell.propagate.rules.overwritten import overwritten, rows_named, rows_of, rows_written
+from initwell.propagate.rules.overwritten import rows_named, rows_of, rows_written, written_over
 from initwell.propagate.rules.tables import as_often_as_shown
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -111,7 +111,7 @@ def _written(call: Call, given: Mapping[int, ValueRef]) -> Signal:
         return found
     least = shifted(v, -v.mean)
     put = None if least.q <= 1e-12 * v.q else _put(call, least, lookup(places(x.shape), real, sample), real)
-    return overwritten(x, put, v.mean, real)
+    return written_over(x, put, v.mean, real)
 
 
 def _index_select(call: Call) -> Sequence[Signal]:

@@ -16,7 +16,7 @@ g is not independent of x̂ where a nonlinearity follows: see ``let_through``.
 
 1/s² is larger than 1/E[s²]: over ν independent entries s² is a χ² with E[1/s²] = ν/(ν−2)/E[s²], correlated ones count
 as 1/ν = the average of their squared correlations over all pairs, or part by part: see ``components``. (At ν below 2.5
-there is next to no such expectation.) Channels that few weights made differ in s² besides: see ``scatter``.
+there is next to no such expectation: 1/s² is left alone.) Channels of few weights differ in s² besides: ``scatter``.
 
 Group norm takes its axes from a view that cuts the channels; instance norm reaches ATen as batch norm of such a view.
 The scale's gradient is g·x̂ summed over all that the scale is shared by, and so is the same E[g x̂ g' x̂'].

@@ -31,7 +31,7 @@ from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
 
-def overwritten(x: Signal, put: Signal | None, mean: float, given: Mapping[int, Tensor]) -> Signal:
+def written_over(x: Signal, put: Signal | None, mean: float, given: Mapping[int, Tensor]) -> Signal:
     """Write entries over others.
 
     Args:
@@ -44,7 +44,7 @@ def overwritten(x: Signal, put: Signal | None, mean: float, given: Mapping[int, 
         UnknownSignalError: the parts of x have means of their own.
 
     >>> from initwell.propagate.moments.signal import independent
-    >>> overwritten(independent((4,), 1.0), None, 2.0, {0: torch.tensor([1])}).moments.round(3).tolist()
+    >>> written_over(independent((4,), 1.0), None, 2.0, {0: torch.tensor([1])}).moments.round(3).tolist()
     [1.75, 0.0]
     """
     if x.means.size > 1:
