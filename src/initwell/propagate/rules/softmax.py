@@ -70,7 +70,7 @@ def _without(s: Signal, axis: int, keys: Keys | None) -> Signal:
     return s.changed(moments, 0.0, dims=dims)
 
 
-def _weights(s: Signal, axis: int) -> Weights:
+def weights_of(s: Signal, axis: int) -> Weights:
     """Return what is known of rows of scores beside their variance.
 
     A row of scores is q·k_t: |q|² varies from row to row, and so does |W_kᵀ q|.
@@ -161,7 +161,7 @@ def softmaxed(s: Signal, dim: int) -> Signal:
     if mask is None and (rows := uneven(s, dim)) is not None:
         return _of_two_kinds(s, rows)
     s, axis, keys = _split(_by_rows(_own(s, mask), mask), mask, dim)
-    left, scores, weights = _open(mask, s, axis, keys), _without(s, axis, keys), _weights(s, axis)
+    left, scores, weights = _open(mask, s, axis, keys), _without(s, axis, keys), weights_of(s, axis)
     s = plain(s, dim)
     agree = _SQUARE.over(scores, weights, left)
     if keys is None:
@@ -306,7 +306,7 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     s, axis, keys = _split(s, mask, dim)
     left, scores, shared = _open(mask, s, axis, keys), _without(s, axis, keys), strength(g, axis, s, axis)
     s = plain(s, dim)
-    weights, v = _weights(s, axis), known_variance(scores.q * left.uneven[0])
+    weights, v = weights_of(s, axis), known_variance(scores.q * left.uneven[0])
     level = max((source.level for source in s.atoms[axis].follows), default=0.0)
     moment = Moment(lambda w, v: gradient_size(w, v, shared, level), _gradient_pair)
     factor = left.uneven[1] / (1 - 1 / left.count)
