@@ -21,7 +21,7 @@ from initwell.propagate.laws.rows import SMALL, Moment, Open, all_open, known_va
 from initwell.propagate.laws.swing import of_weights
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.alike import merged, plain, refined, replaced_atoms
-from initwell.propagate.moments.atoms import joined, together
+from initwell.propagate.moments.atoms import joined, permuted, together
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.gram import rescaled, shared_out, strength
 from initwell.propagate.moments.segments import common
@@ -351,12 +351,27 @@ def _following(found: Signal, g: Signal, s: Signal, axes: tuple[int, int], apart
 
 def _softmax(call: Call) -> Sequence[Signal]:
     s = call.signal("self")
-    return [softmaxed(s, call["dim"] % len(s.dims))]
+    s, dim, order = _turned(s, call["dim"] % len(s.dims))
+    return [permuted(softmaxed(s, dim), order) if order else softmaxed(s, dim)]
 
 
 def _softmax_backward(call: Call) -> Sequence[Signal]:
-    s = call.of(call.forward().arguments["self"])
-    return [softmax_backward(call.signal("grad_output"), s, call["dim"] % len(s.dims))]
+    s, g = call.of(call.forward().arguments["self"]), call.signal("grad_output")
+    mask = s.mask
+    s, dim, order = _turned(s, call["dim"] % len(s.dims))
+    if not order:
+        return [softmax_backward(g, s, dim)]
+    return [replace(permuted(softmax_backward(permuted(g, order), s, dim), order), closed=mask)]
+
+
+def _turned(s: Signal, dim: int) -> tuple[Signal, int, list[int]]:
+    """Return scores behind a mask with the dimension that softmax sums over as the last, where it is, and the order."""
+    last = len(s.dims) - 1
+    if s.mask is None or dim == last:
+        return s, dim, []
+    order = list(range(last + 1))
+    order[dim], order[last] = last, dim
+    return replace(permuted(s, order), mask=s.mask.permuted(order)), last, order
 
 
 RULES: Mapping[str, Rule] = {
