@@ -10,9 +10,8 @@ from torch import Generator, Tensor, nn
 
 import initwell as iw
 from initwell.propagate.laws.averages import tails
-from initwell.propagate.laws.functions import Image
 from initwell.propagate.laws.lengths import of_layer
-from initwell.propagate.moments.signal import Signal, independent, replace
+from initwell.propagate.moments.signal import Image, Signal, independent, replace
 from initwell.propagate.rules.branch import product
 from initwell.propagate.rules.pointwise import applied
 from initwell.theory.activations import activation
@@ -43,7 +42,7 @@ class Gated(nn.Module):
         return found
 
 
-def found(model: nn.Module, of: tuple[str, ...]) -> dict[str, tuple[float, float, float, float]]:
+def found(model: nn.Module, of: tuple[str, ...]) -> dict[str, tuple[float, float]]:
     """Return of some values forward and gradient, predicted over measured."""
     x = torch.randn(16, 12, WIDTH, generator=Generator().manual_seed(1))
     rows = iw.predict(model, x, plan=iw.plan(model, "lecun")).rows

@@ -17,6 +17,7 @@ Attention makes such rows as well: o = Σ p v of independent v is as large as Σ
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def by_row(base: Signal, factor: Signal) -> float:
     return found if found > _LEAST else 0.0
 
 
-def of_sum(a: Signal, b: Signal, alpha: float, beta: float) -> Mapping[str, float]:
+def of_sum(a: Signal, b: Signal, alpha: float, beta: float) -> Mapping[str, Any]:
     """Return swing and lengths of alpha·a + beta·b: variances of independent sizes add up; of gradients, the excess.
 
     Args:
@@ -186,7 +187,7 @@ def _inverse_gain(image: Image, factor: float) -> float:
     return varied / without if without > 0 else 1.0
 
 
-def inverse_square_of(x: Signal | None, free: float) -> tuple[float, Mapping[str, float]]:
+def inverse_square_of(x: Signal | None, free: float) -> tuple[float, Mapping[str, Any]]:
     """Return by how much E[1/s²] is larger for rows that differ in size, and swing and lengths of what comes back.
 
     Args:
