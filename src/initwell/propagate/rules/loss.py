@@ -158,12 +158,12 @@ def weights_by_hand(call: Call) -> Signal | None:
         return None
     s, total = less.arguments["self"], less.arguments["other"]
     made = trace.producer(trace.shown(total.id)) if isinstance(total, ValueRef) else None
-    if made is None or made.functional != "aten.logsumexp" or made.arguments["self"] != s or len(made.arguments["dim"]) != 1:
+    if made is None or made.functional != "aten.logsumexp" or made.arguments["self"] != s:
         return None
-    rank = len(trace.values[s.id].shape)
-    (dim,) = (d % rank for d in made.arguments["dim"])
-    one = (*trace.values[s.id].shape[:dim], 1, *trace.values[s.id].shape[dim + 1 :])
-    return softmaxed(call.of(s), dim) if trace.values[total.id].shape == one else None
+    shape = trace.values[s.id].shape
+    dims = [d % len(shape) for d in made.arguments["dim"]]
+    one = tuple(1 if d in dims else n for d, n in enumerate(shape))
+    return softmaxed(call.of(s), dims[0]) if len(dims) == 1 and trace.values[total.id].shape == one else None
 
 
 @dataclass(frozen=True)
