@@ -157,10 +157,10 @@ def _exp(call: Call) -> Sequence[Signal]:
     wide = variances(x).max(initial=0.0)
     if wide > _LITTLE and sums_up(call.trace, call["self"].id):
         raise UnknowableError("e to running sums, as of a state's decays: each position has a size of its own")
-    if sign_of(call.trace, call["self"].id) < 0 and not of_known_law(x) and (x.means < 0).all():
-        return [known_decay(call, call["self"].id) or decayed(x)]
     made = as_image(x)
     bent = made.base is None and not is_line(made.phi) and of_known_law(made.pre)
+    if sign_of(call.trace, call["self"].id) < 0 and not (bent or of_known_law(x)) and (x.means < 0).all():
+        return [known_decay(call, call["self"].id) or decayed(x)]
     if wide > _WIDE**2 and not bent:
         raise UnknowableError("e to a value of a large spread, which is made of the few largest entries")
     return [applied(_PLAIN["exp"], x)]
