@@ -8,8 +8,9 @@ rows repeat the same numbers, as a state's rates −1 … −16, each level of t
 """
 
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from initwell.propagate.moments.signal import Signal
@@ -32,7 +33,10 @@ def seeds(trace: Trace, known: Mapping[int, Signal], kept: Mapping[int, Tensor])
         known: value id → signal, of parameters that are drawn.
         kept: parameters that are not drawn anew, with their numbers.
     """
-    uneven = {p for p in trace.parameters.values() if (_differ(kept[p]) if p in kept else _spread(known, p) > _LEAST)}
+
+    def uneven(parameter: int) -> bool:
+        return _differ(kept[parameter]) if parameter in kept else _spread(known, parameter) > _LEAST
+
     rates = _Rates(trace, uneven)
     for op in trace.forward_ops:
         if op.functional in _SOLVED or rates.step_again(op):
@@ -41,6 +45,8 @@ def seeds(trace: Trace, known: Mapping[int, Signal], kept: Mapping[int, Tensor])
 
 def _differ(numbers: Tensor) -> bool:
     """Whether numbers differ, and not only within rows that are all the same."""
+    if numbers.layout is not torch.strided:
+        return False
     first = numbers[:1] if numbers.ndim > 1 and len(numbers) > 1 else numbers.reshape(-1)[:1]
     return bool((numbers != first).any())
 
@@ -53,8 +59,8 @@ def _spread(known: Mapping[int, Signal], parameter: int) -> float:
 class _Rates:
     """Which steps multiply a state by decays that one parameter has made, as the step before did."""
 
-    def __init__(self, trace: Trace, parameters: Container[int]) -> None:
-        self.trace, self.parameters = trace, parameters
+    def __init__(self, trace: Trace, uneven: Callable[[int], bool]) -> None:
+        self.trace, self.uneven = trace, uneven
         self._made: dict[int, frozenset[int]] = {}
 
     def step_again(self, op: Op) -> bool:
@@ -91,9 +97,9 @@ class _Rates:
         return self._made[value]
 
     def _found(self, value: int, deep: int) -> frozenset[int]:
-        if value in self.parameters:
-            return frozenset({value})
         op = self.trace.producer(value)
+        if op is None and self.trace.values[value].kind == "parameter":
+            return frozenset({value}) if self.uneven(value) else frozenset()
         if op is None or deep == 0 or (op.functional not in _BENT and op.functional not in _SUMS):
             return frozenset()
         each = [self._rates(i, deep - 1) for i in op.inputs if op.functional not in _SUMS or self._is_made(i)]
