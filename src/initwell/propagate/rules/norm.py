@@ -44,11 +44,11 @@ from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array, along
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
-from initwell.propagate.rules.first_rows import refuse_first_rows
 from initwell.propagate.rules.let_through import with_itself
 from initwell.propagate.rules.reading import levelled
 from initwell.propagate.rules.scatter import inverse_sizes, relative_variance
 from initwell.propagate.rules.shape import summed
+from initwell.propagate.rules.states import refuse_rows
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op
@@ -350,7 +350,7 @@ def _layer_norm(call: Call) -> Sequence[Signal | None]:
 def _layer_norm_backward(call: Call) -> Sequence[Signal | None]:
     g, x = call.signal("grad_out"), call.signal("input")
     dims, layout = _last(call)
-    refuse_first_rows(call, call["input"].id, math.prod(layout))
+    refuse_rows(call, call["input"].id, math.prod(layout))
     forward = call.forward()
     tag, eps, gates = forward.outputs[0], float(forward.arguments["eps"]), _gates(call)
     dx = normalized_backward(_unscaled(call, g, layout), x, dims, eps, tag=tag, gates=gates)

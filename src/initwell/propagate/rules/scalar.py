@@ -36,6 +36,7 @@ from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied
 from initwell.propagate.rules.decay import known_decay, sign_of, sums_up
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.first_rows import of_first_rows
+from initwell.propagate.rules.loss import weights_by_hand
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.overwritten import rows_chosen
 from initwell.propagate.rules.pointwise import applied, gated
@@ -152,7 +153,7 @@ def _exp(call: Call) -> Sequence[Signal]:
     E[e^(2x)] of a Gaussian is made 2σ standard deviations above its mean: beyond 4 of them no sum is one, nor has a
     batch such entries. Of a known function of a Gaussian, such as −u², the expectation is that of the whole.
     """
-    if (kept := _of_kept(call, _PLAIN["exp"])) is not None:
+    if (kept := _of_kept(call, _PLAIN["exp"]) or weights_by_hand(call)) is not None:
         return [kept]
     x = call.signal("self")
     wide = variances(x).max(initial=0.0)
@@ -346,8 +347,7 @@ def _randn(call: Call) -> Sequence[Signal]:
 
 def _bernoulli(call: Call) -> Sequence[Signal]:
     """A mask of independent ones with probability p: dropout's, before it is divided by p."""
-    p = call["p"]
-    if not isinstance(p, (int, float)):
+    if not isinstance(p := call["p"], (int, float)):
         raise UnknownSignalError("probabilities that are a tensor")
     return [independent(call.shape(), float(p), float(p))]
 
