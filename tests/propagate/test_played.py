@@ -1,5 +1,7 @@
 """Stretches played with drawn numbers: a gated delta rule between linear layers, against draws; numbers by a Signal."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from initwell.propagate.given.measured import measured
 from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.segments import patterns
 from initwell.propagate.moments.signal import Signal
+from initwell.propagate.played import play
 from initwell.propagate.played.drawn import drawn
 from initwell.propagate.played.seeds import seeds
 from initwell.propagate.played.stretches import stretches
@@ -79,6 +82,32 @@ def test_what_a_rule_of_the_caller_says_comes_before_that() -> None:
     given = {"aten.linalg_solve_triangular": lambda call: [call.signal("B")]}
     found = iw.predict(model, batch(), plan=iw.plan(model, "lecun"), rules=given)
     assert not any("drawn numbers" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_of_another_precision_is_played_alike(dtype: torch.dtype) -> None:
+    """One of 64 bits was half unknown: its own numbers met drawn ones of 32."""
+    found, same = (
+        iw.predict(model, batch().to(kind), plan=iw.plan(model, "lecun"))
+        for kind in (dtype, torch.float32)
+        for model in (Delta().to(kind),)
+    )
+    assert not any("Unknown" in note for note in found.notes)
+    for row, other in zip(found.rows, same.rows, strict=False):
+        if row["op"] == "aten.mm":
+            assert row["forward_rms"] == pytest.approx(other["forward_rms"], rel=1e-3)
+            assert row["gradient_rms"] == pytest.approx(other["gradient_rms"], rel=1e-3)
+
+
+def test_what_fails_with_drawn_numbers_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise RuntimeError("no such numbers\nand more")
+
+    monkeypatch.setattr(play, "called", failing)
+    model = Delta()
+    found = iw.predict(model, batch(), plan=iw.plan(model, "lecun"))
+    said = [note for note in found.notes if note.startswith("Not known")]
+    assert re.match(r"Not known is what aten\.\w+ makes of drawn numbers, PyTorch says: no such numbers: aten", said[0])
 
 
 def test_what_cannot_be_played_is_named_among_the_unknown() -> None:

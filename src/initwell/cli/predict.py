@@ -1,4 +1,4 @@
-"""``initwell predict``: signal and gradient sizes through a model, from moments alone."""
+"""``initwell predict``: signal and gradient sizes through a model, from moments."""
 
 import argparse
 from pathlib import Path
@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "predict",
-        help="signal and gradient sizes from moments alone, no data run",
+        help="signal and gradient sizes from moments, no data run",
         description="Predict the size of every activation and gradient of a model by one walk with second moments. Of "
         "the input only the moments count: a model of timm, torchvision or transformers needs no --input.",
     )
@@ -158,7 +158,7 @@ def _page(options: argparse.Namespace, example: Example, found: "Prediction") ->
     page = prediction_page(
         found,
         title=f"{options.model} predicted",
-        lead=f"Initialization: {scheme}. From moments alone; of the input only its moments count: {example.words}.",
+        lead=f"Initialization: {scheme}. From moments; of the input, too, nothing else counts: {example.words}.",
         given={"input": example.words, "initialization": scheme, "loss": options.loss, "seed": options.seed},
         command=options.command,
     )

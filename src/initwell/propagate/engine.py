@@ -83,57 +83,65 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+class _Rules:
+    """What is said of an op: by the table, and by what has been met so far of several ops together."""
+
+    def __init__(self, trace: Trace, table: RuleTable, known: Signals, values: Known) -> None:
+        self.trace, self.table, self.known, self.values = trace, table, known, values
+        self.shared = values.once("shared", lambda: shared_operands(trace, values))
+        self.joint = Joint(trace, known, values, table)
+        self.choices = Choices(trace, known, values, table)
+        self.blank = Blank(trace, known, values)
+        self.radial = Radial(trace, known, values, self.blank.others)
+        self.played = Played(trace, known, values, table)
+        self.radial.measured = self.played.along_rows
+
+    def found(self, op: Op, shapes: Sequence[tuple[int, ...]]) -> Sequence[Signal | None] | None:
+        """Return the signals of an op's outputs; None where it has no rule."""
+        if self.played.any and (made := self.played.found(op)) is not None:
+            return made
+        chosen = self.choices.rule(op) if self.choices.any else None
+        rule = chosen or self.table.rules.get(op.packet) or self.table.rules.get(op.functional)
+        if rule is None:
+            return None
+        found = tuple(rule(Call(op, self.trace, self.known, self.values)))
+        _check(shapes, found)
+        whole = self.joint.amended(op, found) if self.joint.any else found
+        along = self.radial.amended(op, whole) if self.radial.any else whole
+        if self.blank.any:
+            along = self.blank.amended(op, along, others=along is not whole)
+        if op.index in self.shared:
+            return [s if s is None or s.joint else s.approximate(self.shared[op.index]) for s in along]
+        return along
+
+
 def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Walk:
     unsupported: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     causes: dict[str, str] = {}
-    shared = values.once("shared", lambda: shared_operands(trace, values))
-    joint = Joint(trace, known, values, table)
-    choices = Choices(trace, known, values, table)
-    blank = Blank(trace, known, values)
-    radial = Radial(trace, known, values, blank.others)
-    played = Played(trace, known, values, table)
-    radial.measured = played.along_rows
+    rules = _Rules(trace, table, known, values)
     for op, shapes in values.once("random", lambda: _random(trace, values)):
-        if played.any and (made := played.found(op)) is not None:
-            found = tuple([s if _is_known(s) else None for s in made])
-            if found and found[0] is None:
-                unknown[op.packet] += 1
-            _keep(trace, op, found, known)
-            continue
         try:
-            chosen = choices.rule(op) if choices.any else None
-            rule = chosen or table.rules.get(op.packet) or table.rules.get(op.functional)
-        except Exception as error:
-            raise _failure(op, error) from error
-        if rule is None:
-            ignored = op.packet in table.ignored or op.functional in table.ignored
-            if not ignored:
-                unsupported[op.packet] += 1
-            _forget(op, known)
-            continue
-        try:
-            found = tuple(rule(Call(op, trace, known, values)))
-            _check(shapes, found)
-            whole = joint.amended(op, found) if joint.any else found
-            along = radial.amended(op, whole) if radial.any else whole
-            found = tuple(blank.amended(op, along, others=along is not whole) if blank.any else along)
-            if op.index in shared:
-                found = tuple(s if s is None or s.joint else s.approximate(shared[op.index]) for s in found)
+            found = rules.found(op, shapes)
         except UnknownSignalError as error:
             found = (None,) * len(op.outputs)
             if isinstance(error, UnknowableError):
                 causes.setdefault(str(error), f"{op.packet} at {op.path or 'the model itself'}")
         except Exception as error:
             raise _failure(op, error) from error
-        found = tuple([s if _is_known(s) else None for s in found])
+        if found is None:
+            if op.packet not in table.ignored and op.functional not in table.ignored:
+                unsupported[op.packet] += 1
+            _forget(op, known)
+            continue
+        found = [s if _is_known(s) else None for s in found]
         if found and found[0] is None:
             unknown[op.packet] += 1
         if op.mutates or len(found) != 1 or found[0] is None:
             _keep(trace, op, found, known)
         else:
             known[op.outputs[0]] = found[0]
-    blank.settle(known)
+    rules.blank.settle(known)
     return Walk(known, dict(sorted(unsupported.items())), dict(+unknown), causes)
 
 

@@ -1,4 +1,4 @@
-"""``predict``: the size of every activation and gradient, from moments alone."""
+"""``predict``: the size of every activation and gradient, from moments."""
 
 from collections.abc import Mapping
 from dataclasses import replace

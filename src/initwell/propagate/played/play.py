@@ -32,7 +32,7 @@ from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.played.drawn import drawn
 from initwell.propagate.played.seeds import WHOLE, seeds
 from initwell.propagate.played.stretches import Stretch, stretches
-from initwell.propagate.table import Call, RuleTable, UnknownSignalError
+from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
 from initwell.trace.fold import called
 from initwell.trace.trace import Op, Trace, ValueRef
 
@@ -78,7 +78,12 @@ class Played:
         return any(given.get(name) is not own.get(name) for name in names)
 
     def found(self, op: Op) -> Sequence[Signal | None] | None:
-        """Return the signals of what an op of a stretch makes; None where it is of none."""
+        """Return the signals of what an op of a stretch makes; None where it is of none.
+
+        Raises:
+            UnknownSignalError: a value that it reads has no numbers.
+            UnknowableError: PyTorch cannot run the op on what was drawn.
+        """
         stretch = self._stretches.get(op.index)
         if stretch is None:
             return None
@@ -86,18 +91,26 @@ class Played:
             self._plays[stretch.place] = _Play(self.trace, self.known, self.values, stretch)
         play = self._plays[stretch.place]
         try:
-            play.run(op)
-            found = self._by_rule(op) if op.functional in WHOLE else None
-            if found is None:
-                found = [play.signal(value) for value in op.outputs]
-            if found == [None] and op.phase == "forward":
-                found = self._by_rule(op) or found  # scores filled with what is infinite
-        except (UnknownSignalError, RuntimeError, TypeError, KeyError):
-            play.failed.update(op.outputs, (new for _, new in op.mutates))
-            return [None] * len(op.outputs)
+            found = self._made(play, op)
+        except UnknownSignalError:
+            play.fail(op)
+            raise
+        except RuntimeError as error:
+            play.fail(op)
+            said = str(error).splitlines()[0]
+            raise UnknowableError(f"what {op.packet} makes of drawn numbers, PyTorch says: {said}") from error
         if op.index == stretch.last:
             self.along_rows |= play.along_rows()
         play.forget(op.index)
+        return found
+
+    def _made(self, play: "_Play", op: Op) -> Sequence[Signal | None]:
+        play.run(op)
+        found = self._by_rule(op) if op.functional in WHOLE else None
+        if found is None:
+            found = [play.signal(value) for value in op.outputs]
+        if found == [None] and op.phase == "forward":
+            found = self._by_rule(op) or found  # scores filled with what is infinite
         return found
 
     def _by_rule(self, op: Op) -> Sequence[Signal | None] | None:
@@ -124,6 +137,10 @@ class _Play:
         self.draws = max(1, min(_DRAWS, _ENTRIES // max(map(math.prod, shapes))))
         self.batch = next((trace.values[v].shape[0] for v in trace.inputs.values() if trace.values[v].shape), 1)
 
+    def fail(self, op: Op) -> None:
+        """Keep in mind that what an op makes has no numbers."""
+        self.failed.update(op.outputs, (new for _, new in op.mutates))
+
     def run(self, op: Op) -> None:
         """Run an op on every draw."""
         if any(i in self.failed for i in op.inputs):
@@ -137,7 +154,7 @@ class _Play:
             numbers = partial(_number, {i: self._numbers(i)[n] for i in op.inputs})
             arguments = {**op.arguments, "shape": op.arguments.get("size")} if func is _RESHAPED else op.arguments
             out = called(func, arguments, numbers)
-            results.append([t for t in tree_leaves(out) if isinstance(t, Tensor)])
+            results.append([_plain(t) for t in tree_leaves(out) if isinstance(t, Tensor)])
         for place, value in enumerate(op.outputs):
             self._tensors[value] = [made[place] for made in results]
         for old, new in op.mutates:
@@ -154,9 +171,9 @@ class _Play:
                 self.run(op)
                 return self._tensors[value]
         if value in self.values:
-            return [self.values[value]] * self.draws
+            return [_plain(self.values[value])] * self.draws
         if value in self.values.kept:
-            return [self.values.kept[value].detach()] * self.draws
+            return [_plain(self.values.kept[value].detach())] * self.draws
         if value not in self.stretch.inputs and value not in self.stretch.parameters:
             raise UnknownSignalError(str(value))
         signal = self.known.get(value)
@@ -233,6 +250,11 @@ class _Play:
             self._tensors.pop(value, None)
         if index == self.stretch.last:
             self._tensors.clear()
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return numbers of the one precision that is played in, whatever the model's own is."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _number(numbers: Mapping[int, Tensor], ref: ValueRef) -> Tensor:

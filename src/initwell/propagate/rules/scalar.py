@@ -35,6 +35,7 @@ from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied
 from initwell.propagate.rules.decay import known_decay, sign_of, sums_up
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.first_rows import of_first_rows
+from initwell.propagate.rules.loss import weights_by_hand
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.overwritten import rows_chosen
 from initwell.propagate.rules.pointwise import applied, gated
@@ -151,16 +152,16 @@ def _exp(call: Call) -> Sequence[Signal]:
     E[e^(2x)] of a Gaussian is made 2σ standard deviations above its mean: beyond 4 of them no sum is one, nor has a
     batch such entries. Of a known function of a Gaussian, such as −u², the expectation is that of the whole.
     """
-    if (kept := _of_kept(call, _PLAIN["exp"])) is not None:
+    if (kept := _of_kept(call, _PLAIN["exp"]) or weights_by_hand(call)) is not None:
         return [kept]
     x = call.signal("self")
     wide = variances(x).max(initial=0.0)
     if wide > _LITTLE and sums_up(call.trace, call["self"].id):
         raise UnknowableError("e to running sums, as of a state's decays: each position has a size of its own")
-    if sign_of(call.trace, call["self"].id) < 0 and not of_known_law(x) and (x.means < 0).all():
-        return [known_decay(call, call["self"].id) or decayed(x)]
     made = as_image(x)
     bent = made.base is None and not is_line(made.phi) and of_known_law(made.pre)
+    if sign_of(call.trace, call["self"].id) < 0 and not (bent or of_known_law(x)) and (x.means < 0).all():
+        return [known_decay(call, call["self"].id) or decayed(x)]
     if wide > _WIDE**2 and not bent:
         raise UnknowableError("e to a value of a large spread, which is made of the few largest entries")
     return [applied(_PLAIN["exp"], x)]
@@ -345,8 +346,7 @@ def _randn(call: Call) -> Sequence[Signal]:
 
 def _bernoulli(call: Call) -> Sequence[Signal]:
     """A mask of independent ones with probability p: dropout's, before it is divided by p."""
-    p = call["p"]
-    if not isinstance(p, (int, float)):
+    if not isinstance(p := call["p"], (int, float)):
         raise UnknownSignalError("probabilities that are a tensor")
     return [independent(call.shape(), float(p), float(p))]
 
