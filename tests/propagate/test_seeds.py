@@ -159,3 +159,12 @@ def test_what_a_norm_of_few_gated_features_sends_to_their_average(measured_rms: 
     measured = measured_rms(model, batch(32), "lecun", SEEDS)
     (mean,) = (i for i, row in enumerate(found) if row["op"] == "aten.mean")
     assert found[mean]["gradient_rms"] == pytest.approx(measured[mean, 1], rel=0.12)
+
+
+def test_a_multiple_of_a_product_is_not_its_square() -> None:
+    class Scaled(Squared):
+        def forward(self, x: Tensor) -> Tensor:
+            h, u = self.into(x).chunk(2, -1)
+            return self.out(3.0 * (h * torch.sigmoid(u)))  # type: ignore[no-any-return]
+
+    assert not any("drawn numbers" in note for note in iw.predict(Scaled(twice=False), batch(4)).notes)

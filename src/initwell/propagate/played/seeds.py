@@ -20,7 +20,7 @@ from torch import Tensor
 
 from initwell.propagate.moments.signal import Signal
 from initwell.trace.ops import ACTIVATIONS, BENDING, COPIES, VIEWS
-from initwell.trace.trace import Op, Trace
+from initwell.trace.trace import Op, Trace, ValueRef
 
 _CUTS = (
     "slice select narrow split split_with_sizes unsafe_split unsafe_split_with_sizes chunk unsafe_chunk unbind unfold"
@@ -139,14 +139,14 @@ class _Factors:
 
     def meet_again(self, op: Op) -> bool:
         """Whether an op multiplies two values, at least one of several factors, that have a factor in common."""
-        if op.functional in _POWERS:
-            both = [self._of(op.inputs[0])] * 2 if op.arguments.get("exponent", 2) not in (0, 1) else []
+        if op.functional in _POWERS and op.arguments.get("exponent", 2) not in (0, 1):
+            refs = [op.arguments["self"]] * 2
+        elif op.functional == "aten.mul":
+            refs = [op.arguments["self"], op.arguments["other"]]
         else:
-            both = [self._of(value) for value in op.inputs] if op.functional == "aten.mul" else []
-            both = both * 2 if len(both) == 1 else both
-        if len(both) != 2 or not both[0] & both[1] or len(both[0] | both[1]) < 2:
             return False
-        return not self._averaged(op)
+        one, two = (self._of(ref.id) if isinstance(ref, ValueRef) else frozenset[int]() for ref in refs)
+        return bool(one & two) and len(one | two) > 1 and not self._averaged(op)
 
     def _averaged(self, op: Op) -> bool:
         """Whether all that is read of squares is an average over many."""
