@@ -282,3 +282,13 @@ def nan_like(x: Tensor) -> Tensor:
 def test_bad_input(call: Callable[[nn.Module, Tensor], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(built(Net), drawn(5, 4))
+
+
+def test_an_op_that_writes_beside_what_it_returns_is_measured_by_what_it_returns() -> None:
+    """RReLU in training writes down its slopes."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.RReLU(0.2, 0.3))
+    (row,) = (r for r in measure(model, 10 * torch.randn(64, 8), seed=0).rows if r["path"] == "1")
+    with torch.no_grad():
+        y = model[0](10 * torch.randn(64, 8))
+    assert row["forward_rms"] > 2 and y.square().mean().sqrt() > 2
+    assert row["gradient_rms"] == pytest.approx(1.0, rel=0.2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from initwell.propagate.laws.concentration import Weights, between
+from initwell.propagate.laws.scores import sent
 
 
 @pytest.mark.parametrize("variance", [400.0, 2000.0, 20000.0])
@@ -26,7 +27,7 @@ def test_rows_in_which_one_score_takes_nearly_all(variance: float) -> None:
 def test_fewer_weights_than_a_moment_has(count: float) -> None:
     """Rows that leave between one and two scores open on average: finite, and between those of one and of two."""
     for variance in np.geomspace(0.1, 300.0, 25).tolist():
-        found, two = Weights(count).sent(variance), Weights(2.0).sent(variance)
+        found, two = sent(Weights(count), variance), sent(Weights(2.0), variance)
         assert (found[:3] > 0).all()
         assert (found >= 0).all()
         assert (found < two * 1.05).all()

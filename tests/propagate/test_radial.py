@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.propagate.laws.concentration import Weights
+from initwell.propagate.laws.scores import sent as sent_to
 
 SEEDS = 16
 WIDTH = 64
@@ -291,7 +292,7 @@ def test_what_lies_along_a_row_of_scores(variance: float) -> None:
     p = np.exp(scores - scores.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     sampled = (p**2 * (scores - (p * scores).sum(-1, keepdims=True)) ** 2).sum(-1).mean()
-    assert Weights(24).along(variance) == pytest.approx(sampled, rel=0.05)
+    assert sent_to(Weights(24), variance)[0] == pytest.approx(sampled, rel=0.05)
 
 
 @pytest.mark.parametrize("variance", [0.1, 4.0, 60.0])
@@ -303,7 +304,7 @@ def test_what_keys_and_values_get_along_themselves(variance: float, count: int) 
     g = torch.randn(200_000, count, dtype=torch.float64, generator=generator)
     p = s.softmax(1)
     sent = p * (g - (p * g).sum(1, keepdim=True))
-    _, keys, alone, both = Weights(count).sent(variance).tolist()
+    _, keys, alone, both = sent_to(Weights(count), variance).tolist()
     sampled = ((s * sent).square() / variance, sent.square(), s * sent * p * g / math.sqrt(variance))
     for found, size, draws in zip((keys, alone, both), (keys, alone, alone), sampled, strict=True):
         sums = draws.sum(1)

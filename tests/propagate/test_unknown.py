@@ -184,3 +184,22 @@ def test_what_a_rule_makes_infinite_is_unknown_in_a_view_too() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3)), nn.Tanh())
     found = iw.predict(model, torch.ones(3, 4), rules={"aten.view": broken})
     assert [row["fidelity"] == "unknown" for row in found.rows if row["op"] == "aten.tanh"] == [True]
+
+
+def test_gradients_of_gradients_that_a_forward_takes_are_unknown_and_no_error() -> None:
+    """Forces as gradients of an energy: what comes back through a derivative has no rule of the forward function's."""
+
+    class Forces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Softplus(), nn.Linear(8, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.detach().requires_grad_()
+            (forces,) = torch.autograd.grad(self.layers(x).sum(), x, create_graph=True)
+            return forces
+
+    found = iw.predict(Forces(), normal(16, 8))
+    assert found.rows[0]["forward_rms"] is not None
+    assert found.rows[0]["gradient_rms"] is None
+    assert any("aten.softplus_backward" in note for note in found.notes)

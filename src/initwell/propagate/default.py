@@ -25,6 +25,7 @@ from initwell.propagate.rules import (
     resample,
     scalar,
     shape,
+    shut,
     softmax,
     taps,
     vector_norm,
@@ -76,4 +77,4 @@ def default_table() -> RuleTable:
     >>> "aten.addmm" in default_table().rules
     True
     """
-    return RuleTable.build([family.RULES for family in _FAMILIES], _IGNORED)
+    return RuleTable.build([shut.aware(family.RULES) for family in _FAMILIES], _IGNORED)

@@ -86,11 +86,12 @@ class Call:
         """Return the forward op that this backward op is the derivative of.
 
         Raises:
-            UnknownSignalError: that is not known.
+            UnknownSignalError: that is not known, or is itself a derivative, as where a forward takes gradients.
         """
-        if self.op.of is None:
+        forward = None if self.op.of is None else self.trace.ops[self.op.of]
+        if forward is None or "_backward" in forward.functional:
             raise UnknownSignalError("the forward op")
-        return self.trace.ops[self.op.of]
+        return forward
 
 
 class UnknownSignalError(Exception):

@@ -222,7 +222,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _observe(self, op: Op, made: list[tuple[Tensor, int]]) -> None:
         if self.observer is not None:
-            for tensor, value in made:
+            # What an op writes beside what it returns, as RReLU its slopes, is made first and told last.
+            for tensor, value in sorted(made, key=lambda pair: op.outputs.index(pair[1])):
                 self.observer.value(self.ledger.values[value], op, tensor)
 
     def _place(self) -> tuple[Place, int | None]:

@@ -195,6 +195,19 @@ class Mask:
         bias = None if self.bias is None else _once(np.broadcast_to(self.bias, shape).reshape(new))
         return Mask(whole, self.samples and whole.shape[0] == shape[0], self.level, bias, self.added)
 
+    def permuted(self, order: Sequence[int]) -> "Mask":
+        """Return the mask of the same scores with their dimensions in another order, of which each names its old place.
+
+        >>> Mask(np.array([[True, False], [True, True]])).permuted([1, 0]).open.tolist()
+        [[True, True], [False, True]]
+        """
+        lengthened = (1,) * (len(order) - self.open.ndim)
+        open_ = self.open.reshape(lengthened + self.open.shape).transpose(order)
+        bias = None if self.bias is None else self.bias.reshape(lengthened + self.bias.shape).transpose(order)
+        # Only what stands first can count samples, one mask for each.
+        first = self.samples and order[0] == 0
+        return Mask(np.ascontiguousarray(open_), first, self.level, bias, self.added)
+
 
 def _levels(values: Array) -> tuple[int, ...]:
     """Return segments within which values differ at most by a factor of two; empty of one or too many."""

@@ -27,7 +27,7 @@ import numpy as np
 from initwell.propagate.laws.echoes import Echo
 from initwell.propagate.laws.functions import Function, as_image, combined, function_moments
 from initwell.propagate.moments.copies import worked_out
-from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.segments import Array, Indices
 from initwell.propagate.moments.signal import Image, Signal, replace
 
 # Of a share in common below this channels are next to alike.
@@ -77,15 +77,15 @@ class Channels:
         return float(np.ptp(self.sizes)) < _ALIKE
 
     @worked_out
-    def binned(self) -> tuple[Array, Array, Array]:
+    def binned(self) -> tuple[Array, Indices, Array]:
         """Return values of s², which of them each entry of the tables has, and the weight that each has by kind."""
         _, found = np.unique(np.floor(np.log(self.sizes) / _BIN), return_inverse=True)
-        place = found.reshape(-1)
+        place: Indices = found.reshape(-1)
         weights = np.outer(_normal(_ABOUT) * (1 - self.dead), self.chances).ravel()
         mass = np.bincount(place, weights)
         values = np.bincount(place, weights * self.sizes.ravel()) / np.where(mass > 0, mass, 1.0)
         by_kind = np.array([np.bincount(place, weights * part.ravel()) for part in self.parts])
-        return np.where(mass > 0, values, 1.0), place.reshape(self.sizes.shape), by_kind
+        return np.where(mass > 0, values, 1.0), np.asarray(place.reshape(self.sizes.shape), dtype=np.int64), by_kind
 
     @worked_out
     def parts(self) -> list[Array]:

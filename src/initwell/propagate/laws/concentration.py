@@ -81,7 +81,7 @@ class Weights(Record):
             return np.array([max(self.count, 1.0) ** -sum(p) for p in powers])
         found = [tuple(sorted(p)) for p in powers]
         limit = np.array([1 / self.count if len(p) == 1 else 0.0 for p in found])
-        return _beyond(variance, lambda v: np.array([_averaged(v, self, p) for p in found]), limit)
+        return beyond(variance, lambda v: np.array([_averaged(v, self, p) for p in found]), limit)
 
     def coupled(self, variance: float, powers: Powers) -> float:
         """Say how strongly a moment p_1^a p_2^b … goes with the correlation of the scores 1 and 2.
@@ -115,37 +115,6 @@ class Weights(Record):
         found = self.moments(variance, [(a, *rest), (a + 1, *rest), (a + 2, *rest)])
         return float(variance * found @ np.array([a * a, -(2 * a + 1) * n, n * (n + 1)]))
 
-    def along(self, variance: float) -> float:
-        """Compute Σ_t E[p_t² (s_t − Σ_u p_u s_u)²]: what gradients of weights send along the row of scores itself.
-
-        With g_t = p_t (d_t − Σ p_u d_u), Σ s_t g_t = Σ p_t (s_t − Σ p_u s_u) d_t.
-
-        Args:
-            variance: of a score.
-
-        >>> round(Weights(8).along(1e-6) * 8 / 1e-6 / (1 - 1 / 8), 3)
-        1.0
-        """
-        return float(self.sent(variance)[0])
-
-    def sent(self, variance: float) -> Array:
-        """Compute what gradients of weights, of variance 1, send to a row of scores, along it and in all.
-
-        Args:
-            variance: of a score, v.
-
-        Returns:
-            E[(Σ s_t g_t)²] as of ``along``, Σ_t E[s_t² g_t²]/v, which is what the keys get along themselves,
-            Σ_t E[g_t²], and Σ_t E[s_t g_t p_t d_t]/√v, how the second goes with what the values get. At a small
-            variance the second and third are equal, the first is v times that, and the last √v times 2 − 3/T.
-
-        >>> (Weights(8).sent(1e-6) * 8 / (1 - 1 / 8) / np.array([1e-6, 1, 1, 1e-3])).round(3).tolist()
-        [1.0, 1.0, 1.0, 1.625]
-        """
-        if self.count <= 1 or variance <= 0:
-            return np.zeros(4)
-        return _beyond(variance, lambda v: _sent(v, self), np.zeros(4))
-
 
 def between(variance: float, count: float, correlation: float, powers: Sequence[tuple[Powers, Powers]]) -> Array:
     """Compute E[p_1^a p_2^b … p'_1^a' p'_2^b' …] of two rows of Gaussian scores.
@@ -176,10 +145,10 @@ def _kept_between(variance: float, count: float, correlation: float, powers: Kin
             return _between(v, count, correlation, powers)
         return np.asarray(np.cos(np.arange(len(series)) * math.acos(min(max(correlation, -1.0), 1.0))) @ series)
 
-    return _beyond(variance, at)
+    return beyond(variance, at)
 
 
-def _beyond(variance: float, moments: Callable[[float], Array], limit: Array | None = None) -> Array:
+def beyond(variance: float, moments: Callable[[float], Array], limit: Array | None = None) -> Array:
     """Return moments of a variance; of a large one from what they tend to.
 
     There the largest score takes nearly all. The others' share is that of a second score which comes within reach of
@@ -291,28 +260,16 @@ def _power(none: Array, power: float) -> Array:
     return np.where(none > _NOTHING, np.maximum(none, _NOTHING) ** power, 0.0)
 
 
-@lru_cache(maxsize=1024)
-def _sent(variance: float, rows: Weights) -> Array:
-    if rows.spread >= 1e-9:
-        nodes, weights = gamma_nodes(round(1 / rows.spread, 6))
-        scale = np.array([np.ones_like(nodes), nodes, np.ones_like(nodes), np.sqrt(nodes)]).T
-        return np.asarray(weights @ (scale * [_sent(variance * x, replace(rows, spread=0.0)) for x in nodes.tolist()]))
-    n, none = rows.count, _transform(variance, rows.width, 0, 0)
+def of_scores(variance: float, rows: Weights, several: Sequence[tuple[int, int]]) -> float:
+    """Return E[p_1^a s_1^b p_2^c s_2^d …] of rows of one variance, for pairs (a, b), (c, d), …
 
-    def of(*several: tuple[int, int]) -> float:
-        """Return E[p_1^a s_1^b p_2^c s_2^d …]."""
-        inside = _power(none, n - len(several)) / math.factorial(sum(a for a, _ in several) - 1)
-        for a, b in several:
-            inside = inside * _transform(variance, rows.width, a, b)
-        return float(inside.sum()) * _STEP
-
-    crossed = of((3, 2)) + (n - 1) * of((2, 1), (1, 1))
-    whole = of((4, 2)) + (n - 1) * (2 * of((3, 1), (1, 1)) + of((2, 0), (2, 2)))
-    whole += (n - 1) * (n - 2) * of((2, 0), (1, 1), (1, 1))
-    keys, alone = (of((2, b)) - 2 * of((3, b)) + of((4, b)) + (n - 1) * of((2, b), (2, 0)) for b in (2, 0))
-    # Of less than 1.5 weights the formula has another sign, which no row has.
-    values = max(of((2, 1)) - of((3, 1)), 0.0) / math.sqrt(variance)
-    return n * np.array([of((2, 2)) - 2 * crossed + whole, keys / variance, alone, values])
+    >>> round(of_scores(1.0, Weights(8), [(1, 0)]), 6)
+    0.125
+    """
+    inside = _power(_transform(variance, rows.width, 0, 0), rows.count - len(several))
+    for a, b in several:
+        inside = inside * _transform(variance, rows.width, a, b)
+    return float(inside.sum()) * _STEP / math.factorial(sum(a for a, _ in several) - 1)
 
 
 @lru_cache(maxsize=1024)

@@ -33,9 +33,10 @@ def _view(call: Call) -> Sequence[Signal]:
         found = _of_factors(x, call.shape())
     if x.swing > 0:
         found = of_longer_rows(found, x)
-    if x.mask is None or x.shape == found.shape:
+    if (x.mask is None and x.closed is None) or x.shape == found.shape:
         return [found]
-    return [replace(found, mask=x.mask.seen_as(x.shape, call.shape()))]
+    mask, closed = (m and m.seen_as(x.shape, call.shape()) for m in (x.mask, x.closed))
+    return [replace(found, mask=mask, closed=closed)]
 
 
 def _of_factors(x: Signal, shape: Sequence[int]) -> Signal:
@@ -57,12 +58,20 @@ def _transpose(call: Call) -> Sequence[Signal]:
     order = list(range(len(x.dims)))
     i, j = call["dim0"], call["dim1"]
     order[i], order[j] = order[j], order[i]
-    return [permuted(_unread_apart(x), order)]
+    return [_in_order(x, order)]
 
 
 def _permute(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
-    return [permuted(_unread_apart(x), [d % len(x.dims) for d in call["dims"]])]
+    return [_in_order(x, [d % len(x.dims) for d in call["dims"]])]
+
+
+def _in_order(x: Signal, order: Sequence[int]) -> Signal:
+    found = permuted(_unread_apart(x), order)
+    if x.mask is None and x.closed is None:
+        return found
+    mask, closed = (m and m.permuted(order) for m in (x.mask, x.closed))
+    return replace(found, mask=mask, closed=closed)
 
 
 def _unread_apart(x: Signal) -> Signal:

@@ -21,7 +21,7 @@ from initwell.propagate.laws.rows import SMALL, Moment, Open, all_open, known_va
 from initwell.propagate.laws.swing import of_weights
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.alike import merged, plain, refined, replaced_atoms
-from initwell.propagate.moments.atoms import joined, together
+from initwell.propagate.moments.atoms import joined, permuted, together
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.gram import rescaled, shared_out, strength
 from initwell.propagate.moments.segments import common
@@ -70,7 +70,7 @@ def _without(s: Signal, axis: int, keys: Keys | None) -> Signal:
     return s.changed(moments, 0.0, dims=dims)
 
 
-def _weights(s: Signal, axis: int) -> Weights:
+def weights_of(s: Signal, axis: int) -> Weights:
     """Return what is known of rows of scores beside their variance.
 
     A row of scores is q·k_t: |q|² varies from row to row, and so does |W_kᵀ q|.
@@ -161,7 +161,7 @@ def softmaxed(s: Signal, dim: int) -> Signal:
     if mask is None and (rows := uneven(s, dim)) is not None:
         return _of_two_kinds(s, rows)
     s, axis, keys = _split(_by_rows(_own(s, mask), mask), mask, dim)
-    left, scores, weights = _open(mask, s, axis, keys), _without(s, axis, keys), _weights(s, axis)
+    left, scores, weights = _open(mask, s, axis, keys), _without(s, axis, keys), weights_of(s, axis)
     s = plain(s, dim)
     agree = _SQUARE.over(scores, weights, left)
     if keys is None:
@@ -306,7 +306,7 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     s, axis, keys = _split(s, mask, dim)
     left, scores, shared = _open(mask, s, axis, keys), _without(s, axis, keys), strength(g, axis, s, axis)
     s = plain(s, dim)
-    weights, v = _weights(s, axis), known_variance(scores.q * left.uneven[0])
+    weights, v = weights_of(s, axis), known_variance(scores.q * left.uneven[0])
     level = max((source.level for source in s.atoms[axis].follows), default=0.0)
     moment = Moment(lambda w, v: gradient_size(w, v, shared, level), _gradient_pair)
     factor = left.uneven[1] / (1 - 1 / left.count)
@@ -351,12 +351,27 @@ def _following(found: Signal, g: Signal, s: Signal, axes: tuple[int, int], apart
 
 def _softmax(call: Call) -> Sequence[Signal]:
     s = call.signal("self")
-    return [softmaxed(s, call["dim"] % len(s.dims))]
+    s, dim, order = _turned(s, call["dim"] % len(s.dims))
+    return [permuted(softmaxed(s, dim), order) if order else softmaxed(s, dim)]
 
 
 def _softmax_backward(call: Call) -> Sequence[Signal]:
-    s = call.of(call.forward().arguments["self"])
-    return [softmax_backward(call.signal("grad_output"), s, call["dim"] % len(s.dims))]
+    s, g = call.of(call.forward().arguments["self"]), call.signal("grad_output")
+    mask = s.mask
+    s, dim, order = _turned(s, call["dim"] % len(s.dims))
+    if not order:
+        return [softmax_backward(g, s, dim)]
+    return [replace(permuted(softmax_backward(permuted(g, order), s, dim), order), closed=mask)]
+
+
+def _turned(s: Signal, dim: int) -> tuple[Signal, int, list[int]]:
+    """Return scores behind a mask with the dimension that softmax sums over as the last, where it is, and the order."""
+    last = len(s.dims) - 1
+    if s.mask is None or dim == last:
+        return s, dim, []
+    order = list(range(last + 1))
+    order[dim], order[last] = last, dim
+    return replace(permuted(s, order), mask=s.mask.permuted(order)), last, order
 
 
 RULES: Mapping[str, Rule] = {

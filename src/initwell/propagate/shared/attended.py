@@ -1,7 +1,7 @@
 """Radial parts of what attention reads: how much of a gradient lies along rows of scores, of keys and of values.
 
 R(v) = Σ v·∂L/∂v over a row, as in ``radial``. Of scores and of keys it is a moment of the weights, see
-``concentration.Weights.sent``. Of values: let o = Σ_t p_t v_t. Each term's part of R(o) is
+``laws.scores``. Of values: let o = Σ_t p_t v_t. Each term's part of R(o) is
 
     p_t v_t·g = β_t R(o) + s_t        β_t = E[p_t v_t·o]/E[o²] = p_t (c + p_t e)/(c + e Σp²)
 
@@ -20,9 +20,12 @@ import numpy as np
 
 from initwell.propagate.laws.concentration import Weights
 from initwell.propagate.laws.rows import stepped
+from initwell.propagate.laws.scores import sent as sent_to
+from initwell.propagate.moments.gram import strength
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.hull import opened
+from initwell.propagate.rules.softmax import weights_of
 from initwell.propagate.shared.handwritten import operand, size
 from initwell.trace.trace import Op, Trace
 
@@ -62,7 +65,7 @@ class Attended:
         variance = scores.q - scores.averaged(axes)
         if variance <= 0 or not axes or sent is None:
             return 0.0
-        along, _, alone, _ = _rows(scores, variance)
+        along, _, alone, _ = self._rows(op, scores, variance)
         return float(size(self._trace, value) * sent.q * along / max(alone, 1e-300))
 
     def keys(self, op: Op) -> float | None:
@@ -72,7 +75,7 @@ class Attended:
         """
         end, s = self._softmax(op.outputs[0]), self._signals.get(op.outputs[0])
         sent = self._gradient(op.outputs[0])
-        scores = None if end is None else self._opened(end[0])
+        scores = None if end is None else self._opened(end[0].inputs[0])
         if s is None or sent is None or end is None or scores is None:
             return None
         axes, rows = s.axes([len(s.dims) - 1]), [x.axes([len(x.dims) - 2]) for x in (s, sent)]
@@ -80,7 +83,7 @@ class Attended:
         own = max(s.q - common, 0.0)
         if variance <= 0:
             return None
-        _, keys, alone, _ = _rows(scores, variance)
+        _, keys, alone, _ = self._rows(end[0], scores, variance)
         share = min(end[1] ** 2 * own / variance, 1.0)
         alike = (s.shape[-2] - 1) * s.averaged(rows[0]) * sent.averaged(rows[1]) / max(s.q * sent.q, 1e-300)
         power = own * (share * keys / max(alone, 1e-300) + 1 - share) + common
@@ -94,7 +97,7 @@ class Attended:
             along: Σ R(o)² of what it makes.
         """
         behind, value, sent = self._behind(operand(op, "self")), operand(op, "mat2"), self._gradient(op.outputs[0])
-        scores = self._opened(behind)
+        scores = None if behind is None else self._opened(behind.inputs[0])
         made, values = (self._signals.get(i if i is not None else -1) for i in (op.outputs[0], value))
         if scores is None or made is None or sent is None or value is None or values is None or values.q <= 0:
             return None
@@ -116,17 +119,18 @@ class Attended:
         A key's row gets Σ s_t p_t (d_t − Σ p d), that of its value Σ p_t d_t, with the same d. None: it is unknown.
         """
         behind, values = self._behind(operand(op, "self")), self._signals.get(operand(op, "mat2") or -1)
-        scores, made = self._opened(behind), self._trace.producer(behind) if behind in self._signals else None
+        scores = None if behind is None else self._opened(behind.inputs[0])
+        made = None if behind is None or scores is None else self._trace.producer(behind.inputs[0])
         for _ in range(_FURTHEST):
             if made is None or made.functional in _PRODUCTS:
                 break
             made = self._trace.producer(made.inputs[0]) if made.inputs and made.functional in _BETWEEN else None
-        if made is None or scores is None or values is None or values.q <= 0:
+        if made is None or behind is None or scores is None or values is None or values.q <= 0:
             return None
         variance = scores.q - scores.averaged(scores.axes([len(scores.dims) - 1]))
         if variance <= 0:
             return None
-        _, keys, _, both = _rows(scores, variance)
+        _, keys, _, both = self._rows(behind, scores, variance)
         square = sum(share * n * float(Weights(n).moments(stepped(variance), [(2,)])[0]) for n, share in _open(scores))
         own = max(1 - values.averaged(values.axes([len(values.dims) - 2])) / values.q, 0.0)
         return made, min(float(both / math.sqrt(max(keys * square, 1e-300))) * math.sqrt(own), 1.0)
@@ -142,21 +146,37 @@ class Attended:
     def _gradient(self, value: int) -> Signal | None:
         return self._signals.get(self._trace.gradients.get(value, -1))
 
-    def _behind(self, value: int | None) -> int:
-        """Return the scores that weights were made of; -1 where they are no weights."""
+    def _behind(self, value: int | None) -> Op | None:
+        """Return the softmax that made weights; None where they are no weights."""
         made = self._trace.producer(value) if value is not None else None
         while made is not None and made.functional in SAME:
             made = self._trace.producer(made.inputs[0])
-        return -1 if made is None or made.functional not in _SOFTMAX else made.inputs[0]
+        return None if made is None or made.functional not in _SOFTMAX else made
 
-    def _softmax(self, value: int) -> tuple[int, float] | None:
-        """Return what goes into the softmax that a value goes to, and by which number it is multiplied on the way."""
+    def _rows(self, op: Op, scores: Signal, variance: float) -> Array:
+        """Return ``laws.scores.sent`` averaged over rows, of which a mask leaves unlike numbers of scores open.
+
+        Args:
+            op: the softmax.
+            scores: what is open of what goes into it.
+            variance: of a score.
+        """
+        gradient = self._gradient(op.outputs[0])
+        ends = [x.axes([len(x.dims) - 1]) for x in (scores, gradient or scores)]
+        v, row, common, level = stepped(variance), Weights(1, stepped(2 * scores.spread)), 0.0, 0.0
+        if gradient is not None and all(len(axes) == 1 for axes in ends):
+            row, common = weights_of(scores, ends[0][0]), strength(gradient, ends[1][0], scores, ends[0][0])
+            level = max((source.level for source in scores.atoms[ends[0][0]].follows), default=0.0)
+        return np.asarray(sum(share * sent_to(row.of(n), v, common, level) for n, share in _open(scores)))
+
+    def _softmax(self, value: int) -> tuple[Op, float] | None:
+        """Return the softmax that a value goes to, and by which number it is multiplied on the way."""
         factor = 1.0
         for _ in range(_FURTHEST):
             later = [op for op in self._trace.consumers(value) if op.phase == "forward"]
             name, other = later[0].functional if later else "", later[0].arguments.get("other") if later else None
             if name in _SOFTMAX:
-                return value, factor
+                return later[0], factor
             if name in ("aten.mul", "aten.div") and isinstance(other, (int, float)):
                 factor *= other if name == "aten.mul" else 1 / other
             elif name not in _TO_SOFTMAX or len(later) > 1:
@@ -168,12 +188,6 @@ class Attended:
 def _open(scores: Signal) -> Sequence[tuple[float, float]]:
     """Return how many scores of a row a mask leaves open, and the share of such rows."""
     return scores.mask.sizes if scores.mask is not None else ((float(scores.shape[-1]), 1.0),)
-
-
-def _rows(scores: Signal, variance: float) -> Array:
-    """Return ``Weights.sent`` averaged over rows, of which a mask leaves unlike numbers of scores open."""
-    rows = [(share, Weights(n, stepped(2 * scores.spread))) for n, share in _open(scores)]
-    return np.asarray(sum(share * row.sent(stepped(variance)) for share, row in rows))
 
 
 @lru_cache(maxsize=1024)

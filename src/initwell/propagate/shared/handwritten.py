@@ -1,6 +1,7 @@
 """Norms written by hand, found in a trace: rows times, or over, one number a row that is made of the rows alone."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,8 @@ def norms_by_hand(trace: Trace) -> dict[int, Norm]:
 def gates_by_row(trace: Trace) -> dict[int, Norm]:
     """Return products of rows with one number a row by the index of the backward op that makes that number's gradient.
 
-    Such as a gate of each token: of y = x·r it gets Σ x g = R(y)/r, like a norm's scale.
+    Such as a gate of each token: of y = x·r it gets Σ x g = R(y)/r, like a norm's scale, and a gate that all samples
+    share the sum of theirs, which are independent.
     """
     found = {}
     for op in trace.forward_ops:
@@ -62,9 +64,15 @@ def gates_by_row(trace: Trace) -> dict[int, Norm]:
         for rows, r in ((x, y), (y, x)):
             shape, wide = trace.values[r].shape, trace.values[op.outputs[0]].shape
             maker, row = trace.producer(trace.gradients.get(r, -1)), trace.values[rows].shape
-            if len(wide) > 1 < wide[-1] and row[-1:] == wide[-1:] and shape == (*wide[:-1], 1) and maker is not None:
+            if len(wide) > 1 < wide[-1] and row[-1:] == wide[-1:] and _is_by_row(shape, wide) and maker is not None:
                 found[maker.index] = Norm(op, r, frozenset())
     return {index: gate for index, gate in found.items() if trace.ops[index].functional == "aten.sum"}
+
+
+def _is_by_row(shape: Sequence[int], wide: Sequence[int]) -> bool:
+    """Whether numbers of a shape are one for each row that they multiply, or one for that row of all samples."""
+    shared = next((i for i, n in enumerate(shape) if n > 1), len(shape))
+    return len(shape) == len(wide) > shared and tuple(shape[shared:]) == (*wide[shared:-1], 1)
 
 
 def _norm(trace: Trace, op: Op) -> Norm | None:

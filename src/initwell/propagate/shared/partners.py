@@ -132,7 +132,10 @@ def _origins(op: Op, place: int, origins: Mapping[int, Origins], fresh: set[int]
         weights = [i for i in operands if i in fresh]
         if len(weights) == 1 and not (op.functional == "aten.convolution_backward" and place == 2):
             return frozenset((o[0], op.phase) for o in origins.get(weights[0], frozenset()))
-        return _union(operands, origins)
+        found = _union(operands, origins)
+        # What W made, contracted with a gradient, is a gradient that goes as W: Wᵀ Σ_j c_j W x_j. A product entry by
+        # entry is not, for each entry has a gradient of its own.
+        return found | {(o[0], op.phase) for o in found if len(o) == 2} if op.phase == "backward" else found
     if op.functional == "aten.embedding":
         return frozenset((o[0], op.phase) for o in _union(op.inputs, origins))
     if op.functional in FROM_SHAPE:
