@@ -14,7 +14,7 @@ in it give way to those of w/d.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,35 +46,49 @@ _BY_ROW = {
 }
 
 
-def weights_of(call: Call, op: Op) -> tuple[Tensor, ValueRef] | None:
+class Numbers(NamedTuple):
+    """Known numbers by a name, under which what is worked out of them is kept for the next walk of a trace."""
+
+    name: str
+    tensor: Tensor
+
+
+def weights_of(call: Call, op: Op) -> tuple[Numbers, ValueRef] | None:
     """Return the known weight of each row, (samples, places, 1), by which an op multiplies, and what it multiplies.
 
     Args:
         call: of any op of the walk.
         op: a product with known numbers, or a choice between a value and 0; None of any other.
     """
-    given, shape = op.arguments, call.trace.values[op.outputs[0]].shape if op.outputs else ()
-    if len(shape) != 3:
-        return None
-    for known, kept in _choices(call, op.functional, given):
-        numbers = call.value_of(known[0])
+    shape = call.trace.values[op.outputs[0]].shape if op.outputs else ()
+    for ref, shuts, kept in _choices(call, op.functional, op.arguments) if len(shape) == 3 else ():
+        numbers = call.value_of(ref)
         if numbers is None or not isinstance(kept, ValueRef) or numbers.ndim != 3 or numbers.shape[:2] != shape[:2]:
             continue
-        if call.trace.values[kept.id].shape == shape and bool((numbers == numbers[..., :1]).all()):
-            rows = numbers[..., :1]
-            return (rows == 0 if known[1] else rows).double(), kept
+        if call.trace.values[kept.id].shape == shape:
+            name = f"weights of rows {call.values.folded.first[ref.id]} {shuts}"
+            rows = call.values.once(name, lambda: _of_rows(numbers, shuts=shuts))  # noqa: B023
+            return None if rows is None else (Numbers(name, rows), kept)
     return None
 
 
-def _choices(call: Call, name: str, given: Mapping[str, Any]) -> list[tuple[tuple[object, bool], object]]:
-    """Return pairs ((what may be known, whether it shuts), what is multiplied) of an op's arguments."""
+def _of_rows(numbers: Tensor, *, shuts: bool) -> Tensor | None:
+    """Return the number of each row; None where features have numbers of their own."""
+    if not bool((numbers == numbers[..., :1]).all()):
+        return None
+    rows = numbers[..., :1]
+    return (rows == 0 if shuts else rows).double()
+
+
+def _choices(call: Call, name: str, given: Mapping[str, Any]) -> list[tuple[Any, bool, Any]]:
+    """Return what may be known, whether it shuts, and what is multiplied by it, of an op's arguments."""
     if name == "aten.mul":
-        return [((given["other"], False), given["self"]), ((given["self"], False), given["other"])]
+        return [(given["other"], False, given["self"]), (given["self"], False, given["other"])]
     if name == "aten.masked_fill" and _is_zero(call, given["value"]):
-        return [((given["mask"], True), given["self"])]
+        return [(given["mask"], True, given["self"])]
     if name == "aten.where":
-        pairs = (((given["condition"], False), "self", "other"), ((given["condition"], True), "other", "self"))
-        return [(known, given[kept]) for known, kept, fill in pairs if _is_zero(call, given[fill])]
+        ways = ((False, "self", "other"), (True, "other", "self"))
+        return [(given["condition"], shuts, given[kept]) for shuts, kept, fill in ways if _is_zero(call, given[fill])]
     return []
 
 
@@ -84,7 +98,7 @@ def _is_zero(call: Call, fill: object) -> bool:
     return fill == 0
 
 
-def rows_summed(call: Call, ref: ValueRef, divisor: Tensor | None = None) -> Signal | None:
+def rows_summed(call: Call, ref: ValueRef, divisor: Numbers | None = None) -> Signal | None:
     """Return w·x, or w·x/d, of a value that is summed over its rows; None where it has no known weights.
 
     Args:
@@ -95,35 +109,47 @@ def rows_summed(call: Call, ref: ValueRef, divisor: Tensor | None = None) -> Sig
     op = call.trace.producer(ref.id)
     direct = weights_of(call, op) if op is not None else None
     if direct is not None and (x := call.known.get(direct[1].id)) is not None:
-        return _times(x, direct[0], divisor)
+        return _times(call, x, direct[0], divisor)
     y = call.known.get(ref.id)
     if y is None or not y.segmented or len(y.shape) != 3:
         return None
     weights, left = _mask_behind(call, ref), _left(y)
-    if weights is None or left is None or not bool(((weights == 0) | (weights == 1)).all()):
-        return None
-    return _times(left, weights, divisor)
+    return None if weights is None or left is None else _times(call, left, weights, divisor)
 
 
-def _times(x: Signal, weights: Tensor, divisor: Tensor | None) -> Signal:
-    known = weights if divisor is None else weights / divisor.reshape(-1, 1, 1)
-    return multiplied(*together(replace(x, mask=None, image=None), measured(known, sample=0), x.shape))
+def _times(call: Call, x: Signal, weights: Numbers, divisor: Numbers | None) -> Signal:
+    return multiplied(*together(replace(x, mask=None, image=None), _share(call, weights, divisor), x.shape))
 
 
-def _mask_behind(call: Call, ref: ValueRef) -> Tensor | None:
-    """Return the weights of rows that layers, each of one row, had in front of them."""
+def _share(call: Call, weights: Numbers | None, divisor: Numbers | None) -> Signal:
+    """Return w/d, (samples, places, 1), or 1/d of as many dimensions; without a divisor w."""
+
+    def share() -> Signal:
+        below = torch.ones(1, 1, 1) if divisor is None else divisor.tensor
+        return measured((torch.ones(1, 1, 1) if weights is None else weights.tensor) / below, sample=0)
+
+    return call.values.once(f"share of {weights and weights.name} by {divisor and divisor.name}", share)
+
+
+def _mask_behind(call: Call, ref: ValueRef) -> Numbers | None:
+    """Return the weights, 0 or 1, of rows that layers, each of one row, had in front of them."""
     value = ref.id
     for _ in range(_STEPS):
         op = call.trace.producer(call.trace.shown(value))
         if op is None or op.phase != "forward":
             return None
         if (found := weights_of(call, op)) is not None:
-            return found[0]
+            name, rows = found[0]
+            return found[0] if call.values.once(f"{name} ones", lambda: _of_ones(rows)) else None  # noqa: B023
         before = op.arguments.get(_BY_ROW.get(op.functional, ""))
         if not isinstance(before, ValueRef):
             return None
         value = before.id
     return None
+
+
+def _of_ones(rows: Tensor) -> bool:
+    return bool(((rows == 0) | (rows == 1)).all())
 
 
 def _left(y: Signal) -> Signal | None:
@@ -141,8 +167,8 @@ def _left(y: Signal) -> Signal | None:
     return part.regrouped((part.dims[0], (whole,), *part.dims[2:]), part.moments)
 
 
-def by_sample(call: Call, ref: object, rank: int, samples: int) -> Tensor | None:
-    """Return what is known of one number a sample, none of them 0 and not all alike; None of anything else.
+def by_sample(call: Call, ref: object, rank: int, samples: int) -> Numbers | None:
+    """Return what is known of one number a sample, none of them 0, as (samples, 1, 1); None of anything else.
 
     Args:
         call: of the op that divides by it.
@@ -151,12 +177,20 @@ def by_sample(call: Call, ref: object, rank: int, samples: int) -> Tensor | None
         samples: how long the first of them is.
     """
     known = call.value_of(ref)
-    if known is None or known.ndim != rank or rank < 2 or known.shape[0] != samples or samples < 2:
+    if known is None or not isinstance(ref, ValueRef) or known.ndim != rank or rank < 2:
         return None
-    flat = known.double().reshape(samples, -1)
+    if known.shape[0] != samples or samples < 2:
+        return None
+    name = f"number of each sample {call.values.folded.first[ref.id]}"
+    found = call.values.once(name, lambda: _of_samples(known))
+    return None if found is None else Numbers(name, found)
+
+
+def _of_samples(known: Tensor) -> Tensor | None:
+    flat = known.double().reshape(len(known), -1)
     if bool((flat != flat[:, :1]).any()) or bool((flat == 0).any()) or not bool(flat.isfinite().all()):
         return None
-    return flat[:, 0]
+    return flat[:, :1, None]
 
 
 def of_rows_left(call: Call, x: Signal) -> Signal:
@@ -192,16 +226,15 @@ def sent_back(call: Call) -> Signal | None:
     divisor, g = _divisor_behind(call, ref), call.known.get(ref.id)
     if divisor is None or g is None:
         return None
-    both = measured(weights / divisor.reshape(-1, 1, 1), sample=0)
-    g, new = together(g, both, g.shape)
-    old = together(g, measured(1 / divisor.reshape(-1, 1, 1), sample=0), g.shape)[1]
+    g, new = together(g, _share(call, weights, divisor), g.shape)
+    old = together(g, _share(call, None, divisor), g.shape)[1]
     if g.dims != old.dims or (old.moments <= 0).any():
         return None
     share = replace(new, moments=new.moments / old.moments, means=new.means / old.means)
     return replace(multiplied(g, share), joint=True)
 
 
-def _divisor_behind(call: Call, ref: ValueRef) -> Tensor | None:
+def _divisor_behind(call: Call, ref: ValueRef) -> Numbers | None:
     """Return what a gradient was divided by, ahead of layers, each of one row."""
     value = ref.id
     for _ in range(_STEPS):
@@ -220,7 +253,14 @@ def _divisor_behind(call: Call, ref: ValueRef) -> Tensor | None:
 
 def known_inverse(call: Call) -> Signal | None:
     """Return 1/d of a known divisor, as what it is; None where that is not known, or somewhere 0."""
-    known = call.value("other")
-    if known is None or known.is_complex() or bool((known == 0).any()) or not bool(known.isfinite().all()):
+    known, ref = call.value("other"), call["other"]
+    if known is None or known.is_complex():
         return None
-    return measured(1 / known.to(torch.float64), sample=call.values.sample(call["other"].id))
+    name = f"inverse of {call.values.folded.first[ref.id]}"
+    return call.values.once(name, lambda: _inverse(known, call.values.sample(ref.id)))
+
+
+def _inverse(known: Tensor, sample: int | None) -> Signal | None:
+    if bool((known == 0).any()) or not bool(known.isfinite().all()):
+        return None
+    return measured(1 / known.double(), sample=sample)
