@@ -210,6 +210,7 @@ def test_a_page_with_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ([MLP, "--input", "99999999x99999999"], "more than fits in memory"),
         ([MLP, "--input", "99999999999999999999x8"], "more than fits in memory"),
         ([MLP, *INPUT, "--out", "/proc/initwell"], "cannot be written"),
+        (["torch.nn:Flatten", "--input", "8, 16"], "shapes (8,) and (16,): for one of shape (8, 16) write 8x16."),
     ],
 )
 def test_bad_input(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:

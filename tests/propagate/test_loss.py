@@ -64,6 +64,27 @@ def test_the_log_of_a_sum_by_sampling(scale: float) -> None:
     assert spread[0] == pytest.approx(float(one.var()), rel=0.02)
 
 
+@pytest.mark.parametrize(("dim", "keep"), [(1, False), (-1, True)], ids=["places", "features"])
+def test_the_gradient_of_the_log_of_a_sum_is_of_softmax_weights(
+    dim: int, keep: bool, measured_rms: Callable[..., Array]
+) -> None:
+    """As of e^s and of e^(−L) by themselves it was 2.6 and 1.4 times too large; 8 draws, standard error 2 %."""
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(64, 64), nn.Linear(1 if keep else 64, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.last(torch.logsumexp(self.first(x), dim, keepdim=keep))
+            return found
+
+    model, x = Pooled(), torch.randn(16, 12, 64, generator=torch.Generator().manual_seed(6))
+    found = iw.predict(model, x, plan=iw.plan(model, "kaiming"))
+    measured = measured_rms(model, x, "kaiming", 8)
+    assert found.rows[0]["gradient_rms"] == pytest.approx(measured[0, 1], rel=0.08)
+
+
 def test_log_softmax_by_sampling() -> None:
     found = log_softmaxed(drawn((N, C, L)), 1)
     sampled = average(lambda: draw((N, C, L)).log_softmax(1))

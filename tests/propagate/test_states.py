@@ -110,14 +110,16 @@ def test_e_to_running_sums_is_not_known_and_e_to_steps_is(summed: bool) -> None:
 class Selective(nn.Module):
     """A depthwise convolution whose rows say what is written to a state, where, and what is read, as Mamba's."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, last: bool = False) -> None:
         super().__init__()
+        self.last = last
         self.mixed = nn.Conv1d(NARROW, NARROW, 4, groups=NARROW, bias=False)
         self.into, self.of = nn.Linear(NARROW, FEW, bias=False), nn.Linear(NARROW, FEW, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = nn.functional.silu(self.mixed(x))
-        rows = y.transpose(1, 2)
+        y = self.mixed(x)
+        rows = nn.functional.silu(y.transpose(1, 2) if self.last else y)
+        rows, y = (rows, rows.transpose(1, 2)) if self.last else (rows.transpose(1, 2), rows)
         b, c = self.into(rows), self.of(rows)
         taken = y[..., None] * b[:, None]
         state, found = torch.zeros(len(x), NARROW, FEW), []
@@ -139,3 +141,14 @@ def test_what_a_row_writes_and_reads_at_once_goes_with_powers_of_its_size(
     read = [i for i, row in enumerate(predicted) if row["op"] == "aten.stack"]
     for i, tolerance in ((written[0], 0.06), (read[0], 0.12)):
         assert predicted[i]["forward_rms"] == pytest.approx(measured[i, 0], rel=tolerance)
+
+
+def test_rows_are_as_wide_as_the_convolution_wherever_its_channels_lie() -> None:
+    """Positions counted as features of rows whose channels lie last: what was read came out three times as large."""
+    batch = torch.randn(16, NARROW, 8, generator=torch.Generator().manual_seed(0))
+    read = []
+    for last in (False, True):
+        model = Selective(last=last)
+        rows = iw.predict(model, batch, plan=iw.plan(model, "lecun")).rows
+        read += [row["forward_rms"] for row in rows if row["op"] == "aten.stack"]
+    assert read[1] == pytest.approx(read[0], rel=1e-6)

@@ -97,6 +97,26 @@ def _random(text: str, seed: int) -> Example:
     return Example(batch, None, tuple(tensors[0].shape[1:]), 0, f"random input {text}, seed {seed}")
 
 
+def read_as(text: str) -> str:
+    """Say how an --input of bare numbers was read, as of a model that does not take it; nothing of any other.
+
+    Args:
+        text: what was given.
+
+    >>> read_as("8,16")
+    '--input 8,16 was read as 2 inputs, of shapes (8,) and (16,): for one of shape (8, 16) write 8x16.'
+    >>> read_as("8x16"), read_as("8,3x4")
+    ('', '')
+    """
+    found = [part.strip() for part in text.split(",")]
+    if len(found) < 2 or not all(part.isdecimal() for part in found):
+        return ""
+    shapes = [f"({part},)" for part in found]
+    listed = f"{', '.join(shapes[:-1])} and {shapes[-1]}"
+    one = f"for one of shape ({', '.join(found)}) write {'x'.join(found)}"
+    return f"--input {text} was read as {len(found)} inputs, of shapes {listed}: {one}."
+
+
 def drawn(shape: tuple[int, ...], below: int, generator: "Generator") -> "Tensor":
     """Draw a random tensor.
 

@@ -11,8 +11,9 @@ from contextlib import redirect_stdout
 
 from initwell._version import __version__
 from initwell.cli import compare, demo, gain, models, predict, reproduce
+from initwell.cli.batches import read_as
 from initwell.cli.output import Output
-from initwell.errors import InitwellError
+from initwell.errors import InitwellError, ModelError
 
 EPILOG = "exit codes: 0 done, 2 unusable input, 130 interrupted"
 
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code: int = options.run(options, output)
         sys.stdout.flush()
     except InitwellError as error:
-        output.error(str(error))
+        how = read_as(getattr(options, "input", None) or "") if isinstance(error, ModelError) else ""
+        output.error(f"{error} {how}".rstrip())
         return 2
     except SystemExit as stop:
         output.error(f"The code of a model or function ended the process: sys.exit({stop.code!r}). Take that call out.")

@@ -16,13 +16,15 @@ Attention makes such rows as well: o = Σ p v of independent v is as large as Σ
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from initwell.propagate.laws import lengths
 from initwell.propagate.laws.concentration import Weights
 from initwell.propagate.laws.functions import Function, as_image, composed, function_moments
-from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.moments.signal import Image, Signal, replace
 
 # Of rows of fewer free entries 1/s² has next to no expectation.
 _FEWEST = 3.0
@@ -51,18 +53,26 @@ def by_row(base: Signal, factor: Signal) -> float:
     return found if found > _LEAST else 0.0
 
 
-def of_sum(a: Signal, b: Signal, alpha: float, beta: float) -> float:
-    """Return the swing of alpha·a + beta·b: variances of independent sizes add up; of gradients, what is too large.
+def of_sum(a: Signal, b: Signal, alpha: float, beta: float) -> Mapping[str, Any]:
+    """Return swing and lengths of alpha·a + beta·b: variances of independent sizes add up; of gradients, the excess.
 
     Args:
         a: one summand.
         b: the other, independent of it.
         alpha: factor of a.
         beta: factor of b.
+
+    Returns:
+        Those fields of the sum; none where neither summand has any.
     """
+    if not (a.swing or b.swing or a.lengths or b.lengths):
+        return {}
     sizes = np.array([alpha**2 * a.q, beta**2 * b.q])
-    power = 1 if min(a.swing, b.swing) < 0 else 2
-    return float(sizes**power @ [a.swing, b.swing]) / (float(sizes.sum()) ** power or 1.0)
+    found = {}
+    for name, pair in (("swing", (a.swing, b.swing)), ("lengths", (a.lengths, b.lengths))):
+        power = 1 if min(pair) < 0 else 2
+        found[name] = float(sizes**power @ pair) / (float(sizes.sum()) ** power or 1.0)
+    return found
 
 
 def of_product(found: Signal, one: float, two: float, *, same: bool = False, axes: Sequence[int] = ()) -> Signal:
@@ -155,15 +165,38 @@ def of_inverse(found: Signal, factor: Signal) -> Signal:
     """
     image = factor.image
     average = None if image is None else image.pre.average
-    if image is None or average is None or average.kind != "square" or average.of.swing <= 0 or image.base is not None:
+    if image is None or average is None or average.kind != "square" or image.base is not None:
         return found
+    rows = average.of
+    if rows.swing <= 0 >= rows.lengths:
+        return found
+    whole, longer = (_inverse_gain(image, 1 + by) for by in (lengths.of_rows(rows), rows.lengths))
+    if not min(whole, longer) >= 1:
+        return found
+    return replace(found, swing=min(1 - whole / longer, 0.0), lengths=1 - longer)
+
+
+def _inverse_gain(image: Image, factor: float) -> float:
+    """Return by how much E[k²] is larger, k a function of an average of squares, than if these went by so much less."""
     pre = image.pre
     here = tuple([slice(n) for n in pre.means.shape])
     even = pre.moments.copy()
-    even[here] = np.maximum(even[here] / (1 + average.of.swing), pre.means**2 * (1 + _EVEN))
+    even[here] = np.maximum(even[here] / factor, pre.means**2 * (1 + _EVEN))
     square = composed(Function(np.square), image)
-    with_swing, without = (float(function_moments(square, u)[0].mean()) for u in (pre, replace(pre, moments=even)))
-    return replace(found, swing=1 - with_swing / without) if with_swing > without > 0 else found
+    varied, without = (float(function_moments(square, u)[0].mean()) for u in (pre, replace(pre, moments=even)))
+    return varied / without if without > 0 else 1.0
+
+
+def inverse_square_of(x: Signal | None, free: float) -> tuple[float, Mapping[str, Any]]:
+    """Return by how much E[1/s²] is larger for rows that differ in size, and swing and lengths of what comes back.
+
+    Args:
+        x: the rows; None for any that a norm does not divide one by one.
+        free: as how many independent entries those of a row count.
+    """
+    swing, whole = (0.0, 0.0) if x is None else (x.swing, lengths.of_rows(x))
+    by_swing, gain = inverse_square(swing, free), inverse_square(whole, free)
+    return gain, {"swing": 1 - by_swing, "lengths": 1 - gain / by_swing}
 
 
 def inverse_square(swing: float, free: float) -> float:

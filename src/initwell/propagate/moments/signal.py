@@ -94,6 +94,8 @@ class Signal:
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
         echoes: terms of a gradient that go with the value it arrives at.
         swing: relative variance of rows' mean squares, where each was multiplied by a number of its own: ``swing``.
+        lengths: the same where it comes of a layer that read few entries a row, and the sum of squares of few varies.
+        tilt: of a gradient, by how much less of it large entries get of the row that it belongs to: see ``lengths``.
     """
 
     BASIS: ClassVar = frozenset({"dims", "moments", "means"})
@@ -120,6 +122,8 @@ class Signal:
     undone: float = 1.0
     spread: float = 0.0
     swing: float = 0.0
+    lengths: float = 0.0
+    tilt: float = 0.0
     mask: "Mask | None" = None
     closed: "Mask | None" = None
     echoes: "tuple[Echo, ...]" = ()
@@ -292,7 +296,7 @@ R = TypeVar("R")
 # What a signal made of another keeps.
 _KEPT = ("fidelity", "reasons", "spread", "swing")
 # What holds of its entries wherever these stand.
-_OF_ENTRIES = (*_KEPT, "gaussian", "law", "peak", "crest", "roots", "scatter")
+_OF_ENTRIES = (*_KEPT, "gaussian", "law", "peak", "crest", "roots", "scatter", "lengths", "tilt")
 # What a Signal works out of its dims alone.
 _OF_DIMS = ("atoms", "_has_parts", "shape", "layout", "spans")
 # … and of its moments, means and atoms, however these are grouped.

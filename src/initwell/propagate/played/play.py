@@ -30,6 +30,7 @@ from initwell.propagate.moments.atoms import viewed
 from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.played.drawn import drawn
+from initwell.propagate.played.seeds import seeds
 from initwell.propagate.played.stretches import Stretch, stretches
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
 from initwell.trace.fold import called
@@ -66,7 +67,9 @@ class Played:
         """
         self.trace, self.known, self.values, self.table = trace, known, values, table
         every = {*values.folded.tensors}
-        found: Mapping[int, Stretch] = values.once("stretches", lambda: stretches(trace, every))
+        begun = [*seeds(trace, known, values.kept)]
+        name = f"stretches {[op.index for op in begun]}"
+        found: Mapping[int, Stretch] = values.once(name, lambda: stretches(trace, every, begun))
         self._stretches = {i: stretch for i, stretch in found.items() if not self._has_own(stretch)}
         self.any = bool(self._stretches)
         self._plays: dict[int, _Play] = {}

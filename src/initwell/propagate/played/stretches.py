@@ -7,13 +7,12 @@ made of the stretch's own values, known numbers, and the gradients that arrive f
 """
 
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from initwell.trace.ops import CONTRACTIONS, COPIES, VIEWS
 from initwell.trace.trace import Op, Trace
 
-SEEDS = frozenset({"aten.linalg_solve_triangular"})
 _LAYERS = frozenset({"aten.mm", "aten.addmm", "aten.linear"})
 # A stretch of more ops is none: something else has come into it. Nor is one with larger values: it would take long.
 _MOST = 1500
@@ -45,19 +44,20 @@ class Stretch:
     last: int
 
 
-def stretches(trace: Trace, values: Container[int]) -> Mapping[int, Stretch]:
+def stretches(trace: Trace, values: Container[int], begun: Iterable[Op]) -> Mapping[int, Stretch]:
     """Find the stretches of a trace.
 
     Args:
         trace: from ``record``.
         values: ids of what has real numbers.
+        begun: the ops around which they are, in the order of the trace.
 
     Returns:
         Index of each op that belongs to one → its stretch.
     """
     found: dict[int, Stretch] = {}
-    for op in trace.forward_ops:
-        if op.functional in SEEDS and op.index not in found:
+    for op in begun:
+        if op.index not in found:
             stretch = _Growth(trace, values, len({id(s) for s in found.values()})).grown(op)
             found |= dict.fromkeys(stretch.ops, stretch) if stretch is not None else {}
     return found
@@ -69,7 +69,8 @@ class _Growth:
     def __init__(self, trace: Trace, values: Container[int], place: int) -> None:
         self.trace, self.values, self.place = trace, values, place
         self.ops = dict[int, Op]()
-        self.inputs, self.parameters, self.outer = set[int](), set[int](), set[int]()
+        self.inputs, self.parameters = set[int](), set[int]()
+        self.outer = set[tuple[int, int]]()
         self.arriving: dict[int, int] = {}
 
     def grown(self, seed: Op) -> Stretch | None:
@@ -77,12 +78,13 @@ class _Growth:
         waiting = [seed]
         while waiting:
             op = waiting.pop()
-            if op.index in self.ops:
-                continue
-            self.ops[op.index] = op
-            if len(self.ops) > _MOST or op.functional in _ENDLESS:
-                return None
-            waiting += [*self._before(op), *self._behind(op)]
+            if op.index not in self.ops:
+                self.ops[op.index] = op
+                if len(self.ops) > _MOST or op.functional in _ENDLESS:
+                    return None
+                waiting += [*self._before(op), *self._behind(op)]
+            if not waiting:
+                waiting += self._inner_layers()
         if any(self.trace.values[i].kind == "input" for i in self.inputs):
             return None
         if any(math.prod(self.trace.values[o].shape) > _LARGEST for op in self.ops.values() for o in op.outputs):
@@ -112,9 +114,22 @@ class _Growth:
                 if later.phase != "forward":
                     continue
                 if self._is_layer(later):
-                    self.outer.add(value)
+                    self.outer.add((value, later.index))
                 else:
                     yield later
+
+    def _inner_layers(self) -> list[Op]:
+        """Take in the layers that the stretch reads and is read by: what they make goes with what they read."""
+        found = {i: op for i in self.inputs if (op := self.trace.producer(i)) is not None and self._reads(op)}
+        self.inputs -= found.keys()
+        return list(found.values())
+
+    def _reads(self, layer: Op) -> bool:
+        return any(self._is_own(i) for i in layer.inputs)
+
+    def _is_own(self, value: int) -> bool:
+        op = self.trace.producer(value)
+        return op is not None and op.index in self.ops and not self._is_weight(value)
 
     def _is_layer(self, op: Op) -> bool:
         return op.functional in _LAYERS and any(self._is_weight(i) for i in op.inputs)
@@ -127,7 +142,8 @@ class _Growth:
         return self.trace.values[value].kind == "parameter"
 
     def _backward(self) -> None:
-        self.arriving = {self.trace.gradients[v]: v for v in sorted(self.outer) if v in self.trace.gradients}
+        outer = {value for value, layer in self.outer if layer not in self.ops}
+        self.arriving = {self.trace.gradients[v]: v for v in sorted(outer) if v in self.trace.gradients}
         moving = {v for op in self.ops.values() for v in (*op.outputs, *(new for _, new in op.mutates))}
         moving.update(self.arriving)
         have = self.inputs | self.parameters

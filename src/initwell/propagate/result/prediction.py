@@ -29,7 +29,7 @@ class Prediction(TableRecord):
             has rows for, with keys ``value`` (its id in the trace), ``path``, ``op``, ``call``, ``shape``,
             ``forward_rms``, ``gradient_rms`` (None where no gradient arrives, or it is unknown), ``mean``, ``overlap``
             (moment between samples over q) and ``fidelity`` ("exact" under mean-field's independence, "approximate"
-            or "unknown", of forward and backward together).
+            or "unknown": the worse of forward and backward, so that an unknown row can have a known ``forward_rms``).
         inputs: the same for the floating tensors of the batch; their ``op`` is "input".
         parameters: one mapping for each parameter, tied ones under the first of their names: ``parameter``, ``shape``,
             ``weight_rms``, ``gradient_rms``, ``update_ratio`` (learning rate × gradient rms / weight rms; None without

@@ -6,7 +6,9 @@ import numpy as np
 
 from initwell.propagate.given.mask import both
 from initwell.propagate.given.measured import masked_weight
+from initwell.propagate.laws.averages import tails
 from initwell.propagate.laws.functions import as_image
+from initwell.propagate.laws.lengths import behind, of_rows
 from initwell.propagate.laws.swing import of_inverse, of_square
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
@@ -106,15 +108,25 @@ def _mul(call: Call) -> Sequence[Signal]:
     found = multiplied_jointly(a, b) or normalized_by_hand(a, b, call.op.outputs[0])
     if found is not None:
         is_square = call["self"] == call["other"]
-        return [replace(of_first_rows(call, of_square(found, a.swing)), square_of=a) if is_square else found]
+        return [replace(of_first_rows(call, of_square(found, of_rows(a))), square_of=a) if is_square else found]
     if call.op.phase == "backward" and (share := of_deviation(call) * of_gated_rows(call)) != 1.0:
         whole = multiplied(*together(a, b, call.shape()))
         return [replace(whole, moments=whole.moments * share, joint=True)]
     if _is_gradient(call, "self"):
+        if a.tilt and (tilted := _tilted(call, a, b)) is not None:
+            return [tilted]
         return [of_inverse(product(a, b, call.shape()), b)]
     if _is_gradient(call, "other") or as_image(a).base is None:
         a, b = b, a
     return [written(call, product(a, b, call.shape()))]
+
+
+def _tilted(call: Call, g: Signal, factor: Signal) -> Signal | None:
+    """Multiply what a layer sent back to a product by one of the product's factors; else None."""
+    sent, heavy = call.trace.producer(call.trace.shown(call["self"].id)), tails(factor)
+    if sent is None or sent.functional != "aten.mm" or heavy is None:
+        return None
+    return replace(product(scaled(g, behind(g, heavy[0])), factor, call.shape()), tilt=g.tilt * heavy[0])
 
 
 def _pruned(call: Call) -> Signal | None:

@@ -63,8 +63,7 @@ def scaled(signal: Signal, factor: float) -> Signal:
         mask=signal.mask.scaled(factor) if signal.mask is not None else None,
         closed=signal.closed,
         echoes=tuple([echo.times(square) for echo in signal.echoes]),
-        peak=signal.peak,
-        crest=signal.crest,
+        **{name: getattr(signal, name) for name in ("peak", "crest", "lengths", "tilt")},
     )
 
 
@@ -96,7 +95,7 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
         profile=_mixed(a, b, alpha**2 * a.q, beta**2 * b.q),
         echoes=parts[0].echoes + parts[1].echoes,
         **_largest_of((a, alpha**2), (b, beta**2)),
-        swing=of_sum(a, b, alpha, beta) if a.swing or b.swing else 0.0,
+        **of_sum(a, b, alpha, beta),
     )
     found = merged_fidelity(gram.summed(found, a, b, alpha, beta), b)
     if a.mask is not None or b.mask is not None:

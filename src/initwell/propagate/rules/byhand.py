@@ -189,7 +189,8 @@ def _less_scale(call: Call, one: str, two: str) -> Signal | None:
     size = _one_size(call, norm) * b.q
     share = min(size, (1 - _LEAST) * a.q) / b.q if b.q > 0 else 0.0
     found = a.changed(a.moments - share * b.moments, a.means, gaussian=a.gaussian)
-    return merged_fidelity(replace(found, peak=a.peak, crest=a.crest, profile=a.profile, joint=True), b)
+    kept = replace(found, peak=a.peak, crest=a.crest, profile=a.profile, lengths=a.lengths, joint=True)
+    return merged_fidelity(kept, b)
 
 
 def _less_sum(call: Call, one: str, two: str) -> Signal | None:

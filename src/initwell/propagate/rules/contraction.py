@@ -22,6 +22,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from initwell.propagate.laws.lengths import of_layer, sent_back
 from initwell.propagate.laws.swing import of_product
 from initwell.propagate.moments.atoms import matched, permuted, together
 from initwell.propagate.moments.axes import Source
@@ -111,7 +112,12 @@ def product(
     for weight, x, value, features, rows in () if batched else ways:
         if call.trace.values[call.trace.shown(weight)].kind == "parameter":
             source = Source(value, level=_level(call, x, value, features))
-            return image(_contracted(a, b, [over], ()), rows, x, [features], source)
+            found = _contracted(a, b, [over], ())
+            if call.op.phase == "backward":
+                found = replace(found, tilt=_tilt(call, x))
+            elif not source.level and features == len(x.dims) - 1:
+                found = replace(found, lengths=of_layer(_in_full(call, x, value)))
+            return image(found, rows, x, [features], source)
     spreads = fluctuation(a, over[:1]), fluctuation(b, over[1:])
     left, right = _itself(a, first, b, over, batched), _itself(b, last, a, over[::-1], batched)
     least = min(
@@ -129,6 +135,19 @@ def product(
     ends = [(range(int(batched), kept), Source(first, math.sqrt(spreads[0])))]
     ends.append((range(kept, len(found.dims)), Source(last, math.sqrt(spreads[1]))))
     return adding(found, ends, spread=least)
+
+
+def _tilt(call: Call, g: Signal) -> float:
+    """Return the tilt of what a layer sends back, by the rows that it read."""
+    read = call.forward().inputs if g.lengths < 0 and call.op.of is not None else ()
+    rows = [i for i in read if i in call.known and call.known[i].shape[:-1] == g.shape[:-1]]
+    return sent_back(g, _in_full(call, call.known[rows[0]], rows_of(call, rows[0]))) if len(rows) == 1 else 0.0
+
+
+def _in_full(call: Call, x: Signal, value: int) -> Signal:
+    """Return the value whose rows a view shows, which knows of what its entries are products."""
+    whole = call.known.get(value, x)
+    return whole if len(x.dims) == 2 and whole.shape[-1:] == x.shape[-1:] else x
 
 
 def _own_share(found: Signal, a: Signal, b: Signal, over: tuple[int, int]) -> float:

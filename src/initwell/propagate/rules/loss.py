@@ -38,6 +38,7 @@ from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.softmax import softmaxed
 from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.trace.trace import ValueRef
 
 _TARGETS = "targets of a loss as drawn at random, independent of the model's output"
 _GAUSSIAN = "log-softmax: scores as Gaussian"
@@ -144,6 +145,25 @@ def _logsumexp(call: Call) -> Sequence[Signal]:
     kept = (*s.dims[: dims[0]], *([()] if call["keepdim"] else []), *s.dims[dims[0] + 1 :])
     found = s.changed(np.asarray(moments), s.mean + mean, dims=kept, gaussian=s.gaussian)
     return [found.approximate(_GAUSSIAN)]
+
+
+def weights_by_hand(call: Call) -> Signal | None:
+    """Return e^(s − log Σ e^s), which are softmax weights: they sum to 1; None of another exponential.
+
+    Its own L is in each of them: as e^s and e^(−L) of their own they would be too large, e.g. as the gradient of L.
+    """
+    trace, ref = call.trace, call["self"]
+    less = trace.producer(ref.id)
+    if less is None or less.functional != "aten.sub" or less.arguments.get("alpha") not in (1, None):
+        return None
+    s, total = less.arguments["self"], less.arguments["other"]
+    made = trace.producer(trace.shown(total.id)) if isinstance(total, ValueRef) else None
+    if made is None or made.functional != "aten.logsumexp" or made.arguments["self"] != s:
+        return None
+    shape = trace.values[s.id].shape
+    dims = [d % len(shape) for d in made.arguments["dim"]]
+    one = tuple(1 if d in dims else n for d, n in enumerate(shape))
+    return softmaxed(call.of(s), dims[0]) if len(dims) == 1 and trace.values[total.id].shape == one else None
 
 
 @dataclass(frozen=True)

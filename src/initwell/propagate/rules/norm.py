@@ -35,7 +35,7 @@ from initwell.propagate.laws.few import normed
 from initwell.propagate.laws.functions import composed, line
 from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.laws.rectified import without
-from initwell.propagate.laws.swing import inverse_square
+from initwell.propagate.laws.swing import inverse_square_of
 from initwell.propagate.moments.atoms import together, viewed
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.centring import centred as centred_moments
@@ -44,11 +44,11 @@ from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array, along
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
-from initwell.propagate.rules.first_rows import refuse_first_rows
 from initwell.propagate.rules.let_through import with_itself
 from initwell.propagate.rules.reading import levelled
 from initwell.propagate.rules.scatter import inverse_sizes, relative_variance
 from initwell.propagate.rules.shape import summed
+from initwell.propagate.rules.states import refuse_rows
 from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op
@@ -145,7 +145,7 @@ def normalized_backward(
     found = inner - cross * hat * over_pairs(x.atoms, np.sqrt(share * (2 - share)))
     free = 1 / np.maximum(over_all(g, hat * hat, axes)[tuple([slice(n) for n in share.shape])], 1e-12)
     many, undone = float(free.min()) > 2.5, 1.0
-    gain = inverse_square(x.swing if 0 not in dims and many else 0.0, _average(free))
+    gain, grown = inverse_square_of(x if many and 0 not in dims else None, _average(free))
     as_one = np.where(free > 2.5, free / np.maximum(free - 2, 0.5), 1.0)
     as_parts = inverse(x, _centred(x, tuple(dims), centred)[0], axes) if centred and many else None
     less = 1.0 if as_parts is None else as_parts / _average(as_one)
@@ -156,7 +156,7 @@ def normalized_backward(
     else:
         varies = gain * (1 + share * (less * as_one - 1))
     moments = found * over_pairs(g.atoms, np.sqrt(varies / (variance + eps)))
-    return merged_fidelity(g.changed(moments, 0.0, profile=g.profile, undone=undone, swing=1 - gain), x)
+    return merged_fidelity(g.changed(moments, 0.0, profile=g.profile, undone=undone, **grown), x)
 
 
 @lru_cache(maxsize=4)
@@ -350,7 +350,7 @@ def _layer_norm(call: Call) -> Sequence[Signal | None]:
 def _layer_norm_backward(call: Call) -> Sequence[Signal | None]:
     g, x = call.signal("grad_out"), call.signal("input")
     dims, layout = _last(call)
-    refuse_first_rows(call, call["input"].id, math.prod(layout))
+    refuse_rows(call, call["input"].id, math.prod(layout))
     forward = call.forward()
     tag, eps, gates = forward.outputs[0], float(forward.arguments["eps"]), _gates(call)
     dx = normalized_backward(_unscaled(call, g, layout), x, dims, eps, tag=tag, gates=gates)

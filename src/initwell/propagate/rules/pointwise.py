@@ -25,8 +25,9 @@ from initwell.propagate.laws.functions import (
     unscaled,
 )
 from initwell.propagate.laws.gaussian import covariance, hermite
+from initwell.propagate.laws.lengths import behind
 from initwell.propagate.laws.peaks import masked, peak_law, within_window
-from initwell.propagate.laws.rectified import distribution, expected, grid_of, interpolated, through
+from initwell.propagate.laws.rectified import distribution, expected, grid_of, interpolated, of_known_law, through
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import over_pairs
@@ -141,11 +142,22 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
     slope: Pointwise = composed(Function(phi.derivative, phi.kinks), inner)
     before = g.image
     base, factor = unscaled(g)
-    slope = multiple(slope, factor)
+    steep = behind(g, _with_slope(composed(phi, inner), slope, inner.pre)) if g.tilt else 1.0
+    slope = multiple(slope, factor * steep)
     if before is not None and before.base is not None and before.pre is inner.pre:
         base, slope = before.base, combined(before.phi, slope, np.multiply)
     found = merged_fidelity(gated(slope, inner.pre, base, origin if inner.pre is u else inner.pre), u)
     return by_law(found, inner.pre)
+
+
+def _with_slope(value: Pointwise, slope: Pointwise, u: Signal) -> float | None:
+    """Return E[f²f′²]/(E[f²]E[f′²]) of a function of a value of known law."""
+    if not of_known_law(u):
+        return None
+    points, weights = distribution(u)
+    f, steep = value.fn(points) ** 2, slope.fn(points) ** 2
+    apart = expected(weights, f) * expected(weights, steep)
+    return float((expected(weights, f * steep) / apart).mean()) if (apart > 0).all() else None
 
 
 def gated(slope: Pointwise, u: Signal, g: Signal, origin: Signal | None = None) -> Signal:

@@ -26,6 +26,7 @@ from initwell.propagate.laws.functions import (
     shared_images,
 )
 from initwell.propagate.laws.gaussian import variances
+from initwell.propagate.laws.lengths import of_rows
 from initwell.propagate.laws.rectified import of_known_law
 from initwell.propagate.laws.swing import of_square
 from initwell.propagate.moments.atoms import together
@@ -35,6 +36,7 @@ from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied
 from initwell.propagate.rules.decay import known_decay, sign_of, squared_decay, sums_up
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.first_rows import of_first_rows
+from initwell.propagate.rules.loss import weights_by_hand
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.overwritten import rows_chosen
 from initwell.propagate.rules.pointwise import applied, gated
@@ -151,7 +153,7 @@ def _exp(call: Call) -> Sequence[Signal]:
     E[e^(2x)] of a Gaussian is made 2σ standard deviations above its mean: beyond 4 of them no sum is one, nor has a
     batch such entries. Of a known function of a Gaussian, such as −u², the expectation is that of the whole.
     """
-    if (kept := _of_kept(call, _PLAIN["exp"])) is not None:
+    if (kept := _of_kept(call, _PLAIN["exp"]) or weights_by_hand(call)) is not None:
         return [kept]
     x = call.signal("self")
     wide = variances(x).max(initial=0.0)
@@ -191,7 +193,7 @@ def squared(x: Signal) -> Signal:
     """Square entry by entry; of a gated value h·f(u), h independent of u, as h²·f(u)², which has heavier tails."""
     made = as_image(x)
     if made.base is None or not made.base.dims == made.pre.dims == x.dims:
-        return of_square(applied(_PLAIN["square"], x), x.swing)
+        return of_square(applied(_PLAIN["square"], x), of_rows(x))
     base, square = squared(made.base), composed(_PLAIN["square"], made)
     factor = evaluated(Image(square, made.pre))
     found = x.changed(base.moments * factor.moments, base.means * factor.means, image=Image(square, made.pre, base))
@@ -345,8 +347,7 @@ def _randn(call: Call) -> Sequence[Signal]:
 
 def _bernoulli(call: Call) -> Sequence[Signal]:
     """A mask of independent ones with probability p: dropout's, before it is divided by p."""
-    p = call["p"]
-    if not isinstance(p, (int, float)):
+    if not isinstance(p := call["p"], (int, float)):
         raise UnknownSignalError("probabilities that are a tensor")
     return [independent(call.shape(), float(p), float(p))]
 

@@ -23,6 +23,7 @@ import numpy as np
 from initwell.propagate.laws.averages import FEWEST, gamma_law
 from initwell.propagate.laws.functions import as_image
 from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.rules.first_rows import refuse_first_rows
 from initwell.propagate.rules.scatter import relative_variance
 from initwell.propagate.table import Call, UnknowableError
 from initwell.trace.trace import Op, Trace
@@ -32,6 +33,9 @@ _NESTED = 3
 _POINTS = 32
 # Of the relative variance 2/ν of rows' mean squares: with ν = 8 numbers E[1/s²] is a third larger than 1/E[s²].
 _MOST = 0.25
+# So much is ν = 1/2 of a number: most rows are next to nothing beside a few.
+_HARDLY = 4.0
+_DIFFER = "a gradient through a norm of rows most of which are small beside a few, as where states have grown"
 
 
 def read_state(call: Call, found: Signal) -> Signal:
@@ -124,7 +128,7 @@ def _varies(call: Call, value: int) -> float:
     z, weights = np.polynomial.hermite_e.hermegauss(_POINTS)
     y = made.phi.fn(u.mean + np.multiply.outer(np.sqrt(sizes), z))
     two, four = (float(shares @ y**k @ (weights / weights.sum())) for k in (2, 4))
-    return max(four / two**2 - 1, 0.0) / x.shape[1] if two > 0 else 0.0
+    return max(four / two**2 - 1, 0.0) / whole.shape[1] if two > 0 else 0.0
 
 
 def _unevenness(call: Call, value: int) -> float:
@@ -195,10 +199,28 @@ def refuse_uneven(call: Call, gradient: Signal, scale: Signal) -> None:
             raise UnknowableError("a gradient through a norm of rows the first of which one or two scores made")
         if average is None or average.kind != "square" or average.of.swing <= _MOST:
             continue
+        if average.of.swing > _HARDLY:
+            raise UnknowableError(_DIFFER)
         if call.values.once("states", lambda: any(_reads_state(call.trace, op) for op in call.trace.forward_ops)):
             raise UnknowableError(
                 "a gradient through a norm of rows that differ much in size, as what is read of a state"
             )
+
+
+def refuse_rows(call: Call, value: int, features: int) -> None:
+    """Refuse what a layer norm sends back to rows of which it is not known how small the small ones are.
+
+    Args:
+        call: of the norm's backward.
+        value: what is normalized.
+        features: how many the norm is over.
+
+    Raises:
+        UnknowableError: there are such rows.
+    """
+    refuse_first_rows(call, value, features)
+    if value in call.known and call.known[value].swing > _HARDLY:
+        raise UnknowableError(_DIFFER)
 
 
 def _reads_state(trace: Trace, op: Op) -> bool:
