@@ -23,7 +23,8 @@ class Overlaid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         cut = F.unfold(self.first(x), 3, padding=1, stride=self.stride)
-        return self.last(F.fold(self.bend(cut), (SIZE, SIZE), 3, padding=1, stride=self.stride))
+        y: Tensor = self.last(F.fold(self.bend(cut), (SIZE, SIZE), 3, padding=1, stride=self.stride))
+        return y
 
 
 @pytest.mark.parametrize("bend", [F.relu, torch.tanh, lambda cut: cut], ids=["relu", "tanh", "as they are"])

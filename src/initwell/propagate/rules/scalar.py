@@ -168,8 +168,7 @@ def _exp(call: Call) -> Sequence[Signal]:
     return [applied(_PLAIN["exp"], x)]
 
 
-# Of what is exponentiated: a variance that makes hardly a difference.
-_LITTLE = 0.01
+_LITTLE = 0.01  # of what is exponentiated: a variance that makes hardly a difference
 # Standard deviations of what is exponentiated.
 _WIDE = 2.0
 
