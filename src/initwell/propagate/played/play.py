@@ -10,8 +10,9 @@ on numbers drawn by these, and what they make is measured,
     E[y_i y_j] = (1/N) Σ_n y_i(x_n) y_j(x_n)
 
 over all rows of N draws, of the weights between, too. Between two layers it is exact up to 1/√(rows), some per cent
-of what a few short rows decide. Assumption: inputs of one stretch are independent of each other, and the gradients
-that arrive of the stretch's values.
+of what a few short rows decide, and without samples that rare ones make all of. Assumption: inputs of one stretch are
+independent of each other, and the gradients that arrive of the stretch's values; rows go together as their moments say,
+and not by how the weights before happen to fall (``gram``), so that products of keys of unlike rows are too small.
 """
 
 import math
@@ -48,6 +49,8 @@ _CUTS = (
     "slice select narrow split split_with_sizes unsafe_split unsafe_split_with_sizes chunk unsafe_chunk unbind unfold"
 )
 _SAME = frozenset({*VIEWS, *COPIES}) - {f"aten.{name}" for name in _CUTS.split()}
+# Of so many samples none makes this share of all squares but by a rare row.
+_SAMPLES, _SHARE = 16, 0.25
 # Rows whose mean squares vary by less than this are as good as of one size.
 _LEAST = 0.05
 _HALVINGS = 20
@@ -206,12 +209,17 @@ class _Play:
             return None
         edge = value in self.stretch.edge
         each = [self._measured(t) if edge else self._by_sample(t) for t in tensors]
-        moments = np.mean([s.moments for s in each], 0)
+        moments = np.mean([s.moments for s in each], 0) * self._frequent(value)
         if not np.isfinite(moments).all():
             return None
         mean = float(np.mean([s.mean for s in each]))
         found = replace(each[0].changed(moments, mean), joint=True).approximate(_WHY)
         return replace(found, swing=self._swing(tensors)) if edge and not self._is_gradient(value) else found
+
+    def _frequent(self, value: int) -> float:
+        op, first = self.trace.producer(value), self._tensors[value][0]
+        by_sample = first.ndim > 0 and (first.shape[0] == self.batch or (op is not None and op.packet == "aten.bmm"))
+        return frequent(self._tensors[value], self.batch) if by_sample else 1.0
 
     def _is_gradient(self, value: int) -> bool:
         op = self.trace.producer(value)
@@ -255,6 +263,31 @@ class _Play:
             self._tensors.pop(value, None)
         if index == self.stretch.last:
             self._tensors.clear()
+
+
+def frequent(tensors: Sequence[Tensor], batch: int) -> float:
+    """Return the average square of a value without the few samples that make it, over that of all.
+
+    What a norm sends back to a row goes as 1/s², and one row in thousands may be so short that it has as much as all
+    others: in a batch of a model there hardly ever is one. What is a quarter of all squares, of 16 samples or more, is
+    left out.
+
+    Args:
+        tensors: the value, of each draw.
+        batch: how many samples there are in one.
+
+    >>> frequent([torch.ones(16, 4), torch.ones(16, 4)], 16)
+    1.0
+    >>> round(frequent([torch.cat([torch.ones(15, 4), 9 * torch.ones(1, 4)])], 16), 4)  # 1 of (15 + 81)/16
+    0.1667
+    """
+    if tensors[0].shape[0] % batch or len(tensors) * batch < _SAMPLES:
+        return 1.0
+    squares = torch.cat([t.reshape(batch, -1).square().mean(1) for t in tensors]).double().sort().values
+    kept = len(squares)
+    while kept > 1 and squares[kept - 1] > _SHARE * squares[:kept].sum():
+        kept -= 1
+    return float(squares[:kept].mean() / squares.mean()) if kept < len(squares) else 1.0
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ With m = 1 where scores are open and 0 elsewhere, and φ(level) = 0 of what stan
 
 products with a known tensor. What φ makes of the level is as good as shut where that is no more than ``SHUT``, as of a
 clamp above the smallest number; the mask then stays. What it is else, as −1 of tanh, is not known, nor is the gradient
-of a function of a function, nor what is made of all scores, as their largest: these say so. Assumption: which entries
-are open has nothing to do with the scores.
+of a function of a function, nor what is made of all scores, as their mean: these say so. The largest is known where it
+is only taken off again, as softmax does itself: p of s − max s is p of s. Assumption: which entries are open has
+nothing to do with the scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,15 @@ import torch
 from initwell.propagate.given.mask import SHUT, Mask
 from initwell.propagate.given.measured import measured
 from initwell.propagate.laws.functions import as_image, evaluated
+from initwell.propagate.moments.alike import plain
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules import pointwise
 from initwell.propagate.rules.branch import multiplied, operand
+from initwell.propagate.rules.parts import sliced
 from initwell.propagate.table import Call, Rule, UnknowableError
 from initwell.trace.fold import called
+from initwell.trace.ops import COPIES
 from initwell.trace.trace import Op, ValueRef
 
 _WHY = "a function of scores, some of which a mask has shut, whose value there cannot be known"
@@ -32,6 +36,8 @@ _TWICE = "the gradient of a function of a function of scores, some of which a ma
 _OF_ALL = "what is made of scores of which a mask has shut some, as of all"
 _OTHERS = "exp exp2 expm1 erf abs square pow clamp clamp_min clamp_max"
 _FUNCTIONS = frozenset({*pointwise.RULES, *(f"aten.{name}" for name in _OTHERS.split())})
+_LARGEST = "the largest of open scores, as if rows of unlike numbers of them were of one kind"
+_SOFTMAX = frozenset({"aten._softmax", "aten._safe_softmax"})
 # What they make is made of what is shut, too.
 _BLIND = (
     "aten._log_softmax aten.logsumexp aten.amax aten.amin aten.max aten.min aten.mean aten.var aten.var_mean aten.std"
@@ -86,11 +92,47 @@ def _again(rule: Rule, call: Call, x: Signal) -> Sequence[Signal | None]:
 
 def _blind(rule: Rule) -> Rule:
     def aware_of_masks(call: Call) -> Sequence[Signal | None]:
-        if call.op.phase == "forward" and _mask(call, call.op) is not None:
+        mask = _mask(call, call.op) if call.op.phase == "forward" else None
+        if mask is not None and not _is_taken_off(call):
             raise UnknowableError(_OF_ALL)
-        return rule(call)
+        return rule(call) if mask is None else _of_open(rule, call, mask)
 
     return aware_of_masks
+
+
+def _is_taken_off(call: Call) -> bool:
+    """Whether what is largest in a row of scores is only taken off it for a softmax, which that does not change."""
+    of = call.op.arguments.get("self")
+    if call.op.packet not in ("aten.amax", "aten.max") or not isinstance(of, ValueRef) or not call["keepdim"]:
+        return False
+    taken = _uses(call, call.op.outputs[0])
+    moved = [op for op in taken if op.functional == "aten.sub" and op.inputs[:1] == (of.id,)]
+    after = [use for op in moved for use in _uses(call, op.outputs[0])]
+    return len(moved) == len(taken) > 0 < len(after) and all(use.functional in _SOFTMAX for use in after)
+
+
+def _uses(call: Call, value: int) -> list[Op]:
+    """Return the ops of the forward that use a value, or a copy of it."""
+    uses = [op for op in call.trace.consumers(value) if op.phase == "forward"]
+    copied = [(op, op.functional in COPIES) for op in uses]
+    return [use for op, same in copied for use in (_uses(call, op.outputs[0]) if same else [op])]
+
+
+def _of_open(rule: Rule, call: Call, mask: Mask) -> Sequence[Signal | None]:
+    """Return the largest open score of each row, on average over how many are open in a row."""
+    x = replace(call.signal("self"), mask=None)
+    x = plain(x, len(x.dims) - 1)
+    whole: Signal | None = None
+    for count, share in mask.sizes:
+        some = sliced(x, len(x.dims) - 1, 0, max(round(count), 1))
+        found = rule(Call(call.op, call.trace, {**call.known, call["self"].id: some}, call.values))[0]
+        if found is None:
+            raise UnknowableError(_OF_ALL)
+        one = (share * found.moments, share * found.means)
+        whole = found.changed(*one) if whole is None else found.changed(whole.moments + one[0], whole.means + one[1])
+    if whole is None:
+        raise UnknowableError(_OF_ALL)
+    return [whole.approximate(_LARGEST), *[None] * (len(call.op.outputs) - 1)]
 
 
 def _product(rule: Rule) -> Rule:

@@ -28,6 +28,7 @@ from initwell.propagate.moments.segments import common
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.hull import back, hull, opened, surrounded, within
 from initwell.propagate.rules.keys import Keys
+from initwell.propagate.rules.sinks import beside
 from initwell.propagate.rules.uneven import Uneven, coupling_of_two_kinds, uneven
 from initwell.propagate.table import Call, Rule
 
@@ -162,13 +163,15 @@ def softmaxed(s: Signal, dim: int) -> Signal:
         return _of_two_kinds(s, rows)
     s, axis, keys = _split(_by_rows(_own(s, mask), mask), mask, dim)
     left, scores, weights = _open(mask, s, axis, keys), _without(s, axis, keys), weights_of(s, axis)
-    s = plain(s, dim)
+    by_columns, s = s, plain(s, dim)
     agree = _SQUARE.over(scores, weights, left)
     if keys is None:
         differ = (1 / left.count - agree) / (left.count - 1)
         found = s.changed(np.stack([agree, differ], axis), 1 / left.count).approximate(_WHY)
     else:
         found = keys.weights(s, agree).approximate(_WHY)
+        if mask is not None:
+            found = beside(found, by_columns, scores, keys, left, _SQUARE.shapes(scores, left), mask)
     rates = {k + (k >= axis): rate for k, rate in enumerate(_SQUARE.rates(scores, weights, left))}
     rates[axis] = left.pairs(lambda n: weights.of(n).coupled(known_variance(scores.q * left.uneven[0]), (1, 1)))
     apart = _apart(found, scores, axis, weights, left)

@@ -205,8 +205,7 @@ def uneven(s: Signal, dim: int, g: Signal | None = None) -> Uneven | None:
     sizes = np.transpose(s.diagonal, (*rows, *axes))
     shape = sizes.shape[: len(rows)]
     sizes = sizes.reshape(-1, math.prod(sizes.shape[len(rows) :]))
-    most = sizes.max(axis=1, keepdims=True)
-    second = sizes < np.maximum(_LOW * most, most - _APART)
+    second = low(sizes)
     if not second.any():
         return None
     if g is not None and g.diagonal.shape == s.diagonal.shape:
@@ -225,6 +224,12 @@ def uneven(s: Signal, dim: int, g: Signal | None = None) -> Uneven | None:
         which.append(made.setdefault((tuple(zero.tolist()), kind), len(made)))
     whole = np.array([zero for zero, _ in made])
     return replace(first, second=whole, kinds=tuple(kind for _, kind in made), which=np.array(which).reshape(shape))
+
+
+def low(sizes: Array) -> NDArray[np.bool_]:
+    """Return which scores of rows are of the second kind, by their squares: shape (rows, cells)."""
+    most = sizes.max(axis=1, keepdims=True)
+    return np.asarray(sizes < np.maximum(_LOW * most, most - _APART))
 
 
 def _kind(five: Array, counts: tuple[float, float], s: Signal, width: float) -> TwoKinds:
