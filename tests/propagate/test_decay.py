@@ -130,3 +130,45 @@ def test_decays_by_a_function_of_one_gaussian_are_one_function_of_it(steps: Call
     assert last["forward_rms"] == pytest.approx(float(y.detach().square().mean().sqrt()), rel=0.01)
     assert first["gradient_rms"] == pytest.approx(float(slope.square().mean().sqrt()), rel=0.01)
     assert first["fidelity"] == last["fidelity"] == "exact"
+
+
+def test_a_decay_of_kept_rates_and_its_square_stay_below_one() -> None:
+    """e^(−8·r·softplus(p)) with r a sigmoid, as RG-LRU's: it was 13 % too large, and its square 1.17 in the rms."""
+
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.rate = nn.Linear(WIDTH, WIDTH, bias=False), nn.Parameter(torch.linspace(-4, -1, WIDTH))
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = torch.exp(-8 * torch.sigmoid(self.layer(x)) * F.softplus(self.rate))
+            return torch.sqrt(1 - a**2)
+
+    model, generator = Gate(), torch.Generator().manual_seed(0)
+    rows = iw.predict(model, iw.signal((32, WIDTH)), plan=iw.plan(model, "lecun", only=["layer.*"])).rows
+    r = torch.sigmoid(torch.randn(20_000, WIDTH, generator=generator))
+    a = torch.exp(-8 * r * F.softplus(model.rate.detach()))
+    wanted = {"aten.exp": a, "aten.pow": a**2, "aten.rsub": 1 - a**2, "aten.sqrt": torch.sqrt(1 - a**2)}
+    for row in rows:
+        if row["op"] in wanted:  # 1.3 million entries
+            size = float(wanted.pop(row["op"]).square().mean().sqrt())
+            assert row["forward_rms"] == pytest.approx(size, rel=0.02), row["op"]
+    assert not wanted
+
+
+def test_the_square_of_a_decay_of_two_steps_stays_below_one() -> None:
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, WIDTH, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a: Tensor = torch.exp(-0.5 * torch.sigmoid(self.one(x)) * F.softplus(self.two(x))) ** 2
+            return a
+
+    model, generator = Gate(), torch.Generator().manual_seed(0)
+    last = iw.predict(model, iw.signal((32, WIDTH)), plan=iw.plan(model, "lecun")).rows[-1]
+    u, v = torch.randn(2, 1_000_000, generator=generator)
+    size = float(torch.exp(-2 * torch.sigmoid(u) * F.softplus(v)).mean().sqrt())
+    assert last["forward_rms"] <= 1.0
+    assert last["forward_rms"] == pytest.approx(size, rel=0.03)

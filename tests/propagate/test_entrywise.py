@@ -50,6 +50,7 @@ FUNCTIONS: dict[str, Function] = {
     "sorted": lambda x, _: x.sort(-1)[0],
     "largest of features": lambda x, _: x.topk(5, -1)[0],
     "distances": torch.cdist,
+    "kernel of distances": lambda x, y: torch.exp(-(torch.cdist(x, y) ** 2) / 48),
     "product added": lambda x, y: torch.addcmul(x, x.tanh(), y, value=0.5),
     "quotient added": lambda x, y: torch.addcdiv(x, y, x.detach().square() + 1, value=0.5),
     "limits that are tensors": lambda x, _: x.clamp(x.new_tensor(-1.0), x.new_tensor(0.5)),

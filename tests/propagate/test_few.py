@@ -164,10 +164,10 @@ class Bordered(nn.Module):
 def test_what_borders_add_to_a_norm_is_not_answered_by_what_is_read() -> None:
     """Places that read less of a common mean make most of what the norm divides by.
 
-    With that left out, the gradient of what all places have in common was 76 % too large. A standard error is 4 %; what
-    goes against the borders themselves, which is not known, makes 13 %.
+    With that left out, the gradient of what all places have in common was 76 % too large, and with weights taken as
+    alike at borders and elsewhere 19 %. A standard error is 4 %.
     """
     generator = torch.Generator().manual_seed(1)
     common, own = (torch.randn(*shape, generator=generator) for shape in ((1, 96, 1), (16, 96, 8)))
     found = ratios(Bordered(), 0.9**0.5 * common + 0.1**0.5 * own, "gradient_rms")
-    assert found["common"] == pytest.approx(1.0, abs=0.2)
+    assert found["common"] == pytest.approx(1.0, abs=0.12)

@@ -121,7 +121,8 @@ def test_what_cannot_be_played_is_named_among_the_unknown() -> None:
 def test_a_stretch_ends_at_layers_of_fresh_weights() -> None:
     model, x = Delta(), batch()
     trace = record(model, x)
-    found = stretches(trace, {*known_values(trace).folded.tensors}, seeds(trace, {}, {}))
+    every = {*known_values(trace).folded.tensors}
+    found = stretches(trace, every, seeds(trace, {}, {}, every))
     (stretch,) = {id(s): s for s in found.values()}.values()
     assert not any(trace.ops[i].functional in ("aten.mm", "aten.native_layer_norm") for i in stretch.ops)
     assert sorted(trace.values[i].shape[-1] for i in stretch.inputs - stretch.arriving.keys()) == [8, 256]

@@ -18,8 +18,9 @@ from initwell.propagate.moments.signal import Signal
 from initwell.propagate.played.play import Played
 from initwell.propagate.routing.choices import Choices
 from initwell.propagate.shared.joint import Joint
-from initwell.propagate.shared.partners import shared_operands
+from initwell.propagate.shared.partners import partners_of
 from initwell.propagate.shared.radial import Radial
+from initwell.propagate.shared.twice import Twice
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
 from initwell.propagate.writes import overwritten
 from initwell.records import Record
@@ -88,7 +89,9 @@ class _Rules:
 
     def __init__(self, trace: Trace, table: RuleTable, known: Signals, values: Known) -> None:
         self.trace, self.table, self.known, self.values = trace, table, known, values
-        self.shared = values.once("shared", lambda: shared_operands(trace, values))
+        partners = values.once("partners", lambda: partners_of(trace, values))
+        self.shared = partners.shared
+        self.twice = Twice(trace, partners, known, values)
         self.joint = Joint(trace, known, values, table)
         self.choices = Choices(trace, known, values, table)
         self.blank = Blank(trace, known, values)
@@ -98,6 +101,8 @@ class _Rules:
 
     def found(self, op: Op, shapes: Sequence[tuple[int, ...]]) -> Sequence[Signal | None] | None:
         """Return the signals of an op's outputs; None where it has no rule."""
+        if self.twice.any and (why := self.twice.why(op)) is not None:
+            raise UnknowableError(why)
         if self.played.any and (made := self.played.found(op)) is not None:
             return made
         chosen = self.choices.rule(op) if self.choices.any else None

@@ -39,11 +39,13 @@ class Echo:
         phi: f.
         pre: u.
         moments: E[base base'] by pattern.
+        gated: f once it is multiplied by what u is the gate of, in units of that, if it goes with it too.
     """
 
     phi: Pointwise
     pre: Signal
     moments: Array
+    gated: Pointwise | None = None
 
     def times(self, square: float) -> "Echo":
         """Return the echo in a gradient whose square is so many times larger."""

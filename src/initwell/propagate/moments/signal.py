@@ -30,6 +30,7 @@ from initwell.propagate.moments.segments import Array, Layout, average
 
 if TYPE_CHECKING:
     from initwell.propagate.given.mask import Mask
+    from initwell.propagate.laws.channels import Channels
     from initwell.propagate.laws.echoes import Echo
     from initwell.propagate.moments.remembered import Average, Gate, Law
 
@@ -86,6 +87,7 @@ class Signal:
         centred_of: the mean that was taken off, where one was.
         atoms: all atoms, in the order of ``moments``.
         scatter: of a weight, the relative variance of its squared entries; of what few weights made: rules/scatter.
+        channels: how unlike its channels are, since those that it was made of were bent: see ``channels``.
         undone: of a gradient, the factor by which going back through the weights before it is made smaller or larger.
         joint: whether operands that have something in common were put together here as what they are.
         profile: for each of the last dimensions, how positions differ: see ``places``.
@@ -119,6 +121,7 @@ class Signal:
     centred_of: "Average | None" = None
     joint: bool = False
     scatter: tuple[float, ...] = ()
+    channels: "Channels | None" = None
     undone: float = 1.0
     spread: float = 0.0
     swing: float = 0.0
@@ -296,7 +299,7 @@ R = TypeVar("R")
 # What a signal made of another keeps.
 _KEPT = ("fidelity", "reasons", "spread", "swing")
 # What holds of its entries wherever these stand.
-_OF_ENTRIES = (*_KEPT, "gaussian", "law", "peak", "crest", "roots", "scatter", "lengths", "tilt")
+_OF_ENTRIES = (*_KEPT, "gaussian", "law", "peak", "crest", "roots", "scatter", "channels", "lengths", "tilt")
 # What a Signal works out of its dims alone.
 _OF_DIMS = ("atoms", "_has_parts", "shape", "layout", "spans")
 # … and of its moments, means and atoms, however these are grouped.

@@ -31,11 +31,10 @@ from initwell.propagate.moments.atoms import viewed
 from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.played.drawn import drawn
-from initwell.propagate.played.seeds import seeds
+from initwell.propagate.played.seeds import WHOLE, seeds
 from initwell.propagate.played.stretches import Stretch, stretches
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
 from initwell.trace.fold import called
-from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _WHY = "made by ops without a law of their own: measured of drawn numbers between layers of fresh weights"
@@ -45,10 +44,6 @@ _DRAWS = 16
 _SEED = 20170
 # Strides here may be others than those on meta tensors, which a view fits.
 _RESHAPED = torch.ops.aten.reshape.default
-_CUTS = (
-    "slice select narrow split split_with_sizes unsafe_split unsafe_split_with_sizes chunk unsafe_chunk unbind unfold"
-)
-_SAME = frozenset({*VIEWS, *COPIES}) - {f"aten.{name}" for name in _CUTS.split()}
 # Of so many samples none makes this share of all squares but by a rare row.
 _SAMPLES, _SHARE = 16, 0.25
 # Rows whose mean squares vary by less than this are as good as of one size.
@@ -70,7 +65,7 @@ class Played:
         """
         self.trace, self.known, self.values, self.table = trace, known, values, table
         every = {*values.folded.tensors}
-        begun = [*seeds(trace, known, values.kept)]
+        begun = [*seeds(trace, known, values.kept, every)]
         name = f"stretches {[op.index for op in begun]}"
         found: Mapping[int, Stretch] = values.once(name, lambda: stretches(trace, every, begun))
         self._stretches = {i: stretch for i, stretch in found.items() if not self._has_own(stretch)}
@@ -114,7 +109,7 @@ class Played:
 
     def _made(self, play: "_Play", op: Op) -> Sequence[Signal | None]:
         play.run(op)
-        found = self._by_rule(op) if op.functional in _SAME else None
+        found = self._by_rule(op) if op.functional in WHOLE else None
         if found is None:
             found = [play.signal(value) for value in op.outputs]
         if found == [None] and op.phase == "forward":

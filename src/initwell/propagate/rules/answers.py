@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from initwell.propagate.laws.channels import sent_back
 from initwell.propagate.laws.echoes import Echo
 from initwell.propagate.laws.functions import Function, as_image, composed, function_moments, line
 from initwell.propagate.laws.rectified import distribution
-from initwell.propagate.moments.centring import centred
+from initwell.propagate.moments.centring import centred, over_all
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, replace
-from initwell.propagate.rules.scatter import inverse_sizes
+from initwell.propagate.rules.scatter import added_up, divided, undone_of_own
 from initwell.propagate.table import Call
 from initwell.trace.trace import Op
 
@@ -21,6 +22,8 @@ _NORM = "aten.native_batch_norm_backward"
 _ALONE = "what few weights send back that goes with what they read, neighbours taken as independent"
 # Of a gradient's square; less is not worth following.
 _LEAST = 1e-3
+# Of x's variance; where so much of it is about channels' means, there is next to nothing in these.
+_ALIKE = 0.95
 _REACH, _POINTS, _STEPS = 10.0, 161, 400
 
 
@@ -90,14 +93,26 @@ def answered(call: Call, dx: Signal, x: Signal, weight: Signal, count: float, se
     moments = _by_pairs(bend, weight, tails, count, whole, sent)
     alpha = math.sqrt((1 + tails) / (count + tails))
     rise, power = bend.responses(alpha, math.sqrt(size / whole))
-    to_one = line(1 / math.sqrt(size), -x.mean / math.sqrt(size) if bend.normed else 0.0)
+    of_means = bend.normed and size < _ALIKE * (x.q - x.mean**2)
+    unit = math.sqrt(x.q - x.mean**2 if of_means else size)
+    to_one = line(1 / unit, -x.mean / unit if bend.normed else 0.0)
     hat = Image(composed(to_one, made), made.pre)
     echo = Echo(composed(rise, hat), made.pre, moments)
-    added = moments * function_moments(echo.phi, echo.pre)[1]
+    if of_means:
+        echo = _about_means(echo, rise, x, parts / size)
+    added = echo.moments * function_moments(echo.phi, echo.pre)[1]
     if size < whole:
         added = added + (1 - size / whole) * _of_borders(bend, alpha, moments, x)
     echoes = (echo, *_grown(dx, composed(power, hat), made.pre))
     return replace(dx, moments=dx.moments + added, echoes=echoes, image=None).approximate(_ALONE)
+
+
+def _about_means(echo: Echo, rise: Pointwise, x: Signal, correlations: Array) -> Echo:
+    """Leave out of an echo what channels have in common, which a norm takes off: x̃ is about the mean of its channel."""
+    own = function_moments(rise, replace(x.changed(correlations, 0.0), gaussian=True))[1]
+    pairs = function_moments(echo.phi, echo.pre)[1]
+    ratio = np.where(pairs != 0, own / np.where(pairs != 0, pairs, 1.0), 1.0)
+    return replace(echo, moments=np.asarray(echo.moments * ratio))
 
 
 def _by_weight(call: Call, bend: Bend, square: float) -> float:
@@ -109,7 +124,7 @@ def _by_weight(call: Call, bend: Bend, square: float) -> float:
     if y is None or not bend.normed or square <= 0:
         return 0.0
     level = float(centred(y, y.axes([0, *range(2, len(y.dims))])).flat[0])
-    return level / square / (inverse_sizes(y, 0.0).undone if len(y.scatter) > 2 else 1.0)
+    return level / square / undone_of_own(y)
 
 
 def _of_borders(bend: Bend, alpha: float, moments: Array, x: Signal) -> Array:
@@ -176,6 +191,25 @@ def _behind_norm(call: Call, op: Op, y: int) -> Bend | None:
     scale = call.known[weight.id].rms if weight is not None and weight.id in call.known else 1.0
     share = sum(a for tag, a in made.pre.roots if tag == forward.outputs[0])
     return Bend(made.base, made.phi, made.pre, share, scale, True) if share else None
+
+
+def bent_before(call: Call, dx: Signal) -> Signal:
+    """Mind that a norm behind a convolution divided by sizes that each channel had before: see ``channels``."""
+    trace, value, y = call.trace, call.trace.shown(call["grad_output"].id), call.forward().outputs[0]
+    op, made = trace.producer(value), call.known.get(y)
+    if made is None or made.channels is None or op is None or op.functional != _NORM or op.outputs[0] != value:
+        return dx
+    if not op.arguments["train"] or trace.shown(op.arguments["input"].id) != y:
+        return dx
+    level = float(centred(made, made.axes([0, *range(2, len(made.dims))])).flat[0])
+    if level <= 0:
+        return dx
+    floor = float(op.arguments["eps"]) / level
+    share = added_up(made, floor)
+    if share < 1 and dx.q > 0:
+        moments = dx.moments - (1 - share) * over_all(dx, dx.moments, dx.axes(range(2, len(dx.dims))))
+        dx = replace(dx, moments=moments * (dx.q / moments.flat[0]))
+    return sent_back(dx, made.channels.made.pre, divided(made, made.channels, floor, undone=True))
 
 
 def _plain(u: Signal, h: Signal) -> bool:

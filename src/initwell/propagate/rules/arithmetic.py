@@ -34,9 +34,11 @@ from initwell.propagate.rules.lengths import by_length_of_few
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
 from initwell.propagate.rules.overwritten import rows_kept
+from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.states import refuse_uneven, written
 from initwell.propagate.rules.unlike import refuse_unlike
 from initwell.propagate.rules.weighed import weighed_scores
+from initwell.propagate.rules.weighted import known_inverse, mean_of_rows, sent_back
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -100,7 +102,7 @@ def _mul(call: Call) -> Sequence[Signal]:
         return [kept]
     if (weighed := weighed_scores(call)) is not None:
         return [less_their_length(call, weighed)]
-    if (kept := rows_kept(call)) is not None:
+    if (kept := sent_back(call) or rows_kept(call)) is not None:
         return [kept]
     a, b = operand(call, "self"), operand(call, "other")
     if call.op.phase == "backward":
@@ -147,7 +149,9 @@ def _div(call: Call) -> Sequence[Signal]:
         if divisor.mean == 0:
             raise UnknownSignalError("a division by 0")
         return [scaled(_spread(operand(call, "self"), divisor, call.shape()), 1.0 / divisor.mean)]
-    inverse = inverted(divisor)
+    if (whole := mean_of_rows(call)) is not None:
+        return [replace(summed(whole, [1], keep=len(call.shape()) == 3, mean=False), joint=True)]
+    inverse = known_inverse(call) or inverted(divisor)
     a = operand(call, "self")
     if fixed(a) and not a.segmented and inverse.shape == call.shape():
         return [scaled(inverse, a.mean)]

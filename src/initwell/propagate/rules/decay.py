@@ -15,10 +15,11 @@ the gradient of a step is Σ_a a e^(a·y) g h, whose large rates have the small 
 Assumption: numbers a that correlate are, in that share, one number; all of them meet the same steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from initwell.propagate.laws.averages import decayed
 from initwell.propagate.laws.functions import Function, as_image, function_moments
 from initwell.propagate.laws.gaussian import covariance, unlike_moments
 from initwell.propagate.moments.atoms import together
@@ -34,12 +35,13 @@ _STEPS = 12
 _POINTS = 16
 
 
-def known_decay(call: Call, value: int) -> Signal | None:
+def known_decay(call: Call, value: int, power: float = 1.0) -> Signal | None:
     """Return e to a product of numbers and steps; None where a value is no such product, or may grow.
 
     Args:
-        call: of the exponential.
+        call: of the exponential, or of a power of it.
         value: what it is of.
+        power: that power.
     """
     op = call.trace.producer(value)
     if op is None or op.functional != "aten.mul" or len(op.inputs) != 2:
@@ -49,7 +51,10 @@ def known_decay(call: Call, value: int) -> Signal | None:
         steps = _steps(call, two)
         if numbers is None or steps is None or one not in call.known:
             continue
-        if (found := _averaged(numbers, steps, call.known[one], call.shape())) is not None:
+        rates = numbers[0] * power, numbers[1]
+        if power != 1.0 and call.known[one].segmented:
+            continue
+        if (found := _averaged(rates, steps, call.known[one], call.shape())) is not None:
             return merged_fidelity(found.approximate(_WHY), call.known[one], call.known[two])
     return None
 
@@ -115,7 +120,19 @@ def _table(call: Call, value: int, steps: int) -> Array | None:
     found = _table(call, op.inputs[0], steps - 1)
     if found is None or op.functional in VIEWS or op.functional in COPIES:
         return found
-    return {"aten.exp": np.exp(found), "aten.neg": -found}.get(op.functional)
+    how = _MADE.get(op.functional)
+    return None if how is None else how(found)
+
+
+def _softplus(x: Array) -> Array:
+    return np.logaddexp(x, 0.0)
+
+
+_MADE: Mapping[str, Callable[[Array], Array]] = {
+    "aten.exp": np.exp,
+    "aten.neg": np.negative,
+    "aten.softplus": _softplus,
+}
 
 
 def _drawn(call: Call, value: int) -> tuple[Array, Array] | None:
@@ -143,6 +160,20 @@ def _steps(call: Call, value: int) -> Image | None:
     return replace(image, pre=u.regrouped(y.dims, u.moments, u.means))
 
 
+def squared_decay(call: Call) -> Signal | None:
+    """Return the square of e to what is nowhere positive, which is e to twice that; None of anything else.
+
+    The moments of e^x do not say what those of its square are: of a Gaussian of these it would be more than 1.
+    """
+    op = call.trace.producer(call["self"].id)
+    x = None if op is None or op.functional != "aten.exp" else call.known.get(op.inputs[0])
+    if op is None or x is None or call.signal("self").image is not None:
+        return None
+    if sign_of(call.trace, op.inputs[0]) >= 0 or not (x.means < 0).all():
+        return None
+    return known_decay(call, op.inputs[0], 2.0) or decayed(x.changed(4 * x.moments, 2 * x.means))
+
+
 def sign_of(trace: Trace, value: int) -> int:
     """Return the sign of what can have only one, such as a product of exponentials; 0 of anything else.
 
@@ -157,6 +188,9 @@ def sign_of(trace: Trace, value: int) -> int:
         return 1
     if op.functional == "aten.neg":
         return -sign_of(trace, op.inputs[0])
+    number = op.arguments.get("other")
+    if op.functional in ("aten.mul", "aten.div") and isinstance(number, (int, float)):
+        return int(np.sign(number)) * sign_of(trace, op.inputs[0])
     if op.functional in ("aten.mul", "aten.div") and len(op.inputs) == 2:
         return sign_of(trace, op.inputs[0]) * sign_of(trace, op.inputs[1])
     return sign_of(trace, op.inputs[0]) if op.functional in VIEWS or op.functional in COPIES else 0

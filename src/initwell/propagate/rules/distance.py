@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.moments.atoms import expanded, together
-from initwell.propagate.moments.signal import Signal
+from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.shape import summed
-from initwell.propagate.rules.vector_norm import euclidean
+from initwell.propagate.rules.vector_norm import mean_square, root_of_sum
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 _ALIKE = "directions between rows, by the average distance of two"
@@ -37,8 +37,28 @@ def _operands(call: Call, names: Sequence[str]) -> tuple[Signal, Signal]:
 
 
 def _cdist(call: Call) -> Sequence[Signal]:
-    z = differences(*_operands(call, ("x1", "x2")))
-    return [euclidean(z, [len(z.dims) - 1], keep=False)]
+    x, y = _operands(call, ("x1", "x2"))
+    z = differences(x, y)
+    squares = mean_square(z, [len(z.dims) - 1], keep=False)
+    return [root_of_sum(_of_own_length(squares, x, y), z.shape[-1])]
+
+
+def _of_own_length(squares: Signal, x: Signal, y: Signal) -> Signal:
+    """Let the average squares of x_i − y_j vary with the lengths of rows i and j.
+
+    A layer makes of long rows long ones: given what went in, the average of its squares has the variance 2/D of D
+    independent entries, and 2f besides, f the fluctuation of what went in, relative to its square; pairs of one row i
+    have that in common.
+    """
+    if squares.segmented:
+        return squares
+    moments, (rows, columns) = squares.moments.copy(), (squares.axes([len(squares.dims) - i]) for i in (2, 1))
+    batch = [i for i in range(moments.ndim) if i not in rows and i not in columns]
+    for part, own in ((x, rows), (y, columns)):
+        varied = max(part.q - part.averaged(part.axes([len(part.dims) - 2])), 0.0) if own else part.q
+        place = tuple(0 if i in own or i in batch else slice(None) for i in range(moments.ndim))
+        moments[place] += 2 * part.spread * varied**2
+    return replace(squares, moments=moments)
 
 
 def _cdist_backward(call: Call) -> Sequence[Signal]:

@@ -15,7 +15,7 @@ from functools import cache
 
 import numpy as np
 
-from initwell.propagate.laws.functions import Function, function_moments
+from initwell.propagate.laws.functions import Function, as_image, function_moments
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
@@ -106,7 +106,29 @@ def _halves(call: Call) -> tuple[Signal, Signal, int]:
 
 def _glu(call: Call) -> Sequence[Signal]:
     a, b, _ = _halves(call)
-    return [multiplied(*_alike(a, applied(activation("sigmoid"), b), call.shape()))]
+    gate = applied(activation("sigmoid"), b)
+    found = multiplied(*_alike(a, gate, call.shape()))
+    return [replace(found, image=replace(gate.image, base=a)) if gate.image is not None and a.dims == b.dims else found]
+
+
+def _about(call: Call, g: Signal, b: Signal) -> Signal:
+    """Say that what goes with the gate as the forward made it goes with b."""
+    made = call.known.get(call.forward().outputs[0])
+    if not g.echoes or made is None or made.image is None:
+        return g
+    then, now = made.image.pre, as_image(b).pre
+    return replace(g, echoes=tuple([replace(e, pre=now) if e.pre is then else e for e in g.echoes]))
+
+
+def _beside(g: Signal, a: Signal) -> Signal:
+    """Multiply a gradient by the other half, which what it goes with may go with too."""
+    found = multiplied(g, a)
+    own = [e for e in g.echoes if e.moments.shape == a.moments.shape]
+    sizes = [(e, function_moments(e.phi, e.pre)[1]) for e in own]
+    echoes = [replace(e, phi=e.gated or e.phi, moments=e.moments * a.moments) for e in own]
+    added = sum([e.moments * function_moments(e.phi, e.pre)[1] for e in echoes], 0.0)
+    taken = sum([e.moments * size * a.moments for e, size in sizes], 0.0)
+    return replace(found, moments=found.moments - taken + added, echoes=tuple(echoes)) if own else found
 
 
 def _alike(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal]:
@@ -115,13 +137,13 @@ def _alike(a: Signal, b: Signal, shape: Sequence[int]) -> tuple[Signal, Signal]:
 
 def _glu_backward(call: Call) -> Sequence[Signal]:
     a, b, dim = _halves(call)
-    g = call.signal("grad_output")
+    g = _about(call, call.signal("grad_output"), b)
     sigmoid = activation("sigmoid")
     opened = Activation("sigmoid", sigmoid.derivative, sigmoid.fn)
     g, b = _alike(g, b, g.shape)
     g, a = _alike(g, a, g.shape)
     da = pulled_back(opened, b, g)
-    db = pulled_back(sigmoid, b, multiplied(g, a))
+    db = pulled_back(sigmoid, b, _beside(g, a))
     return [concatenated([da, db], dim)]
 
 

@@ -46,7 +46,7 @@ from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
 from initwell.propagate.rules.let_through import with_itself
 from initwell.propagate.rules.reading import levelled
-from initwell.propagate.rules.scatter import inverse_sizes, relative_variance
+from initwell.propagate.rules.scatter import by_samples, inverse_sizes, relative_variance, sent_to, unlike
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.states import refuse_rows
 from initwell.propagate.table import Call, Rule
@@ -149,10 +149,12 @@ def normalized_backward(
     as_one = np.where(free > 2.5, free / np.maximum(free - 2, 0.5), 1.0)
     as_parts = inverse(x, _centred(x, tuple(dims), centred)[0], axes) if centred and many else None
     less = 1.0 if as_parts is None else as_parts / _average(as_one)
-    if channels and len(x.scatter) > 1:
+    if channels and unlike(x):
         level = _average(variance)
-        sizes = inverse_sizes(x, eps / max(level, 1e-300), _average(2 / free) if many else 0.0)
-        varies, undone = less * sizes.inverse * (variance + eps) / level, math.sqrt(sizes.undone / sizes.inverse)
+        left = by_samples(x, few := _average(2 / free) if many else 0.0)
+        sizes = inverse_sizes(x, eps / max(level, 1e-300), few * left)
+        varies = (1 + left * (less - 1)) * sizes.inverse * (variance + eps) / level
+        undone = math.sqrt(sizes.undone / sizes.inverse)
     else:
         varies = gain * (1 + share * (less * as_one - 1))
     moments = found * over_pairs(g.atoms, np.sqrt(varies / (variance + eps)))
@@ -197,11 +199,10 @@ def _affine(call: Call, hat: Signal, shape: Sequence[int]) -> Signal:
     if call["bias"] is None:
         return found
     if call.signal("bias").q > 0:
-        roots = found.roots
         bias = viewed(call.signal("bias"), shape)
         if _fixed(bias):
             return shifted(found, bias.mean)
-        found = replace(added(*together(found, bias, call.shape()), gaussian=found.gaussian), roots=roots)
+        found = replace(added(*together(found, bias, call.shape()), gaussian=found.gaussian), roots=found.roots)
     # Unless x̂ is a function of what came before, it is a value of its own, which later ones may be functions of.
     return found if hat.image is not None else replace(found, image=None)
 
@@ -248,10 +249,9 @@ def _remembered(hat: Signal, x: Signal) -> Signal:
 def _smaller(x: Signal, dims: Sequence[int], eps: float) -> float:
     """Return by how much x̂ is smaller than if all channels were of one size: E[s²/(s² + ε)] over its value there."""
     variance = _average(_centred(x, tuple(dims), True)[1])
-    if len(x.scatter) < 2 or variance <= 0:
+    if variance <= 0 or not unlike(x):
         return 1.0
-    floor = eps / variance
-    return math.sqrt(inverse_sizes(x, floor).share * (1 + floor))
+    return math.sqrt(inverse_sizes(x, eps / variance).share * (1 + eps / variance))
 
 
 def _running(call: Call, x: Signal, layout: Sequence[int], eps: float) -> Signal:
@@ -301,6 +301,7 @@ def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
             share = dx.q / inner.q
             kept = [replace(g, moments=g.moments * share, power=g.power * share) for g in inner.gates]
             dx = replace(dx, gates=tuple(kept), echoes=tuple(echo.times(share) for echo in inner.echoes))
+        dx = sent_to(dx, x, eps / max(_average(_centred(x, tuple(dims), True)[1]), 1e-300))
         dx = dx.approximate(_SIZES) if _of_unlike_channels(call) else dx
         product = times_hat(g, x, dims, eps, tag=tag, gates=gates)
     else:
@@ -351,8 +352,7 @@ def _layer_norm_backward(call: Call) -> Sequence[Signal | None]:
     g, x = call.signal("grad_out"), call.signal("input")
     dims, layout = _last(call)
     refuse_rows(call, call["input"].id, math.prod(layout))
-    forward = call.forward()
-    tag, eps, gates = forward.outputs[0], float(forward.arguments["eps"]), _gates(call)
+    tag, eps, gates = call.forward().outputs[0], float(call.forward().arguments["eps"]), _gates(call)
     dx = normalized_backward(_unscaled(call, g, layout), x, dims, eps, tag=tag, gates=gates)
     others = [d for d in range(len(x.dims)) if d not in dims]
     dweight = summed(times_hat(g, x, dims, eps, tag=tag, gates=gates), others, keep=False, mean=False)

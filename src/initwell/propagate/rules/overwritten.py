@@ -27,6 +27,7 @@ from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.signal import Signal, constant, replace
 from initwell.propagate.rules.branch import added, multiplied, operand, shifted
 from initwell.propagate.rules.parts import MOVED, MOVED_TO_END, concatenated, padded, sliced
+from initwell.propagate.rules.weighted import sent_back
 from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -157,6 +158,8 @@ def rows_chosen(call: Call, condition: str, kept: str, fill: str, *, shut: bool)
         fill: that of what is filled in.
         shut: whether the condition holds where it is filled in.
     """
+    if (found := sent_back(call)) is not None:
+        return found
     rows = rows_named(call, call[condition], call.shape(), torch.clone if shut else torch.logical_not)
     if rows is None or not call.has(kept) or call.signal(kept).shape != call.shape():
         return None

@@ -33,7 +33,7 @@ from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
-from initwell.propagate.rules.decay import known_decay, sign_of, sums_up
+from initwell.propagate.rules.decay import known_decay, sign_of, squared_decay, sums_up
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.first_rows import of_first_rows
 from initwell.propagate.rules.loss import weights_by_hand
@@ -168,8 +168,7 @@ def _exp(call: Call) -> Sequence[Signal]:
     return [applied(_PLAIN["exp"], x)]
 
 
-# Of what is exponentiated: a variance that makes hardly a difference.
-_LITTLE = 0.01
+_LITTLE = 0.01  # of what is exponentiated: a variance that makes hardly a difference
 # Standard deviations of what is exponentiated.
 _WIDE = 2.0
 
@@ -184,7 +183,7 @@ def _pow(call: Call) -> Sequence[Signal]:
         return np.asarray(np.power(u, int(p)) if whole and p >= 0 else np.power(np.maximum(u, _TINY), p))
 
     if p == 2:
-        return [replace(of_first_rows(call, squared(x)), square_of=x)]
+        return [squared_decay(call) or replace(of_first_rows(call, squared(x)), square_of=x)]
     phi = Function(fn, () if whole else (0.0,))
     return [decreasing(phi, x, "a negative power of what may be 0") if p < 0 else applied(phi, x)]
 

@@ -18,6 +18,7 @@ from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.cropping import cropped
 from initwell.propagate.rules.even_rows import of_even_rows
 from initwell.propagate.rules.parts import padded
+from initwell.propagate.rules.weighted import of_rows_left
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -142,6 +143,7 @@ def _reduce(*, mean: bool) -> Rule:
         given = call["dim"]
         dims = range(len(x.dims)) if given is None or given == () else given
         whole = tuple(d % len(x.dims) for d in ([dims] if isinstance(dims, int) else dims))
+        x = of_rows_left(call, x) if x.segmented and whole == (1,) else x
         found = summed(x, whole, keep=bool(call["keepdim"]), mean=mean)
         if not mean and call.op.phase == "backward" and len(x.dims) > 3 and min(whole) > 1 and _is_gate(call):
             return [found.approximate(_GATE)]

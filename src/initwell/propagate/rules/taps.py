@@ -32,7 +32,7 @@ from initwell.propagate.moments.labels import Weights, bilinear, labels
 from initwell.propagate.moments.segments import Array, Patterns, repeated
 from initwell.propagate.moments.signal import Signal, merged_fidelity
 from initwell.propagate.rules.again import of_convolution
-from initwell.propagate.rules.answers import answered
+from initwell.propagate.rules.answers import answered, bent_before
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.filters import filtering
 from initwell.propagate.rules.reading import profiled, read_places, sized, taken
@@ -259,7 +259,7 @@ def _answered(call: Call, dx: Signal, x: Signal, conv: _Conv) -> Signal:
         through = viewed(through, conv.weight.shape)
         return _back_together(conv.tapped(_grouped(g, conv.groups), through, roles, (1, 0), (1, 0)), x.shape)
 
-    return answered(call, dx, x, weight, count, sent)
+    return bent_before(call, answered(call, dx, x, weight, count, sent))
 
 
 _FEW = 64

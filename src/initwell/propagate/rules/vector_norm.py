@@ -25,9 +25,17 @@ def euclidean(x: Signal, dims: Sequence[int], *, keep: bool) -> Signal:
     >>> round(euclidean(independent((8, 400), 1.0), [1], keep=True).rms, 3)
     20.0
     """
+    return root_of_sum(mean_square(x, dims, keep=keep), prod(x.shape[d] for d in dims))
+
+
+def mean_square(x: Signal, dims: Sequence[int], *, keep: bool) -> Signal:
+    """Return the average of x² over some dimensions; see ``euclidean``."""
     squares = applied(Function(np.square), x)
-    mean = replace(summed(squares, dims, keep=keep, mean=True), average=Average("square", x, tuple(dims)))
-    n = prod(x.shape[d] for d in dims)
+    return replace(summed(squares, dims, keep=keep, mean=True), average=Average("square", x, tuple(dims)))
+
+
+def root_of_sum(mean: Signal, n: int) -> Signal:
+    """Return √(n·v) of an average v of n squares."""
     return applied(Function(lambda v: np.sqrt(n * np.maximum(v, 0.0)), (0.0,)), mean)
 
 

@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.moments.atoms import expanded, permuted, viewed
+from initwell.propagate.moments.atoms import expanded, permuted, together, viewed
 from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.incidence import Axis, spatial_axis, spread
 from initwell.propagate.moments.signal import Signal
-from initwell.propagate.rules.resample import opened
+from initwell.propagate.rules.pointwise import applied, phi_of, pulled_back
+from initwell.propagate.rules.resample import opened, resampled
+from initwell.propagate.shared.linearized import gradient_of
+from initwell.propagate.shared.reuse import BENT, SLOPES
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.propagate.writes import box_of
 
@@ -123,10 +126,46 @@ def _col2im(call: Call) -> Sequence[Signal]:
     x, shape = call.signal("self"), call.shape()
     rank = len(shape) - 2
     axes = _grid(call, shape[rank:])
+    if (image := _bent(call)) is not None and not all(map(_tiles, axes)):
+        # As often as windows have it.
+        often = [np.diag(np.bincount(a.at[a.inside], minlength=a.sizes[1]).astype(float)) for a in axes]
+        return [resampled(image, often)]
     lengths = (*(a.sizes[2] for a in axes), *(a.sizes[0] for a in axes))
     cut = viewed(x, (*shape[:rank], *lengths))
     turned = permuted(cut, [*range(rank), rank, rank + 2, rank + 1, rank + 3])
     return [overlaid(overlaid(turned, rank + 2, axes[1]), rank, axes[0])]
+
+
+def _bent(call: Call) -> Signal | None:
+    """Return y, φ(y) or φ′(y)·g where what is added up are windows of y, bent entry by entry: copies stay copies.
+
+    Windows by which indices agree do not say which of their entries show one entry of y, which a function bends alike.
+    """
+    if (shown := _image(call, call["self"].id)) is not None:
+        return shown
+    op = call.trace.producer(call["self"].id)
+    if op is not None and op.functional in BENT:
+        y = _image(call, op.inputs[0])
+        return None if y is None else applied(phi_of(op), y)
+    if op is None or op.functional not in SLOPES or op.of is None:
+        return None
+    forward, gradient = call.trace.ops[op.of], gradient_of(op)
+    y = _image(call, forward.inputs[0]) if forward.functional in BENT else None
+    g = None if gradient is None else _image(call, gradient)
+    if y is None or g is None:
+        return None
+    g, u = together(g, y, y.shape)
+    return pulled_back(phi_of(forward), u, g, y)
+
+
+def _image(call: Call, value: int) -> Signal | None:
+    """Return the image whose windows a value shows, cut as those that are added up here."""
+    op = call.trace.producer(value)
+    if op is None or op.functional != "aten.im2col" or op.inputs[0] not in call.known:
+        return None
+    same = all(op.arguments[name] == call[name] for name in ("kernel_size", "stride", "padding", "dilation"))
+    image = call.known[op.inputs[0]]
+    return image if same and image.shape == call.shape() else None
 
 
 def _sliding(length: int, size: int, step: int) -> Axis:

@@ -25,7 +25,7 @@ class Joint:
     def __init__(self, trace: Trace, known: Mapping[int, Signal], values: Known, table: RuleTable) -> None:
         """Begin a walk; see ``Covariances`` for the arguments."""
         reuse = values.once("reuse", lambda: Reuse(trace))
-        self._known = known
+        self._trace, self._known = trace, known
         self._pairs = Covariances(reuse, known, values, table) if reuse.any else None
         self.any = reuse.any
         """Whether any two values may vary together."""
@@ -45,6 +45,8 @@ class Joint:
             first = self._added(op, first, sign * float(op.arguments["alpha"] or 1.0))
         elif op.functional == "aten.mul":
             first = self._multiplied(op, first)
+        elif op.functional == "aten.mm":
+            first = self._scored(op, first)
         elif op.functional == "aten.stack":
             first = self._stacked(op, first)
         else:
@@ -77,6 +79,32 @@ class Joint:
         moments = one.moments + two.moments + 2 * means * same + same**2
         return replace(one, moments=moments, means=one.means + same, image=None, law=None, gates=())
 
+    def _scored(self, op: Op, found: Signal) -> Signal:
+        """Contract rows of a with rows of b, which vary together, over features: scores a·bᵀ of two passes.
+
+        With C = E[a b'] of two rows, of one feature (s) or of two (o), averaged over rows i of a and j of b,
+
+            E[y] = K C_s        E[y y'] = Σ E[a a'] E[b b'] + K (K + 1) C_s C_s' + K (K − 1) C_o C_o' − 2 K² E[a]² E[b]²
+
+        for jointly Gaussian a and b; the first sum is what independence says.
+        """
+        a, b = argument(op, "self"), self._transposed(argument(op, "mat2"))
+        pair = None if self._pairs is None or a is None or b is None or a == b else self._pairs.of(a, b)
+        if pair is None or a is None or b is None or found.segmented or pair.signal().segmented:
+            return found
+        one, two = aligned(self._known[a], self._known[b])
+        same, other = _over_rows(raw(pair, one, two).signal())
+        size, means = one.shape[-1], one.mean * two.mean
+        moments = found.moments - 2 * (size * means) ** 2
+        for (mean, varies), weight in ((same, size * (size + 1)), (other, size * (size - 1))):
+            moments += weight * mean**2
+            moments.flat[0] += weight * varies
+        return replace(found, moments=moments, means=np.full_like(found.means, size * same[0]))
+
+    def _transposed(self, value: int | None) -> int | None:
+        op = None if value is None else self._trace.producer(value)
+        return argument(op, "self") if op is not None and op.functional == "aten.t" else None
+
     def _stacked(self, op: Op, found: Signal) -> Signal:
         """Give a sequence one segment a step, so that any two steps have their own moments."""
         steps = [ref.id for ref in op.arguments["tensors"] if isinstance(ref, ValueRef)]
@@ -99,6 +127,29 @@ class Joint:
             both = None if i == j else fitted(frame, raw(turned, parts[i], parts[j]))[1]
             columns.append(parts[i].moments if both is None else both.moments)
         return _along(op.arguments["dim"] % len(found.dims), parts, columns, found)
+
+
+def _over_rows(crossed: Signal) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Average E[a b'] of one feature, and of two, over all pairs of rows, and say how it varies over these."""
+    rows, features = crossed.axes([0]), crossed.axes([1])
+    moments = crossed.moments.transpose((*features, *rows)).reshape(2 ** len(features), -1)
+    between, among = (_counts(crossed, axes) for axes in (features, rows))
+    apart = between[1:] @ moments[1:] / max(float(between[1:].sum()), 1.0)
+    return _spread_of(moments[0], among), _spread_of(apart, among)
+
+
+def _counts(x: Signal, axes: Sequence[int]) -> Array:
+    """Return how many pairs of indices of these axes there are of each pattern."""
+    found = np.ones(1)
+    for i in axes:
+        n = x.atoms[i].size
+        found = np.multiply.outer(found, np.array([n, n * (n - 1.0)])).ravel()
+    return found
+
+
+def _spread_of(c: Array, counts: Array) -> tuple[float, float]:
+    mean = float(counts @ c / counts.sum())
+    return mean, float(counts @ (c - mean) ** 2 / counts.sum())
 
 
 def _along(dim: int, parts: Sequence[Signal], columns: Sequence[Array], found: Signal) -> Signal:

@@ -19,6 +19,9 @@ SUMS: Mapping[str, tuple[str, str]] = {
 }
 """Ops that add → first and second term."""
 
+# As much of a divisor's second moment may vary.
+_HARDLY = 0.1
+
 
 class Linearized:
     """Reads ops as sums of factors times values."""
@@ -45,11 +48,20 @@ class Linearized:
             return []
         if name in BENT:
             return [(self.slope(op), source)]
+        if name == "aten.div" and other is not None:
+            return self._divided(source, other)
         if other is None:
             number = -1.0 if name == "aten.neg" else op.arguments["other"]
             plain = isinstance(number, (int, float)) and number != 0
             return [(1.0 / number if name == "aten.div" else float(number), source)] if plain else []
         return [(self.mean(other), source), (self.mean(source), other)] if name == "aten.mul" else []
+
+    def _divided(self, source: int, divisor: int) -> list[tuple[float, int]]:
+        """Return 1/d and x of x/d, where d hardly varies: the length of a long row."""
+        signal = self._known.get(divisor)
+        if signal is None or signal.mean <= 0 or signal.q > (1 + _HARDLY) * signal.mean**2:
+            return []
+        return [(1 / signal.mean, source)]
 
     def _normalized(self, op: Op) -> list[tuple[float, int]]:
         """Return what a norm divides its input, or the gradient of its output, by, and that."""

@@ -10,9 +10,11 @@ A known value that is one number everywhere has no origin; all others have one i
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import product
 
 from initwell.propagate.given.known import Known
+from initwell.records import Record
 from initwell.trace.ops import FROM_SHAPE
 from initwell.trace.trace import Op, Trace, ValueRef
 
@@ -39,7 +41,22 @@ _MOST = 500
 _REASON = "operands that have a value in common, or a layer applied to what it made, taken as independent"
 
 
-def shared_operands(trace: Trace, values: Known) -> dict[int, str]:
+@dataclass(frozen=True)
+class Partners(Record):
+    """What a trace says of which values have something in common.
+
+    Attributes:
+        shared: index of each op whose operands are not independent → why its outputs are approximate.
+        origins: of each value.
+        fresh: weights, and what was made of weights alone.
+    """
+
+    shared: Mapping[int, str]
+    origins: Mapping[int, Origins]
+    fresh: frozenset[int]
+
+
+def partners_of(trace: Trace, values: Known) -> Partners:
     """Find the ops whose operands are not independent.
 
     Args:
@@ -47,7 +64,7 @@ def shared_operands(trace: Trace, values: Known) -> dict[int, str]:
         values: what is known of it.
 
     Returns:
-        Index of each such op → why its outputs are approximate.
+        The Partners.
     """
     origins: dict[int, Origins] = {
         # Two tensors of one batch may be copies of each other, near enough.
@@ -74,7 +91,7 @@ def shared_operands(trace: Trace, values: Known) -> dict[int, str]:
         for _, new in op.mutates:
             if op.outputs:
                 origins.setdefault(new, origins.get(op.outputs[0], frozenset()))
-    return found
+    return Partners(found, origins, frozenset(fresh))
 
 
 def _of_known(value: int, values: Known) -> Origins:
