@@ -283,8 +283,8 @@ def test_operands_with_a_value_in_common_are_never_called_exact(name: str) -> No
 def test_gradients_of_two_passes_of_one_encoder_that_meet_in_a_product_are_never_called_exact() -> None:
     """E of what W sends back of Σ_j c_j W x_j: taken as independent of W, gradients below were 30 to 45 % too small."""
     model = Calls(lambda x, one, two: two(torch.relu(one(x))) @ two(torch.relu(one(-x))).T)
-    found = {row["path"]: row["fidelity"] for row in iw.predict(model, images(16, 32)).rows if row["gradient_rms"]}
-    assert found["one"] == "approximate"
+    found = {row["path"]: row["fidelity"] for row in iw.predict(model, images(16, 32)).rows}
+    assert found["one"] != "exact"
 
 
 def test_a_value_and_a_view_that_is_itself_are_twice_the_value() -> None:

@@ -89,6 +89,9 @@ class Blank:
         if rows.weights and signal.swing:
             # How Σ p² varies from blank rows to others is in their sizes; among the others it is left out.
             signal = replace(signal, swing=0.0)
+        if signal.lengths and not rows.even:
+            # Nor how they vary in length: blank rows are what these sizes are about.
+            signal = replace(signal, lengths=0.0)
         if rows.weights or not rows.even:
             self.rows[op.outputs[place]] = rows
         return signal if rows.level else counted(signal, rows)
