@@ -116,7 +116,9 @@ class _Rules:
         if self.blank.any:
             along = self.blank.amended(op, along, others=along is not whole)
         if op.index in self.shared:
-            return [s if s is None or s.joint else s.approximate(self.shared[op.index]) for s in along]
+            along = [s if s is None or s.joint else s.approximate(self.shared[op.index]) for s in along]
+        if op.index in self.played.left:
+            return [s and s.approximate(self.played.left[op.index]) for s in along]
         return along
 
 

@@ -38,6 +38,7 @@ from initwell.trace.fold import called
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _WHY = "made by ops without a law of their own: measured of drawn numbers between layers of fresh weights"
+_LEFT = "decays or factors that are met again, their steps as independent: too much lies around them to be played"
 # So many entries of all draws of one value, and so many draws at most.
 _ENTRIES = 1 << 22
 _DRAWS = 16
@@ -70,6 +71,8 @@ class Played:
         found: Mapping[int, Stretch] = values.once(name, lambda: stretches(trace, every, begun))
         self._stretches = {i: stretch for i, stretch in found.items() if not self._has_own(stretch)}
         self.any = bool(self._stretches)
+        # Ops around which no stretch has an end → what to say of them: the rules serve them as they can.
+        self.left = dict.fromkeys((op.index for op in begun if op.index not in found), _LEFT)
         self._plays: dict[int, _Play] = {}
         # Of what stretches read: by how much a row's gradient, in all, lies along it.
         self.along_rows: dict[int, float] = {}
@@ -296,9 +299,10 @@ def _number(numbers: Mapping[int, Tensor], ref: ValueRef) -> Tensor:
 
 def _last_readers(trace: Trace, stretch: Stretch) -> dict[int, list[int]]:
     """Return op → values that it is the last of a stretch to read; but for those that are looked at in the end."""
-    last = {
-        value: index for index in sorted(stretch.ops) for value in (*trace.ops[index].outputs, *trace.ops[index].inputs)
-    }
+    last: dict[int, int] = {}
+    for index in sorted(stretch.ops):
+        here = trace.ops[index]
+        last |= dict.fromkeys((*here.outputs, *here.inputs, *(old for old, _ in here.mutates)), index)
     kept = stretch.inputs | stretch.written | {*stretch.arriving.values()}
     kept |= {trace.gradients[value] for value in stretch.inputs if value in trace.gradients}
     for op in map(trace.producer, stretch.written):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from initwell.trace.ops import CONTRACTIONS, COPIES, VIEWS
 from initwell.trace.trace import Op, Trace
 
-_LAYERS = frozenset({"aten.mm", "aten.addmm", "aten.linear"})
+_LAYERS = frozenset({"aten.mm", "aten.addmm", "aten.linear", "aten.baddbmm"})
 # A stretch of more ops is none: something else has come into it. Nor is one with larger values: it would take long.
 _MOST = 1500
 _LARGEST = 1 << 23
@@ -178,5 +178,5 @@ class _Growth:
 
 
 _ENDLESS = frozenset({"aten.embedding", "aten._softmax", "aten.topk"}) | (
-    CONTRACTIONS.keys() - {"aten.bmm", "aten.mm", "aten.convolution", "aten.mul", "aten.matmul"}
+    CONTRACTIONS.keys() - {"aten.bmm", "aten.baddbmm", "aten.mm", "aten.convolution", "aten.mul", "aten.matmul"}
 )
