@@ -20,8 +20,9 @@ from initwell.propagate.laws.averages import tails
 from initwell.propagate.moments.signal import Signal
 
 # Of so many entries rows are as good as of one length, and so are those whose sizes vary by less than this.
-_WIDEST = 4096
+_WIDEST = 2048
 _LEAST = 0.01
+_GAUSSIAN = 3.0
 # Where first order leaves less than this of a square, it says no more.
 _LEFT = 0.25
 
@@ -38,7 +39,7 @@ def of_layer(x: Signal) -> float:
     """
     if x.swing or not x.dims or not 1 < x.shape[-1] <= _WIDEST or any(atom.parts for atom in x.dims[-1]):
         return 0.0
-    heavy = tails(x)
+    heavy = (_GAUSSIAN,) if x.gaussian else tails(x)
     found = 0.0 if heavy is None else (1 + max(x.lengths, 0.0)) * (1 + (heavy[0] - 1) / x.shape[-1]) - 1
     return found if found > _LEAST else 0.0
 
