@@ -17,6 +17,7 @@ from initwell.propagate.rules.pointwise import applied
 from initwell.theory.activations import activation
 
 SEEDS, WIDTH, HIDDEN = 48, 64, 128
+Measured = Callable[..., np.ndarray]
 
 
 class RootMeanSquare(nn.Module):
@@ -42,17 +43,11 @@ class Gated(nn.Module):
         return found
 
 
-def found(model: nn.Module, of: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+def found(model: nn.Module, of: tuple[str, ...], measured: Measured) -> dict[str, tuple[float, float]]:
     """Return of some values forward and gradient, predicted over measured."""
     x = torch.randn(16, 12, WIDTH, generator=Generator().manual_seed(1))
     rows = iw.predict(model, x, plan=iw.plan(model, "lecun")).rows
-    squares = np.zeros((len(rows), 2))
-    for seed in range(SEEDS):
-        iw.init_(model, "lecun", seed=seed)
-        squares += [
-            (r["forward_rms"] ** 2, (r["gradient_rms"] or 0) ** 2) for r in iw.measure(model, x, seed=seed).rows
-        ]
-    sizes = np.sqrt(squares / SEEDS)
+    sizes = measured(model, x, "lecun", SEEDS)
     return {
         f"{row['path']} {row['op']}": (row["forward_rms"] / a, row["gradient_rms"] / b)
         for row, (a, b) in zip(rows, sizes, strict=True)
@@ -65,26 +60,28 @@ def layer_norm() -> nn.Module:
 
 
 @pytest.mark.parametrize("norm", [layer_norm, RootMeanSquare])
-def test_gradients_behind_a_norm_of_what_few_gated_features_made(norm: Callable[[], nn.Module]) -> None:
+def test_gradients_behind_a_norm_of_what_few_gated_features_made(
+    norm: Callable[[], nn.Module], measured_rms: Measured
+) -> None:
     """These were 4 to 9 % too small: rows as long as each other, and factors as independent of what comes back."""
-    sizes = found(Gated(norm), ("gate", "value", "down", ""))
+    sizes = found(Gated(norm), ("gate", "value", "down", ""), measured_rms)
     assert len(sizes) == 5
     for name, (forward, backward) in sizes.items():
         assert forward == pytest.approx(1, abs=0.02), name
         assert backward == pytest.approx(1, abs=0.035), name
 
 
-def test_the_squares_of_such_rows_in_a_norm_by_hand() -> None:
+def test_the_squares_of_such_rows_in_a_norm_by_hand(measured_rms: Measured) -> None:
     """Their average, and 1/s, were 7 % too small; what the squares get, of the order 1/s⁴, 22 %."""
-    sizes = found(Gated(RootMeanSquare), ("behind",))
+    sizes = found(Gated(RootMeanSquare), ("behind",), measured_rms)
     for op in ("pow", "mean", "rsqrt"):
         forward, backward = sizes[f"behind aten.{op}"]
         assert forward == pytest.approx(1, abs=0.03), op
         assert backward == pytest.approx(1, abs=0.11), op
 
 
-def test_rectified_features_vary_less() -> None:
-    for name, (_, backward) in found(Gated(layer_norm, glu=False), ("gate", "down")).items():
+def test_rectified_features_vary_less(measured_rms: Measured) -> None:
+    for name, (_, backward) in found(Gated(layer_norm, glu=False), ("gate", "down"), measured_rms).items():
         assert backward == pytest.approx(1, abs=0.03), name
 
 
