@@ -106,7 +106,7 @@ def test_joining_is_slicing_undone(draws: Any) -> None:
     assert found.diagonal == pytest.approx(x.diagonal)
     s = len(PARTS[1])
     assert found.moments[0, s + 2] == pytest.approx(x.means[0, 0] * x.means[0, 2])
-    again = concatenated([parts[1], parts[1]], 1, same=[4, 4])
+    again = concatenated([parts[1], parts[1]], 1, of=[(4, 1.0), (4, 1.0)])
     twice = by_brute_force(np.concatenate([draws[:, :, 1:4]] * 2, 2), ((3,), (6,)))
     assert again.q == pytest.approx(twice.q)
     assert summed(again, [1], keep=False, mean=True).q == pytest.approx(twice.averaged([1]) * 5 / 6 + twice.q / 6)

@@ -6,7 +6,7 @@ Trace, whatever the weights. A rule asks ``Call.value`` for the numbers, or ``Ca
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, overload
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from initwell.propagate.given.agreement import Array, agreement
 from initwell.propagate.given.measured import measured
+from initwell.propagate.given.scalars import scalars
 from initwell.propagate.moments.signal import Signal, constant
 from initwell.trace.trace import Folded, Op, Trace
 
@@ -171,7 +172,12 @@ def known_values(trace: Trace, kept: Mapping[int, Tensor] | None = None) -> Know
     Returns:
         The Known, for as many walks over the trace as one likes.
     """
-    return Known(trace.folded, _batched(trace), kept or {})
+    kept = kept or {}
+    made, folded = scalars(trace, kept), trace.folded
+    if made:
+        first = {**folded.first, **{value: value for value in made}}
+        folded = replace(folded, tensors={**folded.tensors, **made}, first=first)
+    return Known(folded, _batched(trace), kept)
 
 
 def _batched(trace: Trace) -> frozenset[int]:

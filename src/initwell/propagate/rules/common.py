@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from initwell.propagate.moments.by_pairs import product_of_means
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
@@ -29,6 +30,7 @@ _EVEN = "a value and its own normalized one, all channels of one size"
 _MOST = 12
 # So many ops lie between a weight and the factor that is made of it.
 _STEPS = 6
+_CUTS = frozenset({"aten.slice", "aten.split", "aten.split_with_sizes"})
 _TERMS = frozenset({"aten.add", "aten.sub", "aten.neg", "aten.mul"})
 _NORMS: Mapping[str, str] = {
     "aten.native_batch_norm": "training",
@@ -125,11 +127,49 @@ def _pair(call: Call, one: Term, two: Term, *, alone: bool) -> Array | None:
     """Return E[a b'] of two terms; None where they have nothing in common, or what is not looked for here."""
     if one.of is None and two.of is None:
         x = call.known.get(one.value) if alone and one.value == two.value else None
-        return None if x is None else one.factor * two.factor * x.moments
+        found = _between_parts(call, one.value, two.value) if x is None and alone else None if x is None else x.moments
+        return None if found is None else one.factor * two.factor * found
     if one.of is None or two.of is None:
         plain, made = (one, two) if one.of is None else (two, one)
         return _direct(call, plain, made) if plain.of is None and made.of is not None else None
     return _between(call, one, two)
+
+
+def _between_parts(call: Call, one: int, two: int) -> Array | None:
+    """Return Cov(a, b') of two parts of one value, cut along one dimension: that of entries which differ there.
+
+    As heads that read the same values do, in differential attention.
+    """
+    first, second = (_part(call.trace, value) for value in (one, two))
+    if first is None or second is None or first[:2] != second[:2]:
+        return None
+    value, dim, (begin, end) = first
+    whole, a, b = (call.known.get(v) for v in (value, one, two))
+    apart = end <= second[2][0] or second[2][1] <= begin
+    if whole is None or a is None or b is None or not apart or a.dims != b.dims or not whole.dims[dim]:
+        return None
+    axis, outer = whole.axes([dim])[0], whole.dims[dim][0]
+    inner = whole.shape[dim] // outer.size
+    if outer.parts or any(place % inner for place in (begin, end, *second[2])):
+        return None
+    found = whole.moments.take(1, axis) if end - begin == inner else whole.moments.take([1, 1], axis)
+    return np.asarray(found - product_of_means(a, b)) if found.shape == a.moments.shape else None
+
+
+def _part(trace: Trace, value: int) -> tuple[int, int, tuple[int, int]] | None:
+    """Return what a value is a part of, along which dimension, and from where to where; None if it is none."""
+    op = trace.producer(value)
+    if op is None or op.functional not in _CUTS:
+        return None
+    whole = op.inputs[0]
+    dim = (op.arguments.get("dim") or 0) % len(trace.values[whole].shape)
+    length = trace.values[whole].shape[dim]
+    if op.functional == "aten.slice":
+        begin, end, step = slice(op.arguments["start"], op.arguments["end"], op.arguments["step"]).indices(length)
+        return (whole, dim, (begin, end)) if step == 1 else None
+    sizes = [trace.values[v].shape[dim] for v in op.outputs]
+    place = op.outputs.index(value)
+    return whole, dim, (sum(sizes[:place]), sum(sizes[: place + 1]))
 
 
 def _terms(call: Call, value: int, factor: float, end: int) -> list[Term]:

@@ -18,6 +18,7 @@ from initwell.propagate.rules.ends import first_apart
 from initwell.propagate.rules.parts import (
     MOVED,
     MOVED_TO_END,
+    Multiple,
     at_one_place,
     bounds,
     concatenated,
@@ -85,15 +86,15 @@ def surrounded(signal: Signal, pads: Mapping[int, tuple[int, int]], value: float
     return replace(signal, profile=profile)
 
 
-def stacked(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) -> Signal:
+def stacked(parts: Sequence[Signal], dim: int, of: Sequence[Multiple] = ()) -> Signal:
     """Join signals along a dimension, and what is known of their places if it has none.
 
     Args:
-        parts: independent of each other but for those that ``same`` gives one number.
+        parts: independent of each other but for those that ``of`` gives one value.
         dim: the dimension.
-        same: a number for each part; equal ones are one value joined with itself.
+        of: for each part, the value that it is a multiple of, and the factor.
     """
-    found, count = concatenated(parts, dim, same), max(len(p.profile) for p in parts)
+    found, count = concatenated(parts, dim, of), max(len(p.profile) for p in parts)
     first = len(found.dims) - count
     if len(parts) == 1 or count == 0 or dim >= first:
         return found
@@ -106,10 +107,10 @@ def stacked(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) -> Sign
 
 
 def _cat(call: Call) -> Sequence[Signal]:
-    parts, same = joined_tensors(call)
+    parts, of = joined_tensors(call)
     rank = len(parts[0].dims)
     dim = call["dim"] % rank
-    found = stacked(parts, dim, same)
+    found = stacked(parts, dim, of)
     if dim < rank - 1 or all(p.mask is None for p in parts):
         return [found]
     return [replace(found, mask=side_by_side([p.mask for p in parts], [p.shape[-1] for p in parts], rank))]

@@ -22,6 +22,7 @@ from initwell.propagate.moments.remembered import Gate, Law
 from initwell.propagate.moments.segments import MOST, Array, Indices, patterns, repeated
 from initwell.propagate.moments.signal import Image, Signal, constant, merged_fidelity, replace
 from initwell.propagate.moments.slots import slot_axis
+from initwell.propagate.rules.branch import fixed
 from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -128,20 +129,24 @@ def _of_part(gate: Gate, dim: int, indices: range, places: Indices, rows: Indice
     )
 
 
-def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) -> Signal:
+# A part is a value times a factor; parts of one value vary together.
+Multiple = tuple[int, float]
+
+
+def concatenated(parts: Sequence[Signal], dim: int, of: Sequence[Multiple] = ()) -> Signal:
     """Join signals along a dimension: each becomes segments of it.
 
     Args:
-        parts: independent of each other but for those that ``same`` gives one number.
+        parts: independent of each other but for those that ``of`` gives one value.
         dim: the dimension.
-        same: a number for each part; equal ones are one value joined with itself.
+        of: for each part, the value that it is a multiple of, and the factor.
 
     >>> from initwell.propagate.moments.signal import independent
     >>> found = concatenated([independent((2, 3), 1.0), independent((1, 3), 4.0)], 0)
     >>> found.q, found.atoms[0].parts
     (2.0, (2, 1))
     """
-    same = same or range(len(parts))
+    of = of or [(i, 1.0) for i in range(len(parts))]
     others = [(d, d) for d in range(len(parts[0].dims)) if d != dim]
     whole = [_with_atom(one_atom(p, dim), dim) for p in parts]
     for _ in range(2):
@@ -155,7 +160,7 @@ def concatenated(parts: Sequence[Signal], dim: int, same: Sequence[int] = ()) ->
     pairs, s = patterns(tuple(sizes)), len(sizes)
     columns: list[Array] = [np.asarray(whole[i].moments.take(j, axis)) for i, j in owner]
     for a, b in zip(pairs.first[s:].tolist(), pairs.second[s:].tolist(), strict=True):
-        columns.append(_between(whole, owner[a], owner[b], axis, same))
+        columns.append(_between(whole, owner[a], owner[b], axis, of))
     means = np.concatenate([p.means for p in whole], axis)
     # A dimension of length 1 in the first part has no atom there, but has one in the whole.
     sample = any(p.atoms[axis].sample for p in whole)
@@ -203,16 +208,21 @@ def _with_atom(signal: Signal, dim: int) -> Signal:
     return replace(signal, dims=(*signal.dims[:dim], (Atom(1),), *signal.dims[dim + 1 :]), moments=moments, means=means)
 
 
-def _between(parts: Sequence[Signal], a: tuple[int, int], b: tuple[int, int], axis: int, same: Sequence[int]) -> Array:
+def _between(
+    parts: Sequence[Signal], a: tuple[int, int], b: tuple[int, int], axis: int, of: Sequence[Multiple]
+) -> Array:
     """Return the moments of pairs whose indices lie in two segments, (part, its segment) each."""
     (i, s), (j, t) = a, b
     one, two = parts[i], parts[j]
     own = one.means.shape[axis]
-    if i == j or (same[i] == same[j] and s != t):
-        return np.asarray(one.moments.take(own + s * own + t, axis))
-    if same[i] == same[j]:
+    if of[i][0] == of[j][0] and of[i][1] != 0:
+        ratio, apart = of[j][1] / of[i][1], one.moments.take(own + s * own + t, axis)
+        if i == j or s != t:
+            return np.asarray(ratio * apart)
         n = one.atoms[axis].patterns.parts[s]
-        return np.asarray(one.moments.take(s, axis) / n + one.moments.take(own + s * own + s, axis) * (1 - 1 / n))
+        return np.asarray(ratio * (one.moments.take(s, axis) / n + apart * (1 - 1 / n)))
+    if i == j:
+        return np.asarray(one.moments.take(own + s * own + t, axis))
     atoms = [x for k, x in enumerate(one.atoms) if k != axis]
     first, second = np.asarray(one.means.take(s, axis)), np.asarray(two.means.take(t, axis))
     shape = tuple([x.segments * (1 + x.segments) for x in atoms])
@@ -290,18 +300,33 @@ def _unbind(call: Call) -> Sequence[Signal]:
     return [selected(at_one_place(x, dim, i), dim, i) for i in range(len(call.op.outputs))]
 
 
-def joined_tensors(call: Call) -> tuple[list[Signal], list[int]]:
-    """Return what is joined, but for tensors without entries, and a number for each value."""
+def joined_tensors(call: Call) -> tuple[list[Signal], list[Multiple]]:
+    """Return what is joined, but for tensors without entries, and what each is a multiple of."""
     refs = [ref for ref in call["tensors"] if isinstance(ref, ValueRef)]
     refs = [ref for ref in refs if 0 not in call.trace.values[ref.id].shape]
-    return [call.of(ref) for ref in refs], [ref.id for ref in refs]
+    return [call.of(ref) for ref in refs], [_multiple(call, ref.id) for ref in refs]
+
+
+def _multiple(call: Call, value: int) -> Multiple:
+    """Return the value that another is a multiple of, by minus signs and numbers that are the same everywhere."""
+    factor = 1.0
+    while (op := call.trace.producer(value)) is not None and not op.mutates:
+        by = -1.0 if op.functional == "aten.neg" else None
+        if op.functional == "aten.mul" and call.trace.values[op.inputs[0]].shape == call.trace.values[value].shape:
+            other = op.arguments["other"]
+            known = call.known.get(other.id) if isinstance(other, ValueRef) else None
+            by = known.mean if known is not None and fixed(known) else other if isinstance(other, float) else None
+        if by is None:
+            break
+        value, factor = op.inputs[0], factor * by
+    return value, factor
 
 
 def _stack(call: Call) -> Sequence[Signal]:
-    parts, same = joined_tensors(call)
+    parts, of = joined_tensors(call)
     dim = call["dim"] % (len(parts[0].dims) + 1)
     opened = [p.regrouped((*p.dims[:dim], (), *p.dims[dim:]), p.moments) for p in parts]
-    return [replace(concatenated(opened, dim, same), swing=sum(p.swing for p in parts) / len(parts))]
+    return [replace(concatenated(opened, dim, of), swing=sum(p.swing for p in parts) / len(parts))]
 
 
 def _slice_backward(call: Call) -> Sequence[Signal]:

@@ -1,0 +1,109 @@
+"""Single numbers that kept parameters alone make, such as exp(λ·μ) of two vectors or the largest singular value of a
+weight: they are computed, for a law of their moments knows less than they do.
+
+A parameter that is not drawn anew is what it is. Most of what models make of such, a transpose or a cast, is a weight
+again and is described by its moments. A single number has none worth the name: Σ_i λ_i·μ_i of two given vectors is one
+draw, and e to that power a factor on all that follows.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from initwell.trace.fold import called
+from initwell.trace.trace import Op, Trace
+
+MOST = 2**22
+"""Entries of all that is computed on the way to one number."""
+
+
+def scalars(trace: Trace, kept: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Compute the values of one entry that kept parameters and known numbers make.
+
+    Args:
+        trace: from ``record``.
+        kept: parameters that are not drawn anew, by value id.
+
+    Returns:
+        Their numbers, on the CPU, by value id.
+
+    >>> from initwell.trace.recorder import record
+    >>> class Scaled(torch.nn.Module):
+    ...     def __init__(self) -> None:
+    ...         super().__init__()
+    ...         self.v = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    ...     def forward(self, x: Tensor) -> Tensor:
+    ...         return x * (self.v * self.v).sum()
+    >>> model = Scaled()
+    >>> trace = record(model, torch.zeros(2, 2))
+    >>> [t.item() for t in scalars(trace, {trace.parameters["v"]: model.v}).values()]
+    [5.0]
+    """
+    if not kept:
+        return {}
+    follows: set[int] = set()
+    found: dict[int, Tensor] = {}
+    for op in trace.ops:
+        if op.phase == "forward" and _follows(op, trace, kept, follows):
+            follows.update(op.outputs)
+            if _single(op, trace) and (number := _computed(op, trace, kept, found)) is not None:
+                found[op.outputs[0]] = number
+    return found
+
+
+def _follows(op: Op, trace: Trace, kept: Mapping[int, Tensor], follows: set[int]) -> bool:
+    """Whether an op reads kept parameters or what was made of them, and else known numbers only."""
+    known = trace.folded.tensors
+    return (
+        not op.mutates
+        and any(i in kept or i in follows for i in op.inputs)
+        and all(i in kept or i in follows or i in known for i in op.inputs)
+        and op.name.startswith("aten.")
+        and torch.Tag.nondeterministic_seeded not in _overload(op).tags
+    )
+
+
+def _single(op: Op, trace: Trace) -> bool:
+    made = [trace.values[value] for value in op.outputs]
+    return len(made) == 1 and math.prod(made[0].shape) == 1 and made[0].dtype.startswith(("float", "bfloat"))
+
+
+def _overload(op: Op) -> torch._ops.OpOverload:
+    _, packet, overload = op.name.split(".")
+    found: torch._ops.OpOverload = getattr(getattr(torch.ops.aten, packet), overload)
+    return found
+
+
+def _computed(last: Op, trace: Trace, kept: Mapping[int, Tensor], found: Mapping[int, Tensor]) -> Tensor | None:
+    """Run an op and those before it; None where that takes too much, or PyTorch refuses."""
+    numbers: dict[int, Tensor] = {}
+    ops = _before(last, trace, kept, found)
+    if sum(math.prod(trace.values[v].shape) for op in ops for v in op.outputs) > MOST:
+        return None
+    for op in ops:
+        for i in op.inputs:
+            if i not in numbers:
+                numbers[i] = (kept if i in kept else found if i in found else trace.folded.tensors)[i].detach().cpu()
+        try:
+            out = called(_overload(op), op.arguments, lambda ref: numbers[ref.id])
+        except RuntimeError:
+            return None  # a view of strides that its meta tensor had and its numbers have not
+        numbers.update(zip(op.outputs, (t for t in tree_leaves(out) if isinstance(t, Tensor)), strict=False))
+    return numbers.get(last.outputs[0])
+
+
+def _before(last: Op, trace: Trace, kept: Mapping[int, Tensor], found: Mapping[int, Tensor]) -> list[Op]:
+    """Return an op and those that make what it reads, in order."""
+    ops, waiting = {last.index: last}, [*last.inputs]
+    while waiting:
+        value = waiting.pop()
+        if value in kept or value in found or value in trace.folded.tensors:
+            continue
+        op = trace.producer(value)
+        if op is not None and op.index not in ops:
+            ops[op.index] = op
+            waiting += op.inputs
+    return [ops[i] for i in sorted(ops)]
