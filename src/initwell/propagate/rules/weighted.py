@@ -13,7 +13,7 @@ Backward, the gradient is divided by d, and meets the mask behind layers that le
 in it give way to those of w/d.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.branch import multiplied
 from initwell.propagate.rules.parts import sliced
 from initwell.propagate.table import Call
-from initwell.trace.trace import Op, ValueRef
+from initwell.trace.trace import Op, Phase, ValueRef
 
 # So many ops may lie between a mask and a sum.
 _STEPS = 12
@@ -133,19 +133,22 @@ def _share(call: Call, weights: Numbers | None, divisor: Numbers | None) -> Sign
 
 def _mask_behind(call: Call, ref: ValueRef) -> Numbers | None:
     """Return the weights, 0 or 1, of rows that layers, each of one row, had in front of them."""
-    value = ref.id
-    for _ in range(_STEPS):
-        op = call.trace.producer(call.trace.shown(value))
-        if op is None or op.phase != "forward":
-            return None
+    for op in _behind(call, ref, "forward"):
         if (found := weights_of(call, op)) is not None:
             name, rows = found[0]
             return found[0] if call.values.once(f"{name} ones", lambda: _of_ones(rows)) else None  # noqa: B023
-        before = op.arguments.get(_BY_ROW.get(op.functional, ""))
-        if not isinstance(before, ValueRef):
-            return None
-        value = before.id
     return None
+
+
+def _behind(call: Call, ref: ValueRef, phase: Phase) -> Iterator[Op]:
+    """Yield the op that made a value, and those before it, as long as each makes every row of that row."""
+    before: Any = ref
+    for _ in range(_STEPS):
+        op = call.trace.producer(call.trace.shown(before.id)) if isinstance(before, ValueRef) else None
+        if op is None or op.phase != phase:
+            return
+        yield op
+        before = op.arguments.get(_BY_ROW.get(op.functional, ""))
 
 
 def _of_ones(rows: Tensor) -> bool:
@@ -236,18 +239,10 @@ def sent_back(call: Call) -> Signal | None:
 
 def _divisor_behind(call: Call, ref: ValueRef) -> Numbers | None:
     """Return what a gradient was divided by, ahead of layers, each of one row."""
-    value = ref.id
-    for _ in range(_STEPS):
-        op = call.trace.producer(call.trace.shown(value))
-        if op is None or op.phase != "backward":
-            return None
+    for op in _behind(call, ref, "backward"):
         if op.functional == "aten.div":
             shape = call.trace.values[op.outputs[0]].shape
             return by_sample(call, op.arguments["other"], len(shape), shape[0] if shape else 0)
-        before = op.arguments.get(_BY_ROW.get(op.functional, ""))
-        if not isinstance(before, ValueRef):
-            return None
-        value = before.id
     return None
 
 
