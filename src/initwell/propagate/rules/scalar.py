@@ -1,8 +1,7 @@
 """Ordinary functions of one number: powers, roots, exponentials, comparisons, choices; composed as ``functions`` says.
 
 A comparison is the function that is 1 where it holds and 0 elsewhere; a choice between two functions of the same
-Gaussian is one more function of it. A choice by what is independent of both takes each with its probability. Uniform
-random numbers are Φ(z) of a fresh Gaussian z, so that floor(keep + rand) is the mask that it is.
+Gaussian is one more function of it. A choice by what is independent of both takes each with its probability.
 """
 
 import math
@@ -32,7 +31,16 @@ from initwell.propagate.laws.swing import of_square
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
-from initwell.propagate.rules.branch import added, decreasing, fixed, multiplied, operand, product, shifted
+from initwell.propagate.rules.branch import (
+    added,
+    decreasing,
+    fixed,
+    multiplied,
+    nowhere_zero,
+    operand,
+    product,
+    shifted,
+)
 from initwell.propagate.rules.decay import known_decay, sign_of, squared_decay, sums_up
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.first_rows import of_first_rows
@@ -76,18 +84,13 @@ _COSINE = "an angle of a cosine that is within 1, taken as Gaussian: its powers 
 _DIRECTIONS = "an angle of a cosine, taken as that of even directions"
 # 1/√u and log u of what may be 0 or negative have no moments.
 _POSITIVE = frozenset({"rsqrt", "reciprocal", "log", "log2"})
+_LOGARITHMS = frozenset({"log", "log2"})
 
 
 def _erf(u: Array) -> Array:
     from scipy.special import erf
 
     return np.asarray(erf(u))
-
-
-def _uniform(u: Array) -> Array:
-    from scipy.special import ndtr
-
-    return np.asarray(ndtr(u))
 
 
 def _circular(phi: Function) -> Rule:
@@ -142,7 +145,9 @@ def _unary(name: str, phi: Function) -> Rule:
         x = call.signal("self")
         if name == "square":
             return [replace(squared(x), square_of=x)]
-        return [decreasing(phi, x, f"{name} of what may be 0") if name in _POSITIVE else applied(phi, x)]
+        if name not in _POSITIVE or (name in _LOGARITHMS and nowhere_zero(x)):
+            return [applied(phi, x)]
+        return [decreasing(phi, x, f"{name} of what may be 0")]
 
     return rule
 
@@ -333,24 +338,6 @@ def _larger(sign: float) -> Rule:
     return rule
 
 
-def _rand(call: Call) -> Sequence[Signal]:
-    """Uniform, in (0, 1) if it does not say where: Φ(z) of a fresh Gaussian z."""
-    z = replace(independent(call.shape(), 1.0), gaussian=True)
-    low, high = (0.0 if call["from"] is None else call["from"]), (1.0 if call["to"] is None else call["to"])
-    return [evaluated(Image(Function(lambda u: low + (high - low) * _uniform(u)), z))]
-
-
-def _randn(call: Call) -> Sequence[Signal]:
-    return [replace(independent(call.shape(), 1.0), gaussian=True)]
-
-
-def _bernoulli(call: Call) -> Sequence[Signal]:
-    """A mask of independent ones with probability p: dropout's, before it is divided by p."""
-    if not isinstance(p := call["p"], (int, float)):
-        raise UnknownSignalError("probabilities that are a tensor")
-    return [independent(call.shape(), float(p), float(p))]
-
-
 def _not(call: Call) -> Sequence[Signal]:
     return [applied(line(-1.0, 1.0), call.signal("self"))]
 
@@ -389,12 +376,6 @@ RULES: Mapping[str, Rule] = {
     "aten.masked_fill": _masked_fill,
     "aten.maximum": _larger(1.0),
     "aten.minimum": _larger(-1.0),
-    "aten.rand": _rand,
-    "aten.rand_like": _rand,
-    "aten.uniform": _rand,
-    "aten.randn": _randn,
-    "aten.randn_like": _randn,
-    "aten.bernoulli": _bernoulli,
     **dict.fromkeys(("aten.new_zeros", "aten.isnan", "aten.isinf"), _zero_like),
     "aten.nan_to_num": lambda call: [call.signal("self")],
 }

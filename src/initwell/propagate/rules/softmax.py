@@ -28,9 +28,10 @@ from initwell.propagate.moments.segments import common
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.hull import back, hull, opened, surrounded, within
 from initwell.propagate.rules.keys import Keys
+from initwell.propagate.rules.noise import with_gumbel_noise
 from initwell.propagate.rules.sinks import beside
 from initwell.propagate.rules.uneven import Uneven, coupling_of_two_kinds, uneven
-from initwell.propagate.table import Call, Rule
+from initwell.propagate.table import Call, Rule, UnknowableError
 
 _WHY = "softmax: scores as Gaussian, and independent of the gradient"
 # What the weights of two rows, and gradients that come back from them, are made of: found together.
@@ -353,6 +354,8 @@ def _following(found: Signal, g: Signal, s: Signal, axes: tuple[int, int], apart
 
 
 def _softmax(call: Call) -> Sequence[Signal]:
+    if with_gumbel_noise(call.trace, call["self"].id):
+        raise UnknowableError("a softmax of scores with Gumbel noise, of which the largest entries decide")
     s = call.signal("self")
     s, dim, order = _turned(s, call["dim"] % len(s.dims))
     return [permuted(softmaxed(s, dim), order) if order else softmaxed(s, dim)]
