@@ -13,7 +13,7 @@ is unknown where b is of another pass through W: E[a·b] is not 0. And the gradi
 is made of activations and of weights that made these, is unknown from the first derivative that is derived again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 
 from initwell.propagate.given.known import Known
@@ -48,6 +48,7 @@ class Twice:
         self._trace, self._known = trace, known
         self._found = values.once("twice", lambda: _Search(trace, partners))
         self.any = bool(self._found.lost or self._found.meetings)
+        self._shares: dict[tuple[int, int], float] = {}
 
     def why(self, op: Op) -> str | None:
         """Say why what an op makes cannot be known; None where it can."""
@@ -62,18 +63,38 @@ class Twice:
 
     def _share(self, value: int, of: int) -> float:
         """Return which share of a gradient's second moment one of the values has that were added up to it."""
-        if value == of:
-            return 1.0
+        waiting = [value]
+        # The way back may be as long as the trace, so that this is no recursion.
+        while waiting:
+            here = waiting[-1]
+            terms = [] if (here, of) in self._shares or here == of else self._terms(here)
+            left = [i for i, _ in terms if (i, of) not in self._shares]
+            if left:
+                waiting += left
+                continue
+            waiting.pop()
+            if (here, of) not in self._shares:
+                self._shares[here, of] = 1.0 if here == of else self._of_terms(here, of, terms)
+        return self._shares[value, of]
+
+    def _terms(self, value: int) -> list[tuple[int, float]]:
+        """Return what a gradient was made of, as far as it goes as a weight, and which share of it each has."""
         op = self._trace.producer(value)
         if op is None or op.phase != "backward" or op.index not in self._found.carry:
-            return 0.0
+            return []
+        inputs = [i for i in op.inputs if i in self._found.met]
         if op.functional not in _SUMS:
-            return max((self._share(i, of) for i in op.inputs if i in self._found.met), default=0.0)
+            return [(i, 1.0) for i in inputs]
         whole = self._known.get(value)
-        terms = [(i, self._known.get(i)) for i in op.inputs if i in self._found.met]
         if whole is None or whole.q <= 0:
-            return 0.0
-        return sum(min(t.q / whole.q, 1.0) * self._share(i, of) for i, t in terms if t is not None)
+            return []
+        terms = [(i, self._known.get(i)) for i in inputs]
+        return [(i, min(t.q / whole.q, 1.0)) for i, t in terms if t is not None]
+
+    def _of_terms(self, value: int, of: int, terms: Sequence[tuple[int, float]]) -> float:
+        op = self._trace.producer(value)
+        shares = [share * self._shares[i, of] for i, share in terms]
+        return sum(shares) if op is not None and op.functional in _SUMS else max(shares, default=0.0)
 
 
 class _Search:
