@@ -123,3 +123,13 @@ def test_the_gradient_of_a_gradient_is_unknown_where_it_was_made_of_it() -> None
     assert any("own gradient" in note for note in found.notes)
     gradients = [error for (_, name), error in off.items() if name == "gradient_rms"]
     assert gradients and all(abs(error) < 0.1 for error in gradients), off
+
+
+def test_two_passes_that_meet_after_very_many_steps_are_followed_back() -> None:
+    def long(value: Tensor) -> Tensor:
+        for _ in range(1500):
+            value = value * 1.0
+        return value
+
+    found = iw.predict(Twins(lambda a, b: dot(long(a), long(b))), (normal(0), normal(1)))
+    assert found.rows[0]["gradient_rms"] is None

@@ -203,3 +203,24 @@ def test_gradients_of_gradients_that_a_forward_takes_are_unknown_and_no_error() 
     assert found.rows[0]["forward_rms"] is not None
     assert found.rows[0]["gradient_rms"] is None
     assert any("aten.softplus_backward" in note for note in found.notes)
+
+
+class Steps(nn.Module):
+    """Very many steps of one pointwise function, with no layer between them."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.first, self.last, self.steps = nn.Linear(8, 8), nn.Linear(8, 8), steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for _ in range(self.steps):
+            x = torch.relu(x) + 0.1
+        found: Tensor = self.last(x)
+        return found
+
+
+def test_a_function_of_too_many_steps_is_unknown_and_no_crash() -> None:
+    found = iw.predict(Steps(600), torch.randn(16, 8, generator=torch.Generator().manual_seed(0)))
+    assert found.rows[-1]["forward_rms"] is None
+    assert any("so many steps" in note for note in found.notes)

@@ -26,6 +26,8 @@ from initwell.propagate.writes import overwritten
 from initwell.records import Record
 from initwell.trace.trace import Op, Trace
 
+_TOO_DEEP = "a value made in so many steps that what it is a function of cannot be followed"
+
 
 class RuleError(ModelError):
     """A rule failed; names the op and the module path, from the original error."""
@@ -134,6 +136,9 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
             found = (None,) * len(op.outputs)
             if isinstance(error, UnknowableError):
                 causes.setdefault(str(error), f"{op.packet} at {op.path or 'the model itself'}")
+        except RecursionError:
+            found = (None,) * len(op.outputs)
+            causes.setdefault(_TOO_DEEP, f"{op.packet} at {op.path or 'the model itself'}")
         except Exception as error:
             raise _failure(op, error) from error
         if found is None:

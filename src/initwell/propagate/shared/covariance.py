@@ -235,8 +235,9 @@ class Covariances:
         """Apply what is linear in moments: once to each pattern alone, for all pairs of these atoms."""
         place = key, pair.dims
         if place not in self._maps:
-            rows = np.eye(pair.moments.size).reshape(-1, *pair.moments.shape)
-            made = [work(Signal(pair.dims, row)) for row in rows] if len(rows) <= _WIDEST else []
+            count = pair.moments.size
+            rows = np.eye(count).reshape(-1, *pair.moments.shape) if count <= _WIDEST else ()
+            made = [work(Signal(pair.dims, row)) for row in rows]
             # Segments that happen to be alike may have been merged: then there is no one map.
             whole = bool(made) and all(m.dims == made[0].dims for m in made)
             self._maps[place] = (made[0].dims, np.stack([m.moments for m in made])) if whole else None
