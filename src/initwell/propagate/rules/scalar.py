@@ -44,6 +44,7 @@ from initwell.propagate.rules.branch import (
 from initwell.propagate.rules.decay import known_decay, sign_of, squared_decay, sums_up
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.first_rows import of_first_rows
+from initwell.propagate.rules.larger import which
 from initwell.propagate.rules.loss import weights_by_hand
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.overwritten import rows_chosen
@@ -227,7 +228,7 @@ def _compared(how: Callable[[Array, float], Array]) -> Rule:
     def rule(call: Call) -> Sequence[Signal]:
         x, level = call.signal("self"), _number(call, "other")
         if not isinstance(level, (int, float)):
-            raise UnknownSignalError("a comparison with what is no number")
+            return [which(call, how)]
         kinks = (level,) if np.isfinite(level) else ()
         return [applied(Function(lambda u: np.asarray(how(u, level), float), kinks), x)]
 
@@ -323,21 +324,6 @@ def _masked_fill(call: Call) -> Sequence[Signal]:
     return [chosen(call.signal("mask"), operand(call, "value"), call.signal("self"), call.shape())]
 
 
-def _larger(sign: float) -> Rule:
-    def rule(call: Call) -> Sequence[Signal]:
-        a, b = call.signal("self"), call.signal("other")
-        how = np.maximum if sign > 0 else np.minimum
-        for x, y in ((a, b), (b, a)):
-            if fixed(y) and x.shape == call.shape():
-                return [applied(combined(line(1.0), line(0.0, y.mean), how), x)]
-        images = shared_images(a, b)
-        if images is None or images[0].base is not None or images[1].base is not None:
-            raise UnknownSignalError("the larger of two different values")
-        return [evaluated(Image(combined(images[0].phi, images[1].phi, how), images[0].pre))]
-
-    return rule
-
-
 def _not(call: Call) -> Sequence[Signal]:
     return [applied(line(-1.0, 1.0), call.signal("self"))]
 
@@ -374,8 +360,6 @@ RULES: Mapping[str, Rule] = {
     "aten.bitwise_not": _not,
     "aten.where": _where,
     "aten.masked_fill": _masked_fill,
-    "aten.maximum": _larger(1.0),
-    "aten.minimum": _larger(-1.0),
     **dict.fromkeys(("aten.new_zeros", "aten.isnan", "aten.isinf"), _zero_like),
     "aten.nan_to_num": lambda call: [call.signal("self")],
 }

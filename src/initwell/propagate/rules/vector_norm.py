@@ -1,4 +1,4 @@
-"""Euclidean norms over dimensions: ‖x‖ = √(n·mean(x²)), of which x/‖x‖ is then the normalization that it is."""
+"""Norms over dimensions: Σ|x|, and ‖x‖ = √(n·mean(x²)), of which x/‖x‖ is then the normalization that it is."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -41,11 +41,14 @@ def root_of_sum(mean: Signal, n: int) -> Signal:
 
 def _norm(call: Call) -> Sequence[Signal]:
     x, given = call.signal("self"), call["dim"]
-    if call["ord"] != 2:
-        raise UnknownSignalError("a norm that is not the Euclidean one")
+    order = call["p"] if call.op.functional == "aten.norm" else call["ord"]
     dims = range(len(x.dims)) if given is None or given == () else given
-    whole = [d % len(x.dims) for d in ([dims] if isinstance(dims, int) else dims)]
-    return [euclidean(x, whole, keep=bool(call["keepdim"]))]
+    whole, keep = [d % len(x.dims) for d in ([dims] if isinstance(dims, int) else dims)], bool(call["keepdim"])
+    if order == 1:
+        return [summed(applied(Function(np.abs, (0.0,)), x), whole, keep=keep, mean=False)]
+    if order not in (2, None):
+        raise UnknownSignalError("a norm that is neither the Euclidean one nor a sum of sizes")
+    return [euclidean(x, whole, keep=keep)]
 
 
-RULES: Mapping[str, Rule] = {"aten.linalg_vector_norm": _norm}
+RULES: Mapping[str, Rule] = {"aten.linalg_vector_norm": _norm, "aten.norm": _norm}
