@@ -215,6 +215,15 @@ def inverse_square(swing: float, free: float) -> float:
     return round(max(whole / (whole - 2) * (free - 2) / free, 1.0), 6)
 
 
+def few(swing: float) -> bool:
+    """Whether rows of this swing are made of fewer numbers than 1/s² needs to have an expectation worth the name.
+
+    >>> few(0.5), few(1.0)
+    (False, True)
+    """
+    return swing * _FEWEST > 2
+
+
 def seen(swing: float) -> float:
     """Return the share of a gradient at the numbers that make a row's size which a norm sees: 1 − 1/ν.
 

@@ -26,11 +26,12 @@ from torch.utils._pytree import tree_leaves
 
 from initwell.propagate.default import default_table
 from initwell.propagate.given.known import Known
-from initwell.propagate.given.measured import measured
+from initwell.propagate.given.measured import measured, with_places
 from initwell.propagate.moments.atoms import viewed
 from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.signal import Signal, replace
-from initwell.propagate.played.drawn import drawn
+from initwell.propagate.played.drawn import drawn, evenly
+from initwell.propagate.played.own import sums_of_own
 from initwell.propagate.played.seeds import WHOLE, seeds
 from initwell.propagate.played.stretches import Stretch, stretches
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
@@ -42,6 +43,8 @@ _LEFT = "decays or factors that are met again, their steps as independent: too m
 # So many entries of all draws of one value, and so many draws at most.
 _ENTRIES = 1 << 22
 _DRAWS = 16
+# All entries of all draws, where channels alone are why a stretch is played.
+_WORK = 1 << 25
 _SEED = 20170
 # Strides here may be others than those on meta tensors, which a view fits.
 _RESHAPED = torch.ops.aten.reshape.default
@@ -67,8 +70,9 @@ class Played:
         self.trace, self.known, self.values, self.table = trace, known, values, table
         every = {*values.folded.tensors}
         begun = [*seeds(trace, known, values.kept, every)]
+        own = values.once("sums of own", lambda: [*sums_of_own(trace)])
         name = f"stretches {[op.index for op in begun]}"
-        found: Mapping[int, Stretch] = values.once(name, lambda: stretches(trace, every, begun))
+        found: Mapping[int, Stretch] = values.once(name, lambda: stretches(trace, every, begun, own))
         self._stretches = {i: stretch for i, stretch in found.items() if not self._has_own(stretch)}
         self.any = bool(self._stretches)
         # Ops around which no stretch has an end → what to say of them: the rules serve them as they can.
@@ -140,7 +144,8 @@ class _Play:
         self._read_last = _last_readers(trace, stretch)
         self._generator = Generator().manual_seed(_SEED + stretch.place)
         shapes = [trace.values[o].shape for i in stretch.ops for o in trace.ops[i].outputs]
-        self.draws = max(1, min(_DRAWS, _ENTRIES // max(map(math.prod, shapes))))
+        whole = stretch.entries or 1
+        self.draws = max(1, min(_DRAWS, _ENTRIES // max(map(math.prod, shapes)), _WORK // whole))
         self.batch = next((trace.values[v].shape[0] for v in trace.inputs.values() if trace.values[v].shape), 1)
 
     def fail(self, op: Op) -> None:
@@ -159,6 +164,8 @@ class _Play:
         for n in range(self.draws):
             numbers = partial(_number, {i: self._numbers(i)[n] for i in op.inputs})
             arguments = {**op.arguments, "shape": op.arguments.get("size")} if func is _RESHAPED else op.arguments
+            if arguments.get("training") or arguments.get("train"):
+                arguments = {**arguments, "running_mean": None, "running_var": None}  # they are written to
             out = called(func, arguments, numbers)
             results.append([_plain(t) for t in tree_leaves(out) if isinstance(t, Tensor)])
         for place, value in enumerate(op.outputs):
@@ -185,10 +192,17 @@ class _Play:
         signal = self.known.get(value)
         if signal is None:
             raise UnknownSignalError(str(value))
-        made = [drawn(signal, self._generator) for _ in range(self.draws)]
+        made = self._drawn(value, signal)
         rows = self._tensors.get(self.stretch.arriving.get(value, -1))
         self._tensors[value] = made if rows is None or signal.swing >= 0 else _against(made, rows, 1 - signal.swing)
         return self._tensors[value]
+
+    def _drawn(self, value: int, signal: Signal) -> list[Tensor]:
+        if self.stretch.entries is None:
+            return [drawn(signal, self._generator) for _ in range(self.draws)]
+        if value in self.stretch.parameters and len(signal.shape) > 1 and math.prod(signal.shape[1:]) == 1:
+            return evenly(signal, self.draws, self._generator)
+        return [drawn(signal, self._generator, torch.float32) for _ in range(self.draws)]
 
     def along_rows(self) -> dict[int, float]:
         """Return the sum over rows of E[(Σ v·g)²] of each input of the forward, g its gradient."""
@@ -207,11 +221,13 @@ class _Play:
             return None
         edge = value in self.stretch.edge
         each = [self._measured(t) if edge else self._by_sample(t) for t in tensors]
+        if edge and each[0].atoms and len(each[0].dims) > 2:
+            each[0] = with_places(each[0], torch.cat(tensors))
         moments = np.mean([s.moments for s in each], 0) * self._frequent(value)
         if not np.isfinite(moments).all():
             return None
         mean = float(np.mean([s.mean for s in each]))
-        found = replace(each[0].changed(moments, mean), joint=True).approximate(_WHY)
+        found = replace(each[0].changed(moments, mean), joint=True, profile=each[0].profile).approximate(_WHY)
         return replace(found, swing=self._swing(tensors)) if edge and not self._is_gradient(value) else found
 
     def _frequent(self, value: int) -> float:

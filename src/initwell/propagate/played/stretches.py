@@ -17,6 +17,9 @@ _LAYERS = frozenset({"aten.mm", "aten.addmm", "aten.linear", "aten.baddbmm"})
 # A stretch of more ops is none: something else has come into it. Nor is one with larger values: it would take long.
 _MOST = 1500
 _LARGEST = 1 << 23
+# All values of a stretch together, where channels alone are why it is played.
+_WORK = 1 << 28
+_SENDING = frozenset({"aten.convolution_backward", "aten.mm", "aten.bmm"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,7 @@ class Stretch:
         edge: values that other ops read, and what these are views of.
         written: known values whose memory is written to, with all views of it.
         last: index of its last op.
+        entries: of all that is made in it, where that is limited.
     """
 
     place: int
@@ -42,15 +46,19 @@ class Stretch:
     edge: frozenset[int]
     written: frozenset[int]
     last: int
+    entries: int | None = None
 
 
-def stretches(trace: Trace, values: Container[int], begun: Iterable[Op]) -> Mapping[int, Stretch]:
+def stretches(
+    trace: Trace, values: Container[int], begun: Iterable[Op], own: Iterable[Op] = ()
+) -> Mapping[int, Stretch]:
     """Find the stretches of a trace.
 
     Args:
         trace: from ``record``.
         values: ids of what has real numbers.
         begun: the ops around which they are, in the order of the trace.
+        own: others, around which channels are unlike; see ``own``.
 
     Returns:
         Index of each op that belongs to one → its stretch.
@@ -60,14 +68,20 @@ def stretches(trace: Trace, values: Container[int], begun: Iterable[Op]) -> Mapp
         if op.index not in found:
             stretch = _Growth(trace, values, len({id(s) for s in found.values()})).grown(op)
             found |= dict.fromkeys(stretch.ops, stretch) if stretch is not None else {}
+    for op in own:
+        if op.index not in found:
+            stretch = _Growth(trace, values, len({id(s) for s in found.values()}), channels=True).grown(op)
+            if stretch is not None and stretch.ops.isdisjoint(found):
+                found |= dict.fromkeys(stretch.ops, stretch)
     return found
 
 
 class _Growth:
     """A stretch as it grows."""
 
-    def __init__(self, trace: Trace, values: Container[int], place: int) -> None:
-        self.trace, self.values, self.place = trace, values, place
+    def __init__(self, trace: Trace, values: Container[int], place: int, *, channels: bool = False) -> None:
+        self.trace, self.values, self.place, self.channels = trace, values, place, channels
+        self.endless = _ENDLESS - {"aten._softmax"} if channels else _ENDLESS
         self.ops = dict[int, Op]()
         self.inputs, self.parameters = set[int](), set[int]()
         self.outer = set[tuple[int, int]]()
@@ -80,21 +94,25 @@ class _Growth:
             op = waiting.pop()
             if op.index not in self.ops:
                 self.ops[op.index] = op
-                if len(self.ops) > _MOST or op.functional in _ENDLESS:
+                if len(self.ops) > _MOST or op.functional in self.endless:
                     return None
                 waiting += [*self._before(op), *self._behind(op)]
-            if not waiting:
+            if not waiting and not self.channels:
                 waiting += self._inner_layers()
         if any(self.trace.values[i].kind == "input" for i in self.inputs):
             return None
         if any(math.prod(self.trace.values[o].shape) > _LARGEST for op in self.ops.values() for o in op.outputs):
             return None
         self._backward()
+        entries = sum(math.prod(self.trace.values[o].shape) for op in self.ops.values() for o in op.outputs)
+        if self.channels and entries > _WORK:
+            return None
         written = self._written()
         ops = frozenset(self.ops)
         edge = frozenset(self._edge())
         inputs, parameters = frozenset(self.inputs), frozenset(self.parameters)
-        return Stretch(self.place, ops, inputs, self.arriving, parameters, edge, written, max(ops, default=-1))
+        last, limited = max(ops, default=-1), entries if self.channels else None
+        return Stretch(self.place, ops, inputs, self.arriving, parameters, edge, written, last, limited)
 
     def _before(self, op: Op) -> Iterator[Op]:
         for value in op.inputs:
@@ -132,6 +150,8 @@ class _Growth:
         return op is not None and op.index in self.ops and not self._is_weight(value)
 
     def _is_layer(self, op: Op) -> bool:
+        if op.functional == "aten.convolution":
+            return self.channels and self.trace.values[op.arguments["weight"].id].shape[1] > 1
         return op.functional in _LAYERS and any(self._is_weight(i) for i in op.inputs)
 
     def _is_weight(self, value: int) -> bool:
@@ -143,7 +163,10 @@ class _Growth:
 
     def _backward(self) -> None:
         outer = {value for value, layer in self.outer if layer not in self.ops}
-        self.arriving = {self.trace.gradients[v]: v for v in sorted(outer) if v in self.trace.gradients}
+        if self.channels:
+            self.arriving = dict(self._sent())
+        else:
+            self.arriving = {self.trace.gradients[v]: v for v in sorted(outer) if v in self.trace.gradients}
         moving = {v for op in self.ops.values() for v in (*op.outputs, *(new for _, new in op.mutates))}
         moving.update(self.arriving)
         have = self.inputs | self.parameters
@@ -154,6 +177,19 @@ class _Growth:
                 continue
             self.ops[op.index] = op
             moving.update(op.outputs, (new for _, new in op.mutates))
+
+    def _sent(self) -> Iterator[tuple[int, int]]:
+        """Go over what each layer sends back to a value that it reads, which may be read by others, too."""
+        layers = {layer: value for value, layer in sorted(self.outer) if layer not in self.ops}
+        for op in self.trace.backward_ops:
+            value = None if op.of is None else layers.get(op.of)
+            if value is None or op.functional not in _SENDING or not op.arguments.get("output_mask", (True,))[0]:
+                continue
+            if self.trace.values[op.outputs[0]].shape == self.trace.values[value].shape and self._reads_weight(op):
+                yield op.outputs[0], value
+
+    def _reads_weight(self, op: Op) -> bool:
+        return any(self._is_weight(i) for i in op.inputs)
 
     def _edge(self) -> Iterator[int]:
         for op in self.ops.values():

@@ -24,6 +24,7 @@ from initwell.propagate.laws.averages import FEWEST, gamma_law
 from initwell.propagate.laws.functions import as_image
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.first_rows import refuse_first_rows
+from initwell.propagate.rules.one_gate import refuse_one_gate
 from initwell.propagate.rules.scatter import relative_variance
 from initwell.propagate.table import Call, UnknowableError
 from initwell.trace.trace import Op, Trace
@@ -219,6 +220,7 @@ def refuse_rows(call: Call, value: int, features: int) -> None:
         UnknowableError: there are such rows.
     """
     refuse_first_rows(call, value, features)
+    refuse_one_gate(call, value)
     if value in call.known and call.known[value].swing > _HARDLY:
         raise UnknowableError(_DIFFER)
 
