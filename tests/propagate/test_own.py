@@ -46,7 +46,7 @@ def test_channels_that_cancel_get_the_larger_gradients(measured_rms: Measured) -
     found = iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows
     measured = measured_rms(model, batch, "kaiming", SEEDS)
     for row, (forward, backward) in zip(found, measured, strict=True):
-        assert row["path"].startswith("one") or row["forward_rms"] == pytest.approx(forward, rel=0.06), row["path"]
+        assert row["path"].startswith("one") or row["forward_rms"] == pytest.approx(forward, rel=0.12), row["path"]
         if row["path"] in ("few.0", "few.1", "enter.1") or row["op"] == "aten.add":
             assert row["gradient_rms"] == pytest.approx(backward, rel=0.15), row["path"]
 

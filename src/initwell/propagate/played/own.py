@@ -40,7 +40,7 @@ def is_depthwise(trace: Trace, op: Op) -> bool:
     """Whether an op is a convolution each output of which reads one channel."""
     if op.functional != "aten.convolution" or op.arguments["transposed"]:
         return False
-    return trace.values[op.arguments["weight"].id].shape[1] == 1 < op.arguments["groups"]
+    return bool(trace.values[op.arguments["weight"].id].shape[1] == 1 < op.arguments["groups"])
 
 
 def _sums(trace: Trace, norm: Op, source: int) -> Iterator[Op]:

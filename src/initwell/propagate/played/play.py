@@ -228,7 +228,8 @@ class _Play:
             return None
         mean = float(np.mean([s.mean for s in each]))
         found = replace(each[0].changed(moments, mean), joint=True, profile=each[0].profile).approximate(_WHY)
-        return replace(found, swing=self._swing(tensors)) if edge and not self._is_gradient(value) else found
+        rows = edge and self.stretch.entries is None and not self._is_gradient(value)
+        return replace(found, swing=self._swing(tensors)) if rows else found
 
     def _frequent(self, value: int) -> float:
         op, first = self.trace.producer(value), self._tensors[value][0]
