@@ -24,6 +24,8 @@ import numpy as np
 from initwell.propagate.laws.gaussian import covariance, variances
 from initwell.propagate.laws.rectified import distribution, expected, of_known_law
 from initwell.propagate.moments.by_pairs import over_pairs
+from initwell.propagate.moments.copies import kept
+from initwell.propagate.moments.remembered import Average
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, replace
 
@@ -79,13 +81,18 @@ def _law(u: Signal, mean: float, variance: float) -> tuple[Array, Array]:
 
 def _third_moment(u: Signal, mean: float, variance: float) -> float:
     """Return the third central moment of an average of squares, 0 where that of its entries is not known."""
-    x = u.average.of if u.average is not None and u.average.kind == "square" else None
-    heavy = None if x is None else tails(x)
-    if u.average is None or x is None or heavy is None:
+    heavy = None if u.average is None or u.average.kind != "square" else _tails_of(u.average)
+    if u.average is None or heavy is None:
         return 0.0
-    count, (four, six) = math.prod(x.shape[d] for d in u.average.dims), heavy
+    count, (four, six) = math.prod(u.average.of.shape[d] for d in u.average.dims), heavy
     own, third = (four - 1) * mean**2 / count, (six - 3 * four + 2) * mean**3 / count**2
     return third + 2 * max(variance - own, 0.0) ** 2 / mean
+
+
+@kept
+def _tails_of(average: Average) -> tuple[float, float] | None:
+    """Return ``tails`` of what was averaged: the same for all segments, and for all that is made of the average."""
+    return tails(average.of)
 
 
 def tails(x: Signal) -> tuple[float, float] | None:
@@ -134,10 +141,10 @@ def of_factor(scale: Pointwise, v: Signal, factor: Signal) -> float | None:
     points, weights = _law(v, v.mean, float(variances(v).flat[0]) * count / max(count - 1, 1))
     squares = np.multiply.outer(one[0] ** 2, two[0] ** 2)
     steps = np.append(0.0, np.geomspace(1e-6, 1.0, _STEPS)) * squares.max()
-    kept = np.interp(squares, steps, (scale.fn((steps[:, None] + (count - 1) * points) / count) ** 2) @ weights)
+    powers = np.interp(squares, steps, (scale.fn((steps[:, None] + (count - 1) * points) / count) ** 2) @ weights)
     sent = np.multiply.outer(one[1] * one[0] ** 2, two[1] * two[2] ** 2)
-    apart = float(sent.sum() * (one[1] @ kept @ two[1]))
-    return float((sent * kept).sum()) / apart if apart > 0 else None
+    apart = float(sent.sum() * (one[1] @ powers @ two[1]))
+    return float((sent * powers).sum()) / apart if apart > 0 else None
 
 
 def _entries(x: Signal) -> tuple[Array, Array, Array] | None:

@@ -23,6 +23,11 @@ class Average:
     dims: tuple[int, ...]
     numbers: tuple[float, ...] = ()
 
+    @worked_out
+    def kept(self) -> dict[object, Any]:
+        """What functions of it alone found; see ``copies.kept``."""
+        return {}
+
 
 @dataclass(frozen=True, eq=False)
 class Law:

@@ -11,7 +11,9 @@ A known value that is one number everywhere has no origin; all others have one i
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, reduce
 from itertools import product
+from operator import or_
 
 from initwell.propagate.given.known import Known
 from initwell.records import Record
@@ -130,11 +132,14 @@ def _meet(one: Origins, two: Origins) -> bool:
 
 def _kind(origin: Origin) -> Origin:
     # A weight's output is known by (weight, phase), any other value by its id alone.
-    return tuple(part for part in origin[:2] if not isinstance(part, tuple))
+    return origin[:1] if len(origin) > 1 and isinstance(origin[1], tuple) else origin[:2]
 
 
-def _kinds(origins: Origins) -> set[Origin]:
-    return {_kind(o) for o in origins}
+@lru_cache(maxsize=256)
+def _kinds(origins: Origins) -> Origins:
+    """Return the kinds of origins; a stream holds as many as there were layers, and many ops in turn hand them on."""
+    found = frozenset(map(_kind, origins))
+    return origins if found == origins else found
 
 
 def _alike(a: Origin, b: Origin) -> bool:
@@ -172,7 +177,7 @@ def _origins(op: Op, place: int, origins: Mapping[int, Origins], fresh: set[int]
 
 def _few(found: Origins) -> Origins:
     """Forget the cuts of what was cut in very many ways: its parts then count as overlapping, the safe side."""
-    return frozenset(_kind(o) for o in found) if sum(map(len, found)) > _MOST else found
+    return _kinds(found) if sum(map(len, found)) > _MOST else found
 
 
 def _cut(found: Origins, whole: object, dim: object, where: object) -> Origins:
@@ -180,4 +185,4 @@ def _cut(found: Origins, whole: object, dim: object, where: object) -> Origins:
 
 
 def _union(values: Iterable[int], origins: Mapping[int, Origins]) -> Origins:
-    return frozenset[Origin]().union(*(origins.get(v, frozenset()) for v in values))
+    return reduce(or_, [origins.get(v, frozenset()) for v in values] or [frozenset()])
