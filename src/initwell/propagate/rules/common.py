@@ -92,27 +92,39 @@ def common(call: Call, first: str, second: str, beta: float) -> tuple[Array, boo
 
 
 def _apart(trace: Trace, one: int, two: int) -> bool:
-    """Whether no term of one value can be, or be made from, a term of the other."""
-    return _mentioned(trace, one).isdisjoint(_mentioned(trace, two))
+    """Whether no term of one value can be, or be made from, a term of the other.
+
+    A residual stream has all of its blocks for terms, and what is added to it only a few. So both are gone through side
+    by side until one has no more; the other need not be followed behind the first of these, for ids go by time.
+    """
+    sides = [(set[int](), [one]), (set[int](), [two])]
+    while all(left for _, left in sides):
+        for found, left in sides:
+            _step(trace, found, left)
+    few, other = sides if not sides[0][1] else sides[::-1]
+    first = min(few[0])
+    while other[1]:
+        if other[1][-1] < first:
+            other[1].pop()
+        else:
+            _step(trace, *other)
+    return few[0].isdisjoint(other[0])
 
 
-def _mentioned(trace: Trace, value: int) -> set[int]:
-    """Return all values that a term of a value may name, whatever its factors are."""
-    found, left = set[int](), [value]
-    while left:
-        here = left.pop()
-        op = trace.producer(here)
-        if here in found:
-            continue
-        found.add(here)
-        left.append(trace.shown(here))
-        if op is not None and op.functional in _TERMS:
-            left += op.inputs
-        elif op is not None and op.functional in _NORMS:
-            found.add(trace.shown(op.arguments["input"].id))
-            gradient = op.arguments.get("grad_out")
-            left += [] if gradient is None else [gradient.id]
-    return found
+def _step(trace: Trace, found: set[int], left: list[int]) -> None:
+    """Look at one value, and note what its terms may name, whatever their factors are."""
+    here = left.pop() if left else None
+    if here is None or here in found:
+        return
+    found.add(here)
+    op = trace.producer(here)
+    left.append(trace.shown(here))
+    if op is not None and op.functional in _TERMS:
+        left += op.inputs
+    elif op is not None and op.functional in _NORMS:
+        found.add(trace.shown(op.arguments["input"].id))
+        gradient = op.arguments.get("grad_out")
+        left += [] if gradient is None else [gradient.id]
 
 
 def _whole(value: int, terms: list[Term], others: list[Term]) -> list[Term]:
