@@ -54,7 +54,7 @@ def test_columns_fall_into_segments_by_how_much_they_get() -> None:
     assert Mask(GAP).columns == (2, 2, 2, 2) and Mask(GAP).rows == -3
     sink = Mask(np.concatenate([np.ones((LENGTH, 1), bool), CAUSAL], 1))
     assert sink.columns == (1, *sink.parts)
-    assert Mask(HEADS).rows == -2 and Mask(HEADS).columns == Mask(HEADS).parts == (1, 1, 3, 3)
+    assert Mask(HEADS).rows == -2 and Mask(HEADS).columns == Mask(HEADS).parts == (1, 1, 2, 1, 2, 1)
     assert Mask(HEADS, samples=True).even.atoms[0].sample
     assert Mask(np.ones((4, 8), bool)).columns == ()
 

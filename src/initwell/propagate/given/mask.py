@@ -6,8 +6,10 @@ weights are the known matrix (open/n_i), whose moments are measured like those o
 ALiBi's, they are the softmax w of it, and a row counts as its 1/Σ w² entries.
 
 Rows that leave unlike numbers open become segments, within which these differ by a factor of two at most: of a causal
-mask 1, 1, 2, 4, …, 2^k; and so do columns that get unlike shares of the rows' weights. Where samples or heads have
-masks of their own, they are averaged over.
+mask 1, 1, 2, 4, …, 2^k; and so do columns that get unlike shares of the rows' weights. Rows of a window that slides
+leave as many open, but not the same: a segment holds those that have more than 1/√2 in common with its first (the
+cosine of their weights), as a row and one of twice its entries have; less, where that makes too many segments. Where
+samples or heads have masks of their own, they are averaged over.
 """
 
 import math
@@ -32,6 +34,9 @@ SHUT = -50.0
 # Groups of rows by how many entries they leave open: of all rows, of those of a segment.
 _SIZES, _OF_SEGMENT = 8, 3
 _BORDERS = 12
+# What rows of a segment have in common, if so many segments will do: as much as if one read twice as many as the other.
+_ALIKE = (math.sqrt(0.5), 0.5, 0.25, 0.0)
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +131,33 @@ class Mask:
 
     @cached_property
     def parts(self) -> tuple[int, ...]:
-        """Segments of the rows whose open entries differ at most by a factor of two, on average over heads and samples.
+        """Segments of the rows that read alike, and as many entries but for a factor of two.
 
-        Of a causal mask 1, 1, 2, 4, …: the first row has one entry, the last all. Empty where rows are alike, or where
-        their sizes do not rise or fall along the axis.
+        Heads and samples are averaged over. Of a causal mask 1, 1, 2, 4, …: the first row has one entry, the last all.
+        Empty where rows are alike, or where they do not get more or less so along the axis.
         """
+        if self.rows is None:
+            return ()
         counts = np.where(self._closed, 0.0, self.counts)
-        return () if self.rows is None else _levels(np.maximum(self._by_row(counts).mean(1), 1))
+        kinds = _kinds(np.maximum(self._by_row(counts).mean(1), 1))
+        # A bias that falls off leaves the nearest entries to all.
+        for least in _ALIKE if self.bias is None else (0.0,):
+            found = self._read_alike(kinds, least)
+            if len(found) <= _BORDERS + 1:
+                return found if len(found) > 1 else ()
+        return ()
+
+    def _read_alike(self, kinds: NDArray[np.int64], least: float) -> tuple[int, ...]:
+        """Return segments of rows of one kind which have at least this in common with their first row, as cosines."""
+        rows = np.moveaxis(self.weights, self.rows or -2, 0)
+        rows = rows / np.maximum(np.sqrt((rows**2).sum(-1, keepdims=True)), 1e-300)
+        first, numbers = 0, list[int]()
+        for i, row in enumerate(rows):
+            in_common, whole = (float((other * rows[first]).sum(-1).mean()) for other in (row, rows[first]))
+            far = in_common < least * whole * (1 - _ROUNDING)
+            first = i if kinds[i] != kinds[first] or far else first
+            numbers.append(first)
+        return stretches(np.array(numbers))
 
     def _by_row(self, counts: Array) -> Array:
         """Return the counts of each row, and those of other heads and samples at its place."""
@@ -211,8 +236,13 @@ class Mask:
 
 def _levels(values: Array) -> tuple[int, ...]:
     """Return segments within which values differ at most by a factor of two; empty of one or too many."""
-    found = stretches(np.ceil(np.log2(values)).astype(np.int64))
+    found = stretches(_kinds(values))
     return found if 1 < len(found) <= _BORDERS + 1 else ()
+
+
+def _kinds(values: Array) -> NDArray[np.int64]:
+    """Number values so that those of one number differ at most by a factor of two."""
+    return np.asarray(np.ceil(np.log2(values)).astype(np.int64))
 
 
 def _within(values: Array, parts: tuple[int, ...]) -> float:
