@@ -180,3 +180,36 @@ def test_a_batch_may_be_a_dataclass_and_stays_as_it_is() -> None:
         assert found.inputs[0]["gradient_rms"] > 0 and found.inputs[0]["name"] == "input.0.pixels"
     described = iw.predict(Takes(reads=False), Pictures(iw.signal((5, 8))))
     assert (described.inputs[0]["forward_rms"], described.rows[0]["forward_rms"]) == (1.0, 2.0)
+
+
+class Graph(nn.Module):
+    """Attention between neighbours in a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.one, self.two = nn.Linear(16, 32), nn.Linear(32, 1), nn.Linear(32, 1)
+
+    def forward(self, x: Tensor, graph: Tensor) -> Tensor:
+        h = self.inner(x)
+        scores = torch.where(graph > 0, self.one(h) + self.two(h).mT, -9e15)
+        found: Tensor = scores.softmax(-1) @ h
+        return found
+
+
+def test_floats_of_ones_and_zeros_beside_data_are_a_mask() -> None:
+    """As random numbers, what such a graph shuts was open, or unknown."""
+    graph, x = (normal(24, 24, seed=2) > 0) | torch.eye(24).bool(), normal(24, 16)
+    torch.manual_seed(0)
+    model = Graph()
+    plain, whole = iw.predict(model, (x, graph)), iw.predict(model, (x, graph.float()))
+    measured = iw.measure(model, (x, graph.float())).rows
+    for row, one in zip(plain.rows[-3:], whole.rows[-3:], strict=True):
+        assert (row["forward_rms"], row["gradient_rms"]) == (one["forward_rms"], one["gradient_rms"])
+    assert whole.rows[-2]["forward_rms"] == pytest.approx(measured[-2]["forward_rms"], rel=0.1)
+
+
+def test_black_and_white_images_are_data() -> None:
+    """Where there is no other data, ones and zeros are it."""
+    x = (normal(64, 64) > 0).float()
+    assert iw.predict(mlp(), x).rows[0]["gradient_rms"] is not None
+    assert iw.predict(mlp(), x).rows[0]["overlap"] == pytest.approx(iw.predict(mlp(), x + 1e-9).rows[0]["overlap"])

@@ -41,6 +41,9 @@ KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+LOOKED_AT = ("addmm", "_softmax", "sigmoid", "exp", "relu", "bmm")
+
+
 @pytest.mark.parametrize("weigh", KNOWN.values(), ids=KNOWN)
 def test_what_is_shut_is_no_open_score(
     weigh: Callable[[Tensor], Tensor], measured_rms: Callable[..., np.ndarray]
@@ -50,7 +53,7 @@ def test_what_is_shut_is_no_open_score(
     predicted = iw.predict(model, BATCH, plan=iw.plan(model, "xavier"))
     measured = measured_rms(model, BATCH, "xavier", SEEDS)
     for i, row in enumerate(predicted.rows):
-        if row["op"] in ("aten.addmm", "aten._softmax", "aten.sigmoid", "aten.exp", "aten.relu", "aten.bmm"):
+        if row["op"].removeprefix("aten.") in LOOKED_AT:
             assert [row["forward_rms"], row["gradient_rms"]] == pytest.approx(measured[i].tolist(), rel=0.08), row
 
 
@@ -76,10 +79,22 @@ def test_padding_shuts_scores_of_a_pooling_over_positions(measured_rms: Callable
             assert row["forward_rms"] == pytest.approx(measured[i, 0], rel=0.1)
 
 
+def test_log_sum_exp_is_that_of_the_open_scores(measured_rms: Callable[..., np.ndarray]) -> None:
+    """16 seeds: a standard error of 2 % at most. As if of all scores, logsumexp was 38 % too large."""
+    model = Masked(lambda s: s.softmax(-1) * s.logsumexp(-1, keepdim=True).sigmoid())
+    predicted = iw.predict(model, BATCH, plan=iw.plan(model, "xavier"))
+    measured = measured_rms(model, BATCH, "xavier", SEEDS)
+    for row, (forward, gradient) in zip(predicted.rows, measured, strict=True):
+        if row["op"] in ("aten.logsumexp", "aten.sigmoid", "aten._softmax", "aten.bmm"):
+            assert row["forward_rms"] == pytest.approx(forward, rel=0.05), row
+            assert row["gradient_rms"] == pytest.approx(gradient, rel=0.12), row
+
+
 UNKNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "aten.tanh": lambda s: torch.tanh(s / 10),
     "aten.amax": lambda s: torch.exp(s - s.amax(-1, keepdim=True)),
     "aten._log_softmax": lambda s: s.log_softmax(-1).exp(),
+    "aten.exp": lambda s: (s - s.logsumexp(-1, keepdim=True)).exp(),
     "aten.mean": lambda s: F.relu(s - s.mean(-1, keepdim=True)),
 }
 

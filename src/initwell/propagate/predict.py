@@ -9,7 +9,7 @@ from torch import nn
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
 from initwell.propagate.given.checks import check_arguments, note_strangers, without_complex, without_nan
-from initwell.propagate.given.described import given_signals, stood_in
+from initwell.propagate.given.described import given_rows, given_signals, stood_in
 from initwell.propagate.given.indices import check_indices
 from initwell.propagate.given.known import Known, known_values
 from initwell.propagate.given.start import (
@@ -92,7 +92,8 @@ def _begun(
     model: nn.Module, trace: Trace, batch: Any, described: Mapping[int, Signal], plan: Planned | None, notes: list[str]
 ) -> tuple[Known, Mapping[int, Signal]]:
     """Return the known numbers of a trace, and the signals that its walk starts with; notes get what was left out."""
-    values = known_values(trace, kept_parameters(model, trace, plan))
+    rows = given_rows(model, trace, batch, described)
+    values = known_values(trace, kept_parameters(model, trace, plan), rows)
     check_indices(trace, values)
     note_strangers(trace, values, notes)
     moving = without_complex(trace, notes)

@@ -119,8 +119,31 @@ def _normal(tensor: Tensor) -> Tensor:
 
 
 def _has_moments(tensor: Tensor) -> bool:
-    """Whether a tensor of the batch is data, of which only moments count, and not lengths, positions, a mask."""
+    """Whether a tensor of the batch may be data, of which only moments count, and not lengths, positions, a mask."""
     return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _masks(batch: Sequence[Tensor]) -> list[bool]:
+    """Which floating tensors of a batch are masks, or graphs: of ones and zeros beside tensors that are not.
+
+    By itself such a tensor is data, as a black and white image is.
+
+    >>> _masks([torch.randn(2, 3), torch.eye(2)]), _masks([torch.eye(2)])
+    ([False, True], [False])
+    """
+    found = [_is_of_ones_and_zeros(tensor) for tensor in batch]
+    return found if any(not mask for mask in found) else [False] * len(batch)
+
+
+def _is_of_ones_and_zeros(tensor: Tensor) -> bool:
+    if tensor.is_meta or not tensor.is_floating_point() or tensor.layout is not torch.strided:
+        return False
+    first = tensor.detach().flatten()[:_FIRST]
+    return all(bool(((part == 0) | (part == 1)).all()) for part in (first, tensor.detach()))
+
+
+# Of so many entries most data has one that is neither 0 nor 1: no need to look at the rest.
+_FIRST = 64
 
 
 class _Walk:
@@ -177,9 +200,10 @@ class _Walk:
         args, kwargs = map_tensors(given[0], self._copy), map_tensors(given[1], self._copy)
         originals = [t for part in given for _, t in tensors(part, "input")]
         named = [*tensors(args, "input"), *tensors(kwargs, "input")]
-        for (name, tensor), original in zip(named, originals, strict=True):
+        for (name, tensor), original, mask in zip(named, originals, _masks(originals), strict=True):
             self.inputs[name] = value = self.recorder.ledger.add(tensor, "input", name=name)
-            if self.recorder.folder is not None and not (original.is_meta or _has_moments(original)):
+            data = _has_moments(original) and not mask
+            if self.recorder.folder is not None and not (original.is_meta or data):
                 self.recorder.folder.give(value, original)
             if self.recorder.observer is not None:
                 self.recorder.observer.given(self.recorder.ledger.values[value], tensor)

@@ -15,10 +15,12 @@ Assumption: a blank row's scores and gradients are otherwise as any row's, and i
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from initwell.propagate.blank.rows import Rows, Tokens, counted, row_axes, scaled, times
 from initwell.propagate.blank.rules import RULES
 from initwell.propagate.given.known import Known
+from initwell.propagate.given.measured import SMALL
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.trace.trace import Op, Trace, ValueRef
 
@@ -41,6 +43,8 @@ class Blank:
         self.trace, self.signals, self.values = trace, known, values
         self.rows: dict[int, Rows] = {}
         self.any: bool = values.once("embeddings", lambda: any(op.functional == _BEGUN for op in trace.ops))
+        for value in values.rows:
+            self.any = self._given(value) or self.any
         """Whether there is anything whose rows may be blank."""
 
     @property
@@ -70,6 +74,16 @@ class Blank:
         if isinstance(rows, float):
             return (times(found[0], rows, ()), *found[1:])
         return found if rows is None else tuple(self._kept(op, i, s, rows) for i, s in enumerate(found))
+
+    def _given(self, value: int) -> bool:
+        """Begin with an input that has rows far smaller than the others; whether it can be."""
+        sizes = self.values.rows[value]
+        small = sizes < SMALL * sizes.mean()
+        if not _fits(small) or value not in self.signals:
+            return False
+        tokens = self.values.once(f"small {value}", lambda: Tokens(small))
+        self.rows[value] = Rows(tokens, sizes[tokens.at], float(sizes[~small].mean()))
+        return True
 
     def _begun(self, op: Op, shown: Signal) -> Rows | None:
         padding, index = int(op.arguments["padding_idx"]), op.arguments["indices"].id
@@ -138,8 +152,11 @@ class _Others(Mapping[int, Signal]):
 def _tokens(values: Known, index: int, padding: int) -> Tokens | None:
     padded = (values[index] == padding).numpy()
     padded = padded.reshape(-1, padded.shape[-1]) if padded.ndim else padded.reshape(1, 1)
-    fits = 0 < padded.sum() < padded.size and int(padded.sum()) * padded.shape[1] <= _LARGEST
-    return Tokens(padded) if fits else None
+    return Tokens(padded) if _fits(padded) else None
+
+
+def _fits(padded: NDArray[np.bool_]) -> bool:
+    return bool(0 < padded.sum() < padded.size and int(padded.sum()) * padded.shape[1] <= _LARGEST)
 
 
 def _cuts(op: Op) -> bool:

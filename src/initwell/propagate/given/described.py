@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from initwell.errors import ArgumentError
 from initwell.propagate.given.checks import is_number
+from initwell.propagate.given.measured import unlike_rows
 from initwell.propagate.given.start import input_signals
+from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, independent, replace
 from initwell.trace.batch import as_arguments, map_tensors, tensors, uncompiled
 from initwell.trace.trace import Trace
@@ -93,8 +95,18 @@ def given_signals(model: nn.Module, trace: Trace, batch: Any, described: Mapping
     Returns:
         Their signals, by value id.
     """
-    args, kwargs = as_arguments(uncompiled(model), batch)
-    named = [*tensors(args, "input"), *tensors(kwargs, "input")]
-    own = {trace.inputs[name]: described[id(t)] for name, t in named if id(t) in described and name in trace.inputs}
+    own = {value: described[id(t)] for value, t in _inputs(model, trace, batch) if id(t) in described}
     rest = {name: value for name, value in trace.inputs.items() if value not in own}
     return input_signals(model, replace(trace, inputs=rest), batch) | own
+
+
+def given_rows(model: nn.Module, trace: Trace, batch: Any, described: Mapping[int, Signal]) -> dict[int, Array]:
+    """Return the mean squares of the rows of a batch's tensors where these differ much; arguments as above."""
+    given = [(i, t) for i, t in _inputs(model, trace, batch) if id(t) not in described and t.is_floating_point()]
+    return {value: rows for value, tensor in given if (rows := unlike_rows(tensor)) is not None}
+
+
+def _inputs(model: nn.Module, trace: Trace, batch: Any) -> list[tuple[int, Tensor]]:
+    args, kwargs = as_arguments(uncompiled(model), batch)
+    named = [*tensors(args, "input"), *tensors(kwargs, "input")]
+    return [(trace.inputs[name], tensor) for name, tensor in named if name in trace.inputs]

@@ -32,11 +32,13 @@ class Known:
         folded: the numbers.
         batched: values made from the batch, whose dimension 0 counts samples.
         kept: parameters that are not drawn anew, with their numbers.
+        rows: inputs with rows far smaller than others, and the mean square of each row: see ``measured.unlike_rows``.
     """
 
     folded: Folded
     batched: frozenset[int] = frozenset()
     kept: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
+    rows: Mapping[int, Array] = field(default_factory=dict, repr=False)
     _signals: dict[int, Signal | None] = field(default_factory=dict, repr=False)
     _ranges: dict[int, tuple[float, float]] = field(default_factory=dict, repr=False)
     _agreements: dict[int, Array] = field(default_factory=dict, repr=False)
@@ -162,12 +164,15 @@ class Signals(dict[int, Signal]):
         self.pop(value, None)
 
 
-def known_values(trace: Trace, kept: Mapping[int, Tensor] | None = None) -> Known:
+def known_values(
+    trace: Trace, kept: Mapping[int, Tensor] | None = None, rows: Mapping[int, Array] | None = None
+) -> Known:
     """Return what a trace knows of its numbers.
 
     Args:
         trace: from ``record``.
         kept: parameters that are not drawn anew, by value id.
+        rows: mean squares of the rows of inputs that differ much in size, by value id.
 
     Returns:
         The Known, for as many walks over the trace as one likes.
@@ -177,7 +182,7 @@ def known_values(trace: Trace, kept: Mapping[int, Tensor] | None = None) -> Know
     if made:
         first = {**folded.first, **{value: value for value in made}}
         folded = replace(folded, tensors={**folded.tensors, **made}, first=first)
-    return Known(folded, _batched(trace), kept)
+    return Known(folded, _batched(trace), kept, rows or {})
 
 
 def _batched(trace: Trace) -> frozenset[int]:

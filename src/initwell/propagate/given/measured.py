@@ -13,6 +13,9 @@ from initwell.propagate.moments.segments import MOST, Array, patterns
 from initwell.propagate.moments.signal import Signal, replace
 
 _FRESH = 4.0
+# Rows of so many features are no smaller than this share of their average by chance.
+_FEATURES = 16
+SMALL = 0.1
 
 
 @np.errstate(all="ignore")
@@ -145,6 +148,23 @@ def with_unlike_noted(signal: Signal, tensor: Tensor, what: str) -> Signal:
     if float(sizes.var() / sizes.mean() ** 2) <= 0.25 + chance:
         return signal
     return signal.approximate(f"{what} of unlike size, taken as alike")
+
+
+def unlike_rows(tensor: Tensor) -> Array | None:
+    """Return the mean square of each row, of shape (samples, places), where some are far smaller than their average.
+
+    Padding that is 0, or nearly, is such: a norm divides it by √ε.
+
+    Args:
+        tensor: of shape (sample, features) or (sample, place, features).
+
+    >>> unlike_rows(torch.tensor([[1.0], [0.0]]).expand(2, 16)).tolist()
+    [[1.0], [0.0]]
+    """
+    if tensor.ndim not in (2, 3) or tensor.shape[-1] < _FEATURES or not tensor.numel():
+        return None
+    sizes = tensor.detach().double().square().mean(-1).reshape(tensor.shape[0], -1)
+    return sizes.cpu().numpy() if float(sizes.min()) < SMALL * float(sizes.mean()) else None
 
 
 def measured_weight(tensor: Tensor) -> Signal:

@@ -212,17 +212,17 @@ def gamma_moments(f: Pointwise, u: Signal) -> tuple[Array, Array]:
     count = math.prod(u.shape)
     for points, weights in _laws(u):
         values = f.fn(points)
-        found.append((_shown(values, weights, count), _shown(values * values, weights, count)))
+        found.append((shown(values, weights, count), shown(values * values, weights, count)))
     means, squares = (np.array(part).reshape(u.means.shape) for part in zip(*found, strict=True))
     spread = np.maximum(squares - means**2, 0.0)
     return means, over_pairs(u.atoms, means) + over_pairs(u.atoms, np.sqrt(spread)) * covariance(u)[1]
 
 
-def _shown(values: Array, weights: Array, count: int) -> float:
+def shown(values: Array, weights: Array, count: int) -> float:
     """Return E[y] as an average of so many y shows it: without what is rarer than one in them, where it lives of that.
 
     >>> points, weights = gamma_law(1.0, 0.5)  # of 4 squares
-    >>> [round(_shown(1 / (points**2 + 1e-9), weights, n), 1) for n in (100, 10_000)]
+    >>> [round(shown(1 / (points**2 + 1e-9), weights, n), 1) for n in (100, 10_000)]
     [6.0, 15.0]
     """
     found = float(values @ weights)

@@ -15,6 +15,9 @@ from initwell.propagate.laws.rectified import distribution, interpolated
 from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal
+from initwell.propagate.table import Call
+from initwell.trace.ops import COPIES, VIEWS
+from initwell.trace.trace import Op
 
 
 def with_itself(g: Signal, hat: Array, tag: int, gates: Sequence[Gate]) -> Array:
@@ -56,3 +59,17 @@ def _given(gate: Gate, a: float) -> tuple[float, float] | None:
     given = a * (points - centre) / variance
     first = float(once @ given / whole_once)
     return first, float(twice @ given**2 / whole_twice) + 1 - a * a / variance
+
+
+def gates_of(call: Call) -> Sequence[Gate]:
+    """Return the masks that the arriving gradient met last: before views, if nothing but views came after."""
+    ref = call["grad_out"]
+    g = call.of(ref)
+    op = call.trace.producer(ref.id)
+    while not g.gates and op is not None and _shows(op) and op.inputs[0] in call.known:
+        g, op = call.known[op.inputs[0]], call.trace.producer(op.inputs[0])
+    return g.gates
+
+
+def _shows(op: Op) -> bool:
+    return op.functional in VIEWS or op.functional in COPIES

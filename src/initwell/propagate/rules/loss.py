@@ -37,15 +37,17 @@ from initwell.propagate.rules.parts import one_atom
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.softmax import softmaxed
-from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
 _TARGETS = "targets of a loss as drawn at random, independent of the model's output"
-_GAUSSIAN = "log-softmax: scores as Gaussian"
+GAUSSIAN = "log-softmax: scores as Gaussian"
+_SHUT = "weights e^(s − log Σ e^s) of scores of which a mask has shut some: of rows of few, both gradients are one"
 _MEAN = 1
 
 
-def _one_axis(s: Signal, dim: int) -> tuple[Signal, int]:
+def one_axis(s: Signal, dim: int) -> tuple[Signal, int]:
+    """Return a signal with one atom of one segment along a dimension, and its axis."""
     s = plain(one_atom(s, dim), dim)
     return s, s.axes([dim])[0]
 
@@ -92,13 +94,13 @@ def log_softmaxed(s: Signal, dim: int) -> Signal:
     """Apply log-softmax along a dimension."""
     if not s.dims[dim]:
         return s.changed(np.zeros_like(s.moments), 0.0)
-    s, axis = _one_axis(s, dim)
+    s, axis = one_axis(s, dim)
     count = s.atoms[axis].size
     scores = np.asarray(s.moments.take(0, axis) - s.moments.take(1, axis))
     mean, spread = log_sum(scores, Weights(count))
     agree = scores - 2 * scores / count + spread + mean**2
     found = s.changed(np.stack([agree, agree - scores], axis), -mean, gaussian=s.gaussian)
-    return found.approximate(_GAUSSIAN)
+    return found.approximate(GAUSSIAN)
 
 
 def log_softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
@@ -113,7 +115,7 @@ def log_softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
         return g.changed(np.zeros_like(g.moments), 0.0)
     p = softmaxed(s, dim)
     p, g = together(p, g, p.shape)
-    (p, axis), (g, _) = _one_axis(p, dim), _one_axis(g, dim)
+    (p, axis), (g, _) = one_axis(p, dim), one_axis(g, dim)
     count = g.atoms[axis].size
     row = g.moments.take([0], axis) + (count - 1) * g.moments.take([1], axis)
     moments = g.moments - 2 * row / count + p.moments * count * row
@@ -138,13 +140,13 @@ def _logsumexp(call: Call) -> Sequence[Signal]:
     dims = [d % len(s.dims) for d in call["dim"]]
     if len(dims) != 1 or not s.dims[dims[0]]:
         raise UnknownSignalError("a logsumexp of no axis or several")
-    s, axis = _one_axis(s, dims[0])
+    s, axis = one_axis(s, dims[0])
     scores = np.asarray(s.moments.take(0, axis) - s.moments.take(1, axis))
     mean, spread = log_sum(scores, Weights(s.atoms[axis].size))
     moments = s.moments.take(1, axis) + 2 * s.mean * mean + mean**2 + spread
     kept = (*s.dims[: dims[0]], *([()] if call["keepdim"] else []), *s.dims[dims[0] + 1 :])
     found = s.changed(np.asarray(moments), s.mean + mean, dims=kept, gaussian=s.gaussian)
-    return [found.approximate(_GAUSSIAN)]
+    return [found.approximate(GAUSSIAN)]
 
 
 def weights_by_hand(call: Call) -> Signal | None:
@@ -163,7 +165,12 @@ def weights_by_hand(call: Call) -> Signal | None:
     shape = trace.values[s.id].shape
     dims = [d % len(shape) for d in made.arguments["dim"]]
     one = tuple(1 if d in dims else n for d, n in enumerate(shape))
-    return softmaxed(call.of(s), dims[0]) if len(dims) == 1 and trace.values[total.id].shape == one else None
+    if len(dims) != 1 or trace.values[total.id].shape != one:
+        return None
+    scores = call.of(s)
+    if scores.mask is not None and call.op.phase == "forward":
+        raise UnknowableError(_SHUT)
+    return replace(softmaxed(scores, dims[0]), closed=scores.mask)
 
 
 @dataclass(frozen=True)
@@ -214,7 +221,7 @@ def _nll(call: Call) -> Sequence[Signal | None]:
     if not y.dims[dim]:
         agree = differ = y.moments
     else:
-        y, axis = _one_axis(y, dim)
+        y, axis = one_axis(y, dim)
         agree, differ = (np.asarray(y.moments.take(i, axis)) for i in (0, 1))
     moments = np.asarray(w.same * agree + w.others * differ)
     moments[(0,) * moments.ndim] = w.square * agree[(0,) * agree.ndim]

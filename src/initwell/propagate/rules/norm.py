@@ -30,6 +30,7 @@ from functools import lru_cache
 import numpy as np
 
 from initwell.propagate.given.measured import measured
+from initwell.propagate.laws import epsilon
 from initwell.propagate.laws.components import in_parts, inverse
 from initwell.propagate.laws.few import normed
 from initwell.propagate.laws.functions import composed, line
@@ -44,14 +45,23 @@ from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array, along
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
-from initwell.propagate.rules.let_through import with_itself
+from initwell.propagate.rules.let_through import gates_of, with_itself
 from initwell.propagate.rules.reading import levelled
-from initwell.propagate.rules.scatter import by_samples, inverse_sizes, relative_variance, sent_to, unlike
+from initwell.propagate.rules.scatter import (
+    SIZES,
+    by_samples,
+    inverse_sizes,
+    of_unlike_channels,
+    relative_variance,
+    sent_to,
+    unlike,
+)
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.states import refuse_rows
 from initwell.propagate.table import Call, Rule
-from initwell.trace.ops import COPIES, VIEWS
-from initwell.trace.trace import Op
+
+# Of rows of fewer free entries 1/s² has next to no expectation but for ε.
+_FEWEST = 2.5
 
 
 def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = True, tag: int = -1) -> Signal:
@@ -79,7 +89,17 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
         profile=levelled(x, dims, x.changed(moments, 0.0).q) if centred and x.profile else x.profile,
         swing=x.swing if 0 in dims else 0.0,
     )
-    return _as_distributed(found, x, scale if centred else None)
+    found = _as_distributed(found, x, scale if centred else None)
+    if not epsilon.matters(None if 0 in dims else x, variance, eps):
+        return found
+    return epsilon.shrunk(found, x, dims, variance, eps, _free(x, _unit(x, tuple(dims), centred)[0], dims))
+
+
+def _free(x: Signal, hat: Array, dims: Sequence[int]) -> Array:
+    """Return as how many independent entries those of a row count, by segment."""
+    axes = x.axes(dims)
+    here = tuple([slice(n if i not in axes else 1) for i, n in enumerate(x.means.shape)])
+    return np.asarray(1 / np.maximum(over_all(x, hat * hat, axes)[here], 1e-12))
 
 
 def _average(array: Array) -> float:
@@ -140,13 +160,10 @@ def normalized_backward(
     axes = g.axes(dims)
     hat, variance = _unit(x, tuple(dims), centred)
     share = variance / (variance + eps)
-    cross = over_all(g, _met(g, x, tuple(dims), centred, tag, tuple(gates or g.gates)), axes)
-    inner = centred_moments(g, axes) if centred else g.moments
-    found = inner - cross * hat * over_pairs(x.atoms, np.sqrt(share * (2 - share)))
-    free = 1 / np.maximum(over_all(g, hat * hat, axes)[tuple([slice(n) for n in share.shape])], 1e-12)
-    many, undone = float(free.min()) > 2.5, 1.0
-    gain, grown = inverse_square_of(x if many and 0 not in dims else None, _average(free))
-    as_one = np.where(free > 2.5, free / np.maximum(free - 2, 0.5), 1.0)
+    taken, free, rows = share * (2 - share), _free(g, hat, dims), None if 0 in dims else x
+    many, undone = float(free.min()) > _FEWEST, 1.0
+    gain, grown = inverse_square_of(rows if many else None, _average(free))
+    as_one = np.where(free > _FEWEST, free / np.maximum(free - 2, 0.5), 1.0)
     as_parts = inverse(x, _centred(x, tuple(dims), centred)[0], axes) if centred and many else None
     less = 1.0 if as_parts is None else as_parts / _average(as_one)
     if channels and unlike(x):
@@ -155,8 +172,16 @@ def normalized_backward(
         sizes = inverse_sizes(x, eps / max(level, 1e-300), few * left)
         varies = (1 + left * (less - 1)) * sizes.inverse * (variance + eps) / level
         undone = math.sqrt(sizes.undone / sizes.inverse)
+    elif epsilon.matters(rows, variance, eps):
+        free = free if as_parts is None else np.full_like(free, 2 * as_parts / max(as_parts - 1, 1e-12))
+        lefts = epsilon.by_segment(rows, dims, variance, eps, free)
+        varies, taken = (lefts.of(name) for name in ("back", "taken"))
+        varies, grown = varies * (variance + eps) / variance, epsilon.grown(x, dims, variance, eps, free)
     else:
         varies = gain * (1 + share * (less * as_one - 1))
+    cross = over_all(g, _met(g, x, tuple(dims), centred, tag, tuple(gates or g.gates)), axes)
+    inner = centred_moments(g, axes) if centred else g.moments
+    found = inner - cross * hat * over_pairs(x.atoms, np.sqrt(taken))
     moments = found * over_pairs(g.atoms, np.sqrt(varies / (variance + eps)))
     return merged_fidelity(g.changed(moments, 0.0, profile=g.profile, undone=undone, **grown), x)
 
@@ -179,9 +204,11 @@ def times_hat(
 ) -> Signal:
     """Multiply a gradient by x̂, entry by entry, for the scale's gradient; arguments as of ``normalized_backward``."""
     g, x = together(g, x, x.shape)
-    variance = _centred(x, tuple(dims), True)[1]
+    hat, variance = _unit(x, tuple(dims), True)
     met = _met(g, x, tuple(dims), True, tag, tuple(gates or g.gates))
     moments = met * over_pairs(x.atoms, np.sqrt(variance / (variance + eps)))
+    if epsilon.matters(None if 0 in dims else x, variance, eps):
+        moments = epsilon.shrunk(g.changed(moments, 0.0), x, dims, variance, eps, _free(x, hat, dims)).moments
     return merged_fidelity(g.changed(moments, 0.0), x)
 
 
@@ -275,24 +302,10 @@ def _by_running_variance(call: Call, x: Signal, layout: Sequence[int], eps: floa
 _UNEVEN = "running variances that differ between channels, as independent of the values that they divide"
 
 
-def _gates(call: Call) -> Sequence[Gate]:
-    """Return the masks that the arriving gradient met last: before views, if nothing but views came after."""
-    ref = call["grad_out"]
-    g = call.of(ref)
-    op = call.trace.producer(ref.id)
-    while not g.gates and op is not None and _shows(op) and op.inputs[0] in call.known:
-        g, op = call.known[op.inputs[0]], call.trace.producer(op.inputs[0])
-    return g.gates
-
-
-def _shows(op: Op) -> bool:
-    return op.functional in VIEWS or op.functional in COPIES
-
-
 def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
     g, x, eps = call.signal("grad_out"), call.signal("input"), float(call["eps"])
     dims, layout = _channels(call)
-    tag, gates = call.forward().outputs[0], _gates(call)
+    tag, gates = call.forward().outputs[0], gates_of(call)
     inner = _unscaled(call, g, layout)
     if call["train"]:
         dx = normalized_backward(inner, x, dims, eps, tag=tag, gates=gates, channels=True)
@@ -302,34 +315,13 @@ def _batch_norm_backward(call: Call) -> Sequence[Signal | None]:
             kept = [replace(g, moments=g.moments * share, power=g.power * share) for g in inner.gates]
             dx = replace(dx, gates=tuple(kept), echoes=tuple(echo.times(share) for echo in inner.echoes))
         dx = sent_to(dx, x, eps / max(_average(_centred(x, tuple(dims), True)[1]), 1e-300))
-        dx = dx.approximate(_SIZES) if _of_unlike_channels(call) else dx
+        dx = dx.approximate(SIZES) if of_unlike_channels(call) else dx
         product = times_hat(g, x, dims, eps, tag=tag, gates=gates)
     else:
         dx = replace(_by_running_variance(call, inner, layout, eps), gates=())
         product = multiplied(*together(g, _running(call, x, layout, eps), x.shape))
     dweight = summed(product, dims, keep=False, mean=False)
     return _masked(call, [dx, dweight, summed(g, dims, keep=False, mean=False)])
-
-
-def _of_unlike_channels(call: Call) -> bool:
-    """Whether channels were divided by sizes that may differ by more than is known of them.
-
-    Those of a sum of branches do where each channel of a branch was made of that channel of the stream alone: it may
-    add up with it or cancel it. A depthwise convolution hands that on; a few samples make it matter at once.
-    """
-    made = call.trace.producer(call.trace.shown(call["input"].id))
-    shape = call.signal("input").shape
-    few = math.prod([*shape[:1], *shape[2:]]) <= _FEW
-    if made is not None and made.functional == "aten.convolution":
-        weight = call.trace.values[made.arguments["weight"].id].shape
-        few = weight[1] == 1 and math.prod(weight[2:]) > 1
-        made = call.trace.producer(call.trace.shown(made.arguments["input"].id)) if few else None
-    return made is not None and few and made.functional in _SUMS
-
-
-_SUMS = frozenset({"aten.add", "aten.sub", "aten.mean"})
-_FEW = 64
-_SIZES = "channels of a sum, divided by the size of each, taken as of one size"
 
 
 def _masked(call: Call, found: Sequence[Signal]) -> Sequence[Signal | None]:
@@ -352,7 +344,7 @@ def _layer_norm_backward(call: Call) -> Sequence[Signal | None]:
     g, x = call.signal("grad_out"), call.signal("input")
     dims, layout = _last(call)
     refuse_rows(call, call["input"].id, math.prod(layout))
-    tag, eps, gates = call.forward().outputs[0], float(call.forward().arguments["eps"]), _gates(call)
+    tag, eps, gates = call.forward().outputs[0], float(call.forward().arguments["eps"]), gates_of(call)
     dx = normalized_backward(_unscaled(call, g, layout), x, dims, eps, tag=tag, gates=gates)
     others = [d for d in range(len(x.dims)) if d not in dims]
     dweight = summed(times_hat(g, x, dims, eps, tag=tag, gates=gates), others, keep=False, mean=False)
@@ -378,7 +370,7 @@ def _group_norm(call: Call) -> Sequence[Signal | None]:
 def _group_norm_backward(call: Call) -> Sequence[Signal | None]:
     g, shape = call.signal("grad_out"), call.signal("input").shape
     forward = call.forward()
-    tag, eps, gates = forward.outputs[0], float(forward.arguments["eps"]), _gates(call)
+    tag, eps, gates = forward.outputs[0], float(forward.arguments["eps"]), gates_of(call)
     x, dims = _in_groups(call, call.signal("input"))
     inner, _ = _in_groups(call, _unscaled(call, g, (1, shape[1], *[1] * (len(shape) - 2))))
     dx = normalized_backward(inner, x, dims, eps, tag=tag, gates=gates)

@@ -41,6 +41,7 @@ from initwell.propagate.laws.functions import Function, as_image, is_line
 from initwell.propagate.moments.places import by_axis
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.table import Call
 
 _UNIFORM = 0.8
 # Beyond a relative variance of 1 an inverse gamma variable has no mean; s² of few samples, with its ε, has.
@@ -53,6 +54,9 @@ _RATIOS = (1e-3, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _LEAST_OWN = 1e-3
 _LEAST_MEAN = 0.02
 _BLOCK = 64
+_SUMS = frozenset({"aten.add", "aten.sub", "aten.mean"})
+_FEW_ROWS = 64
+SIZES = "channels of a sum, divided by the size of each, taken as of one size"
 
 
 class Taken(NamedTuple):
@@ -359,3 +363,19 @@ def _of_square(tails: float) -> Callable[[Array], tuple[Array, Array]]:
         return np.log(found), slope / found
 
     return uniform if abs(tails - _UNIFORM) < 0.04 else gamma
+
+
+def of_unlike_channels(call: Call) -> bool:
+    """Whether channels were divided by sizes that may differ by more than is known of them.
+
+    Those of a sum of branches do where each channel of a branch was made of that channel of the stream alone: it may
+    add up with it or cancel it. A depthwise convolution hands that on; a few samples make it matter at once.
+    """
+    made = call.trace.producer(call.trace.shown(call["input"].id))
+    shape = call.signal("input").shape
+    few = math.prod([*shape[:1], *shape[2:]]) <= _FEW_ROWS
+    if made is not None and made.functional == "aten.convolution":
+        weight = call.trace.values[made.arguments["weight"].id].shape
+        few = weight[1] == 1 and math.prod(weight[2:]) > 1
+        made = call.trace.producer(call.trace.shown(made.arguments["input"].id)) if few else None
+    return made is not None and few and made.functional in _SUMS

@@ -6,9 +6,9 @@ With m = 1 where scores are open and 0 elsewhere, and φ(level) = 0 of what stan
 
 products with a known tensor. What φ makes of the level is as good as shut where that is no more than ``SHUT``, as of a
 clamp above the smallest number; the mask then stays. What it is else, as −1 of tanh, is not known, nor is the gradient
-of a function of a function, nor what is made of all scores, as their mean: these say so. The largest is known where it
-is only taken off again, as softmax does itself: p of s − max s is p of s. Assumption: which entries are open has
-nothing to do with the scores.
+of a function of a function, nor what is made of all scores, as their mean: these say so. A log-sum-exp is that of
+``open_sums``. The largest is known where it is only taken off again, as softmax does itself: p of s − max s is p of s.
+Assumption: which entries are open has nothing to do with the scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules import pointwise
 from initwell.propagate.rules.branch import multiplied, operand
+from initwell.propagate.rules.open_sums import log_sum_of_open
 from initwell.propagate.rules.parts import sliced
 from initwell.propagate.table import Call, Rule, UnknowableError
 from initwell.trace.fold import called
@@ -53,7 +54,7 @@ def aware(rules: Mapping[str, Rule]) -> Mapping[str, Rule]:
         rules: op packet → its rule.
     """
     wrappers = dict.fromkeys(_FUNCTIONS, _function) | dict.fromkeys(_BLIND.split(), _blind)
-    wrappers |= {"aten.mul": _product, "aten.where": _product}
+    wrappers |= {"aten.mul": _product, "aten.where": _product, "aten.add": _sum}
     return {name: wrappers.get(name, _same)(rule) for name, rule in rules.items()}
 
 
@@ -71,6 +72,8 @@ def _function(rule: Rule) -> Rule:
         mask = _mask(call, of)
         if mask is None or not found or found[0] is None or found[0].shape != call.shape():
             return found
+        if found[0].closed is not None:
+            return found  # weights by hand are 0 there already
         if backward:
             if call.signal("grad_output" if call.has("grad_output") else "grad_out").closed is not None:
                 raise UnknowableError(_TWICE)
@@ -93,6 +96,8 @@ def _again(rule: Rule, call: Call, x: Signal) -> Sequence[Signal | None]:
 def _blind(rule: Rule) -> Rule:
     def aware_of_masks(call: Call) -> Sequence[Signal | None]:
         mask = _mask(call, call.op) if call.op.phase == "forward" else None
+        if mask is not None and call.op.functional == "aten.logsumexp":
+            return [log_sum_of_open(call, mask)]
         if mask is not None and not _is_taken_off(call):
             raise UnknowableError(_OF_ALL)
         return rule(call) if mask is None else _of_open(rule, call, mask)
@@ -145,6 +150,21 @@ def _product(rule: Rule) -> Rule:
             if call.op.functional == "aten.mul" or operand(call, other).q == 0:
                 return [replace(found[0], closed=x.closed)]
         return found
+
+    return aware_of_masks
+
+
+def _sum(rule: Rule) -> Rule:
+    """What is 0 in both operands is 0 in their sum, as of the gradients of a softmax and a log-sum-exp of scores."""
+
+    def aware_of_masks(call: Call) -> Sequence[Signal | None]:
+        found = rule(call)
+        if call.op.phase == "forward" or not found or found[0] is None or not (call.has("self") and call.has("other")):
+            return found
+        one, two = call.signal("self").closed, call.signal("other").closed
+        if one is None or two is None or not (one is two or np.array_equal(one.open, two.open)):
+            return found
+        return [replace(found[0], closed=one)]
 
     return aware_of_masks
 

@@ -82,13 +82,14 @@ def weights_of(s: Signal, axis: int) -> Weights:
     return Weights(atom.size, stepped(2 * s.spread), stepped(1 / curved) if curved > 0 else math.inf)
 
 
-def _open(mask: Mask | None, s: Signal, axis: int, keys: Keys | None) -> Open:
+def open_rows(mask: Mask | None, s: Signal, axis: int, keys: Keys | None) -> Open:
     """Return what is open of scores whose rows have the mask's segments, where they can."""
     count = s.atoms[axis].size
     if mask is None:
         return all_open(count)
     at = _row_axis(mask, s)
-    agree = keys.same if keys is not None else np.asarray(_even(mask, s).moments.take(0, axis))
+    even = plain(_even(mask, s), len(s.dims) - 1)
+    agree = keys.same if keys is not None else np.asarray(even.moments.take(0, axis))
     if at is None:
         return Open(agree, count, mask.sizes, lambda _: mask.sizes, mask.uneven)
     ends, k = [0, *accumulate(s.atoms[at].patterns.parts)], at - (at > axis)
@@ -125,7 +126,7 @@ def _row_axis(mask: Mask, s: Signal) -> int | None:
     return axis if common(own, mask.parts) == own else None
 
 
-def _by_rows(s: Signal, mask: Mask | None) -> Signal:
+def by_rows(s: Signal, mask: Mask | None) -> Signal:
     """Give scores the segments of their mask's rows."""
     axis = _rows(mask, s)
     if mask is None or axis is None:
@@ -162,8 +163,8 @@ def softmaxed(s: Signal, dim: int) -> Signal:
         return surrounded(softmaxed(opened(s), dim), spans, s.shape)
     if mask is None and (rows := uneven(s, dim)) is not None:
         return _of_two_kinds(s, rows)
-    s, axis, keys = _split(_by_rows(_own(s, mask), mask), mask, dim)
-    left, scores, weights = _open(mask, s, axis, keys), _without(s, axis, keys), weights_of(s, axis)
+    s, axis, keys = _split(by_rows(_own(s, mask), mask), mask, dim)
+    left, scores, weights = open_rows(mask, s, axis, keys), _without(s, axis, keys), weights_of(s, axis)
     by_columns, s = s, plain(s, dim)
     agree = _SQUARE.over(scores, weights, left)
     if keys is None:
@@ -300,7 +301,7 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
         found = softmax_backward(within(g, spans), opened(s), dim)
         return replace(back(found, spans, g), closed=mask)
     if mask is not None:
-        s = _split(_by_rows(_own(s, mask), mask), mask, dim)[0]
+        s = _split(by_rows(_own(s, mask), mask), mask, dim)[0]
     elif uneven(s, dim) is None:
         s, _ = _one_axis(s, dim, segments=False)
     g, s = together(g, s, s.shape)
@@ -308,7 +309,7 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
         return _back_through_two_kinds(g, s, rows)
     g, axis = _one_axis(g, dim, segments=True)
     s, axis, keys = _split(s, mask, dim)
-    left, scores, shared = _open(mask, s, axis, keys), _without(s, axis, keys), strength(g, axis, s, axis)
+    left, scores, shared = open_rows(mask, s, axis, keys), _without(s, axis, keys), strength(g, axis, s, axis)
     s = plain(s, dim)
     weights, v = weights_of(s, axis), known_variance(scores.q * left.uneven[0])
     level = max((source.level for source in s.atoms[axis].follows), default=0.0)
