@@ -228,11 +228,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _place(self) -> tuple[Place, int | None]:
         here = self.scope.here
-        if self.phase == "forward":
-            return here, None
         node = torch._C._current_autograd_node()
         of = None if node is None else self._forward_op(node._sequence_nr())
-        if self.scope.inside or of is None:
+        if self.phase == "forward" or self.scope.inside or of is None:
+            # A forward may derive what it made before.
             # A checkpointed module runs its forward again within the backward: the scope knows its name.
             return here, of
         return Place(self.ops[of].path, self.ops[of].module_type, self.ops[of].call), of

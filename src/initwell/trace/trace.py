@@ -73,7 +73,8 @@ class Op(Record):
         module_type: that module's type, "torch.nn.modules.linear.Linear".
         call: 0, 1, … counts the uses of a module that runs more than once.
         phase: "forward" or "backward".
-        of: for a backward op, the index of the forward op it is the derivative of, where that is known.
+        of: for a backward op, or one of a derivative that the forward itself takes, the index of the forward op it is
+            the derivative of, where that is known.
         mutates: (old id, new id) of every value that this op replaced by writing into its memory: the tensor written,
             the whole tensor it is a view of, and other views of it that were read later.
     """

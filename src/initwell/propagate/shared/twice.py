@@ -10,7 +10,9 @@ and most of that lies along x', which the layers before have made as well: they 
 term in a gradient, s, makes more than a tenth of its size, √(1 + s (m + 1)/n) > 1.1, what comes back is unknown. With a
 c of its own for each feature, as with gates, Σ_i c_i W_ij W_ik has no such part. What lies along a of a gradient c·b
 is unknown where b is of another pass through W: E[a·b] is not 0. And the gradient of a forward's own gradient, which
-is made of activations and of weights that made these, is unknown from the first derivative that is derived again.
+is made of activations and of weights that made these, is unknown from the first derivative that is derived again. One
+that is a function of its own, as the cosine of a sine's input, goes as any; of several, as 2u and e^(−u²), what comes
+back along each holds one gradient.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,7 +111,7 @@ class _Search:
         self._alike: set[int] = set()
         self._made: dict[int, tuple[frozenset[object], int, int]] = {}
         self._gradients = {v.id for v in trace.values if v.kind == "cotangent"}
-        derived = {op.index for op in trace.forward_ops if "_backward" in op.functional}
+        derived = self._derived()
         for op in trace.ops:
             if op.phase != "backward":
                 continue
@@ -118,6 +120,24 @@ class _Search:
             if not self._gradients.isdisjoint(op.inputs):
                 self._gradients.update(op.outputs)
                 self._look(op)
+
+    def _derived(self) -> set[int]:
+        """Return the ops of a forward's own gradient whose own derivative is unknown.
+
+        Those of functions that have an op for theirs; and products with several functions of what one layer made.
+        """
+        own = [op for op in self._trace.forward_ops if op.of is not None]
+        found = {op.index for op in self._trace.forward_ops if "_backward" in op.functional}
+        if not any(op.functional in _PRODUCTS for op in own):
+            return found  # what is multiplied is a number, which goes as nothing
+        made = {value for op in own for value in op.outputs}
+        layers: dict[frozenset[int], set[int]] = {}
+        for op in own:
+            for value in set(op.inputs) - made if op.functional not in _PRODUCTS else ():
+                layers.setdefault(frozenset(self._passes(value)), set()).add(self._shown(value))
+        several = [layer for layer, read in layers.items() if layer and len(read) > 1]
+        ways = [(op.index, self._passes(i).keys()) for op in own for i in op.inputs if op.functional not in _PRODUCTS]
+        return found | {index for index, passes in ways if any(layer <= passes for layer in several)}
 
     def _look(self, op: Op) -> None:
         if op.functional in _PRODUCTS:
