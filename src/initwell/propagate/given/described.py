@@ -102,8 +102,9 @@ def given_signals(model: nn.Module, trace: Trace, batch: Any, described: Mapping
 
 def given_rows(model: nn.Module, trace: Trace, batch: Any, described: Mapping[int, Signal]) -> dict[int, Array]:
     """Return the mean squares of the rows of a batch's tensors where these differ much; arguments as above."""
-    given = [(i, t) for i, t in _inputs(model, trace, batch) if id(t) not in described and t.is_floating_point()]
-    return {value: rows for value, tensor in given if (rows := unlike_rows(tensor)) is not None}
+    given = [(i, t) for i, t in _inputs(model, trace, batch) if t.is_floating_point() and not t.is_meta]
+    sizes = {value: unlike_rows(tensor) for value, tensor in given if id(tensor) not in described}
+    return {value: rows for value, rows in sizes.items() if rows is not None}
 
 
 def _inputs(model: nn.Module, trace: Trace, batch: Any) -> list[tuple[int, Tensor]]:
