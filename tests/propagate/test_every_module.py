@@ -31,12 +31,7 @@ UNKNOWN = """
     orthogonal of a convolution
     L1Loss() of normal
     L1Loss(reduction="sum") of normal
-    BCELoss() of probability
-    BCELoss() of probability, image
-    BCEWithLogitsLoss() of probability
     PoissonNLLLoss() of count
-    SoftMarginLoss() of sign
-    SoftMarginLoss() of sign, image
     MultiLabelMarginLoss() of labels
     MultiMarginLoss() of class
     MultiMarginLoss(p=2) of class
@@ -47,20 +42,12 @@ UNKNOWN = """
     AdaptiveLogSoftmaxWithLoss()
 """
 OFF = """
+    BCELoss() of probability, image
     L1Loss() of normal, image
     L1Loss(reduction="sum") of normal, image
     MSELoss() of normal, image
     HuberLoss() of normal, image
     SmoothL1Loss(beta=0.5) of normal, image
-    KLDivLoss(reduction="batchmean") of distribution
-    KLDivLoss(reduction="batchmean") of distribution, image
-    BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)) of probability
-    BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)) of probability, image
-    PoissonNLLLoss(log_input=False) of count
-    PoissonNLLLoss(log_input=False) of count, image
-    HingeEmbeddingLoss() of sign
-    HingeEmbeddingLoss() of sign, image
-    MultiLabelSoftMarginLoss() of probability
     TripletMarginLoss()
     LSTM(C, C, batch_first=True) packed
     LSTM(C, C // 2, 2, batch_first=True, bidirectional=True) packed

@@ -36,6 +36,7 @@ from initwell.propagate.rules.neighbours import of_neighbours
 from initwell.propagate.rules.overwritten import rows_kept
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.states import refuse_uneven, written
+from initwell.propagate.rules.targets import of_targets
 from initwell.propagate.rules.unlike import refuse_unlike
 from initwell.propagate.rules.weighed import weighed_scores
 from initwell.propagate.rules.weighted import known_inverse, mean_of_rows, sent_back
@@ -58,6 +59,8 @@ def _is_gradient(call: Call, name: str) -> bool:
 def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
     def rule(call: Call) -> Sequence[Signal]:
         beta = sign * float(call["alpha"] if call["alpha"] is not None else 1.0)
+        if (found := of_targets(call)) is not None:
+            return [found]
         if (masked := masked_sum(call, first, second, beta)) is not None:
             return [masked]
         if call[first] == call[second] and isinstance(call[first], ValueRef):
@@ -92,6 +95,8 @@ def _spread(x: Signal, number: Signal, shape: Sequence[int]) -> Signal:
 
 
 def _mul(call: Call) -> Sequence[Signal]:
+    if (found := of_targets(call)) is not None:
+        return [found]
     refuse_unlike(call)
     for one, two in (("self", "other"), ("other", "self")):
         if _is_number(call, two) and call.has(one):
@@ -142,6 +147,8 @@ def _pruned(call: Call) -> Signal | None:
 
 
 def _div(call: Call) -> Sequence[Signal]:
+    if (judged := of_targets(call)) is not None:
+        return [judged]
     if by_length_of_few(call):
         raise UnknownSignalError("a gradient divided by the length of a sum of few weights")
     divisor = operand(call, "other")

@@ -37,10 +37,10 @@ from initwell.propagate.rules.parts import one_atom
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.softmax import softmaxed
+from initwell.propagate.rules.targets import JUDGED, TARGETS, judged
 from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
-_TARGETS = "targets of a loss as drawn at random, independent of the model's output"
 GAUSSIAN = "log-softmax: scores as Gaussian"
 _SHUT = "weights e^(s − log Σ e^s) of scores of which a mask has shut some: of rows of few, both gradients are one"
 _MEAN = 1
@@ -226,7 +226,7 @@ def _nll(call: Call) -> Sequence[Signal | None]:
     moments = np.asarray(w.same * agree + w.others * differ)
     moments[(0,) * moments.ndim] = w.square * agree[(0,) * agree.ndim]
     loss = y.changed(moments / over**2, -y.means * w.mean / over, dims=tuple(y.dims[d] for d in others))
-    return [_reduced(call, loss).approximate(_TARGETS), None]
+    return [_reduced(call, loss).approximate(TARGETS), None]
 
 
 def _nll_backward(call: Call) -> Sequence[Signal]:
@@ -248,14 +248,14 @@ def _nll_backward(call: Call) -> Sequence[Signal]:
     if call["reduction"] == 0:
         g = viewed(g, tuple(1 if d == dim else n for d, n in enumerate(shape)))
     found = scaled(multiplied(*together(y.changed(moments, y.mean), g, shape)), -size)
-    return [found.approximate(_TARGETS)]
+    return [found.approximate(TARGETS)]
 
 
 def _difference(call: Call) -> Signal:
     x, target = call.signal("self"), call.signal("target")
     shape = np.broadcast_shapes(x.shape, target.shape)
     x, target = together(x, target, shape)
-    d = added(x, target, 1.0, -1.0, gaussian=x.gaussian).approximate(_TARGETS)
+    d = added(x, target, 1.0, -1.0, gaussian=x.gaussian).approximate(TARGETS)
     share = (x.q - x.mean**2) / max(d.q - d.mean**2, 1e-300)
     for dim in range(len(d.dims)):
         # Its rows follow what the output's follow in so far as they are the output.
@@ -304,20 +304,25 @@ def _of_difference(curves: Callable[[Call], tuple[Function, Function]]) -> tuple
     return forward, backward
 
 
-def _softplus(x: Array) -> Array:
-    return np.logaddexp(0.0, x)
+def _judged(call: Call) -> Sequence[Signal]:
+    """Losses of known targets, entry by entry, and their gradients."""
+    found = judged(call, None)
+    if found is None and call.op.functional == "aten.binary_cross_entropy_with_logits":
+        found = _binary(call)
+    if found is None:
+        raise UnknownSignalError("a loss of targets that are not known, or of what is no function of one Gaussian")
+    return [found if call.op.phase == "backward" else _reduced(call, found)]
 
 
-def _binary(call: Call) -> Sequence[Signal]:
+def _binary(call: Call) -> Signal:
     """Binary cross-entropy of logits, softplus(x) − x·y: a function of x at y's mean, and x times the rest of y."""
     if call["weight"] is not None or call["pos_weight"] is not None:
         raise UnknownSignalError("a binary cross-entropy with weights")
     x, y = call.signal("self"), call.signal("target")
     x, y = together(x, y, x.shape)
     mean = y.mean
-    means, moments = function_moments(Function(lambda u: _softplus(u) - mean * u), x)
-    found = x.changed(moments + (y.moments - mean**2) * x.moments, means)
-    return [_reduced(call, found).approximate(_TARGETS)]
+    means, moments = function_moments(Function(lambda u: np.logaddexp(0.0, u) - mean * u), x)
+    return x.changed(moments + (y.moments - mean**2) * x.moments, means).approximate(TARGETS)
 
 
 _CURVES: Mapping[str, Callable[[Call], tuple[Function, Function]]] = {
@@ -335,5 +340,5 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("aten.nll_loss_backward", "aten.nll_loss2d_backward"), _nll_backward),
     **{name: rules[0] for name, rules in _DIFFERENCES.items()},
     **{f"{name}_backward": rules[1] for name, rules in _DIFFERENCES.items()},
-    "aten.binary_cross_entropy_with_logits": _binary,
+    **dict.fromkeys(JUDGED, _judged),
 }

@@ -34,6 +34,7 @@ from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, merged_fidelity, replace
+from initwell.propagate.rules.targets import of_judged
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.theory.activation import Activation
 from initwell.theory.activations import activation
@@ -250,7 +251,8 @@ def _backward(call: Call) -> Sequence[Signal]:
     g = call.signal("grad_output" if "grad_output" in call.op.arguments else "grad_out")
     u = call.of(forward.arguments["self"])
     gradient, pre = (g, u) if g.dims == u.dims else together(g, u, call.shape())
-    return [pulled_back(phi_of(forward), pre, gradient, u)]
+    found = pulled_back(phi_of(forward), pre, gradient, u)
+    return [of_judged(call, found, g, call.op.arguments.get("grad_output"))]
 
 
 def _derivative_names() -> Sequence[str]:

@@ -49,6 +49,7 @@ from initwell.propagate.rules.loss import weights_by_hand
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.overwritten import rows_chosen
 from initwell.propagate.rules.pointwise import applied, gated
+from initwell.propagate.rules.targets import of_targets
 from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
@@ -310,6 +311,8 @@ def _gated_by(condition: Image, g: Signal) -> Signal:
 
 
 def _where(call: Call) -> Sequence[Signal]:
+    if (found := of_targets(call)) is not None:
+        return [found]
     for kept, fill, shut in (("self", "other", False), ("other", "self", True)):
         for rule in (masked_choice, rows_chosen):
             if (found := rule(call, "condition", kept, fill, shut=shut)) is not None:
