@@ -9,9 +9,10 @@ from torch import nn
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
 from initwell.propagate.given.checks import check_arguments, note_strangers, without_complex, without_nan
-from initwell.propagate.given.described import given_rows, given_signals, stood_in
+from initwell.propagate.given.described import given_numbers, given_signals, rows_of, stood_in
 from initwell.propagate.given.indices import check_indices
 from initwell.propagate.given.known import Known, known_values
+from initwell.propagate.given.prepared import prepared
 from initwell.propagate.given.start import (
     Planned,
     as_mapping,
@@ -41,7 +42,8 @@ def predict(
     """Predict how large every activation and every gradient of a model is, without running it on data.
 
     The model's own forward and backward are recorded on the meta device, which computes shapes only, and walked once
-    with second moments. Those of the batch and of real weights are measured; the model is left as it was. A model that
+    with second moments. Those of the batch, of what is made of it before any weight, and of real weights are measured;
+    the model is left as it was. A model that
     reads values of its tensors, so that the meta device does not do, is run once on the batch, and the notes say so.
 
     Args:
@@ -92,8 +94,9 @@ def _begun(
     model: nn.Module, trace: Trace, batch: Any, described: Mapping[int, Signal], plan: Planned | None, notes: list[str]
 ) -> tuple[Known, Mapping[int, Signal]]:
     """Return the known numbers of a trace, and the signals that its walk starts with; notes get what was left out."""
-    rows = given_rows(model, trace, batch, described)
-    values = known_values(trace, kept_parameters(model, trace, plan), rows)
+    numbers = given_numbers(model, trace, batch, described)
+    kept = kept_parameters(model, trace, plan)
+    values = known_values(trace, kept, rows_of(numbers), prepared(trace, numbers))
     check_indices(trace, values)
     note_strangers(trace, values, notes)
     moving = without_complex(trace, notes)

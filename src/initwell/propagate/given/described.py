@@ -100,10 +100,15 @@ def given_signals(model: nn.Module, trace: Trace, batch: Any, described: Mapping
     return input_signals(model, replace(trace, inputs=rest), batch) | own
 
 
-def given_rows(model: nn.Module, trace: Trace, batch: Any, described: Mapping[int, Signal]) -> dict[int, Array]:
-    """Return the mean squares of the rows of a batch's tensors where these differ much; arguments as above."""
+def given_numbers(model: nn.Module, trace: Trace, batch: Any, described: Mapping[int, Signal]) -> dict[int, Tensor]:
+    """Return a batch's floating tensors that have numbers, by value id; arguments as above."""
     given = [(i, t) for i, t in _inputs(model, trace, batch) if t.is_floating_point() and not t.is_meta]
-    sizes = {value: unlike_rows(tensor) for value, tensor in given if id(tensor) not in described}
+    return {value: tensor for value, tensor in given if id(tensor) not in described}
+
+
+def rows_of(numbers: Mapping[int, Tensor]) -> dict[int, Array]:
+    """Return the mean squares of the rows of tensors where these differ much, by value id."""
+    sizes = {value: unlike_rows(tensor) for value, tensor in numbers.items()}
     return {value: rows for value, rows in sizes.items() if rows is not None}
 
 

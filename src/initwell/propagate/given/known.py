@@ -33,12 +33,14 @@ class Known:
         batched: values made from the batch, whose dimension 0 counts samples.
         kept: parameters that are not drawn anew, with their numbers.
         rows: inputs with rows far smaller than others, and the mean square of each row: see ``measured.unlike_rows``.
+        prepared: signals of what the model makes of its batch alone: see ``prepared``.
     """
 
     folded: Folded
     batched: frozenset[int] = frozenset()
     kept: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
     rows: Mapping[int, Array] = field(default_factory=dict, repr=False)
+    prepared: Mapping[int, Signal] = field(default_factory=dict, repr=False)
     _signals: dict[int, Signal | None] = field(default_factory=dict, repr=False)
     _ranges: dict[int, tuple[float, float]] = field(default_factory=dict, repr=False)
     _agreements: dict[int, Array] = field(default_factory=dict, repr=False)
@@ -65,9 +67,9 @@ class Known:
         return found
 
     def made(self, op: Op) -> bool:
-        """Whether everything that an op makes is known."""
+        """Whether everything that an op makes is known, or measured of the batch alone."""
         new = (*op.outputs, *(value for _, value in op.mutates))
-        return bool(new) and all(value in self for value in new)
+        return bool(new) and all(value in self or value in self.prepared for value in new)
 
     def drawn(self, value: int) -> bool:
         """Whether a value is random, but not by weights or activations: a shuffle, a dropout mask."""
@@ -93,7 +95,7 @@ class Known:
     def signal(self, value: int) -> Signal | None:
         """Measure a known value; None for one without numbers, or with a mask's minus infinity among them."""
         if value not in self:
-            return None
+            return self.prepared.get(value)
         first = self.folded.first[value]
         if first not in self._signals:
             low, high = self.range(value)
@@ -165,7 +167,10 @@ class Signals(dict[int, Signal]):
 
 
 def known_values(
-    trace: Trace, kept: Mapping[int, Tensor] | None = None, rows: Mapping[int, Array] | None = None
+    trace: Trace,
+    kept: Mapping[int, Tensor] | None = None,
+    rows: Mapping[int, Array] | None = None,
+    prepared: Mapping[int, Signal] | None = None,
 ) -> Known:
     """Return what a trace knows of its numbers.
 
@@ -173,6 +178,7 @@ def known_values(
         trace: from ``record``.
         kept: parameters that are not drawn anew, by value id.
         rows: mean squares of the rows of inputs that differ much in size, by value id.
+        prepared: signals of what the model makes of its batch alone, by value id.
 
     Returns:
         The Known, for as many walks over the trace as one likes.
@@ -182,7 +188,7 @@ def known_values(
     if made:
         first = {**folded.first, **{value: value for value in made}}
         folded = replace(folded, tensors={**folded.tensors, **made}, first=first)
-    return Known(folded, _batched(trace), kept, rows or {})
+    return Known(folded, _batched(trace), kept, rows or {}, prepared or {})
 
 
 def _batched(trace: Trace) -> frozenset[int]:

@@ -61,9 +61,13 @@ def _follows(op: Op, trace: Trace, kept: Mapping[int, Tensor], follows: set[int]
         not op.mutates
         and any(i in kept or i in follows for i in op.inputs)
         and all(i in kept or i in follows or i in known for i in op.inputs)
-        and op.name.startswith("aten.")
-        and torch.Tag.nondeterministic_seeded not in _overload(op).tags
+        and only_computes(op)
     )
+
+
+def only_computes(op: Op) -> bool:
+    """Whether an op is PyTorch's own and draws nothing."""
+    return op.name.startswith("aten.") and torch.Tag.nondeterministic_seeded not in overload(op).tags
 
 
 def _single(op: Op, trace: Trace) -> bool:
@@ -71,7 +75,8 @@ def _single(op: Op, trace: Trace) -> bool:
     return len(made) == 1 and math.prod(made[0].shape) == 1 and made[0].dtype.startswith(("float", "bfloat"))
 
 
-def _overload(op: Op) -> torch._ops.OpOverload:
+def overload(op: Op) -> torch._ops.OpOverload:
+    """Return the overload of PyTorch's own that an op is a call of."""
     _, packet, overload = op.name.split(".")
     found: torch._ops.OpOverload = getattr(getattr(torch.ops.aten, packet), overload)
     return found
@@ -88,7 +93,7 @@ def _computed(last: Op, trace: Trace, kept: Mapping[int, Tensor], found: Mapping
             if i not in numbers:
                 numbers[i] = (kept if i in kept else found if i in found else trace.folded.tensors)[i].detach().cpu()
         try:
-            out = called(_overload(op), op.arguments, lambda ref: numbers[ref.id])
+            out = called(overload(op), op.arguments, lambda ref: numbers[ref.id])
         except RuntimeError:
             return None  # a view of strides that its meta tensor had and its numbers have not
         numbers.update(zip(op.outputs, (t for t in tree_leaves(out) if isinstance(t, Tensor)), strict=False))

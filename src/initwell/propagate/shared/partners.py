@@ -75,6 +75,7 @@ def partners_of(trace: Trace, values: Known) -> Partners:
         if v.producer is None and v.is_floating and v.id not in values
     }
     origins |= {v.id: _of_known(v.id, values) for v in trace.values if v.id in values and v.is_floating}
+    origins |= {value: frozenset({("inputs",)}) for value in values.prepared}
     own = {v.id for v in trace.values if v.kind in ("parameter", "buffer") and v.is_floating}
     fresh = {value for value in own if value not in values}
     found: dict[int, str] = {}
