@@ -69,6 +69,7 @@ class Experts(nn.Module):
         self.up = nn.Parameter(torch.ones(EXPERTS, 2 * HIDDEN, WIDTH))
         self.down = nn.Parameter(torch.ones(EXPERTS, WIDTH, HIDDEN))
         self.bias = nn.Parameter(torch.ones(EXPERTS, WIDTH)) if bias else None
+        self.after: Callable[[Tensor], Tensor] = lambda y: y
 
     def forward(self, x: Tensor, kept: dict[str, Tensor] | None = None) -> Tensor:
         normed = nn.functional.layer_norm(self.one(x).view(-1, WIDTH), (WIDTH,))
@@ -84,8 +85,7 @@ class Experts(nn.Module):
         inside = torch._grouped_mm(x[order // CHOSEN], self.up.transpose(1, 2), ends)
         gate, up = inside.chunk(2, -1)
         y: Tensor = torch._grouped_mm(nn.functional.silu(gate) * up, self.down.transpose(1, 2), ends)
-        if self.bias is not None:
-            y = y + self.bias[experts]
+        y = self.after(y if self.bias is None else y + self.bias[experts])
         y = y * weights.reshape(-1)[order].unsqueeze(-1)
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
@@ -202,6 +202,31 @@ def test_what_reaches_the_scales_before_experts_and_of_their_weights(name: str) 
     for i, place in enumerate(places[:-1]):  # what the last gets is as large as its ε
         size = found.rows[place]["gradient_rms"]
         assert size == pytest.approx(math.sqrt(squares[:, i].mean()), rel=0.12), place
+
+
+class Normed(Experts):
+    """Experts with a norm of each one's output, as of MuseSpark."""
+
+    def __init__(self) -> None:
+        super().__init__(plain)
+        self.up = nn.Parameter(torch.ones(EXPERTS, 2 * 32, WIDTH))
+        self.down = nn.Parameter(torch.ones(EXPERTS, WIDTH, 32))
+        self.after = root
+
+
+def test_a_norm_of_what_experts_of_few_gated_features_made() -> None:
+    """Their averages were 10 % too small, of rows taken as of one length; standard errors of 8 draws are 1 to 2 %."""
+    model, batch = Normed(), tokens(0.0)
+    found = iw.predict(model, batch, plan=iw.plan(model, "lecun"))
+    last = {row["op"]: row for row in found.rows}
+    ops, squares = ("aten.silu", "aten._grouped_mm", "aten.mean"), []
+    for seed in range(8):
+        iw.init_(model, "lecun", seed=seed)
+        rows = {row["op"]: row for row in iw.measure(model, batch, seed=seed).rows}
+        squares.append([[rows[op][key] ** 2 for key in ("forward_rms", "gradient_rms")] for op in ops])
+    for op, sizes in zip(ops, np.sqrt(np.mean(squares, axis=0)), strict=True):
+        assert last[op]["forward_rms"] == pytest.approx(sizes[0], rel=0.04), op
+        assert last[op]["gradient_rms"] == pytest.approx(sizes[1], rel=0.1), op
 
 
 class Followed(Experts):

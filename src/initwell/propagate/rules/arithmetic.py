@@ -128,10 +128,13 @@ def _mul(call: Call) -> Sequence[Signal]:
     return [written(call, product(a, b, call.shape()))]
 
 
+_OF_LAYERS = ("aten.mm", "aten._grouped_mm")
+
+
 def _tilted(call: Call, g: Signal, factor: Signal) -> Signal | None:
     """Multiply what a layer sent back to a product by one of the product's factors; else None."""
     sent, heavy = call.trace.producer(call.trace.shown(call["self"].id)), tails(factor)
-    if sent is None or sent.functional != "aten.mm" or heavy is None:
+    if sent is None or sent.functional not in _OF_LAYERS or heavy is None:
         return None
     return replace(product(scaled(g, behind(g, heavy[0])), factor, call.shape()), tilt=g.tilt * heavy[0])
 

@@ -114,7 +114,7 @@ def product(
             source = Source(value, level=_level(call, x, value, features))
             found = _contracted(a, b, [over], ())
             if call.op.phase == "backward":
-                found = replace(found, tilt=_tilt(call, x))
+                found = replace(found, tilt=tilt_of_layer(call, x))
             elif not source.level and features == len(x.dims) - 1:
                 found = replace(found, lengths=of_layer(_in_full(call, x, value)))
             return image(found, rows, x, [features], source)
@@ -137,7 +137,7 @@ def product(
     return adding(found, ends, spread=least)
 
 
-def _tilt(call: Call, g: Signal) -> float:
+def tilt_of_layer(call: Call, g: Signal) -> float:
     """Return the tilt of what a layer sends back, by the rows that it read."""
     read = call.forward().inputs if g.lengths < 0 and call.op.of is not None else ()
     rows = [i for i in read if i in call.known and call.known[i].shape[:-1] == g.shape[:-1]]

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from initwell.propagate.laws.lengths import of_layer
 from initwell.propagate.moments.alike import plain
 from initwell.propagate.moments.atoms import expanded, matched, permuted, viewed
 from initwell.propagate.moments.labels import labels
-from initwell.propagate.moments.signal import Signal, merged_fidelity
+from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.moments.slots import Slots, by_row, marked, slot_axis, summed_by_expert
 from initwell.propagate.routing.chains import choice, is_order, is_token
-from initwell.propagate.rules.contraction import contract
+from initwell.propagate.rules.contraction import contract, tilt_of_layer
 from initwell.propagate.rules.ordered import cumulated
 from initwell.propagate.rules.parts import one_atom
 from initwell.propagate.rules.shape import summed
@@ -98,7 +99,9 @@ def _grouped(call: Call) -> Sequence[Signal]:
         raise UnknownSignalError("groups of rows that come from no known choice")
     if (len(a.dims), len(b.dims)) == (2, 3):
         rows = _rows_of(a, slots)
-        return [contract(rows, by_row(one_atom(plain(b, 0), 0), rows.dims[0], slots), [(1, 1)], [(0, 0)])]
+        found = contract(rows, by_row(one_atom(plain(b, 0), 0), rows.dims[0], slots), [(1, 1)], [(0, 0)])
+        backward = call.op.phase == "backward"
+        return [replace(found, tilt=tilt_of_layer(call, a)) if backward else replace(found, lengths=of_layer(a))]
     if (len(a.dims), len(b.dims)) == (2, 2):
         return [_by_expert(_rows_of(permuted(a, [1, 0]), slots), _rows_of(b, slots))]
     raise UnknownSignalError("groups of another kind")
