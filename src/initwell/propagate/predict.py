@@ -43,14 +43,14 @@ def predict(
 
     The model's own forward and backward are recorded on the meta device, which computes shapes only, and walked once
     with second moments. Those of the batch, of what is made of it before any weight, and of real weights are measured;
-    the model is left as it was. A model that
-    reads values of its tensors, so that the meta device does not do, is run once on the batch, and the notes say so.
+    the model is left as it was. A model that reads values of its tensors, so that the meta device does not do, is run
+    once on the batch, and the notes say so.
 
     Args:
         model: any module, in the mode (train or eval) to be predicted; real or on the meta device.
-        batch: a tensor, a tuple of positional arguments, a dict of keyword arguments, or the one argument. Only its
-            moments are used: mean, and second moments by which of sample, channel, position two entries share. A
-            ``Signal`` (see ``signal``) may stand in the place of any floating tensor.
+        batch: a tensor, a tuple of positional arguments, a dict of keyword arguments, or the one argument. Only
+            moments are used, of it and of what is made of it before any weight: mean, and second moments by which of
+            sample, channel, position two entries share. A ``Signal`` (see ``signal``) may stand in the place of any floating tensor.
         loss: output → differentiable scalar. Without it the backward starts from an independent gradient of unit
             variance on every floating output, as in ``measure``.
         plan: weights as this ``Plan`` would draw them, in place of those there are.
