@@ -50,7 +50,8 @@ def predict(
         model: any module, in the mode (train or eval) to be predicted; real or on the meta device.
         batch: a tensor, a tuple of positional arguments, a dict of keyword arguments, or the one argument. Only
             moments are used, of it and of what is made of it before any weight: mean, and second moments by which of
-            sample, channel, position two entries share. A ``Signal`` (see ``signal``) may stand in the place of any floating tensor.
+            sample, channel, position two entries share. A ``Signal`` (see ``signal``) may stand in the place of any
+            floating tensor.
         loss: output → differentiable scalar. Without it the backward starts from an independent gradient of unit
             variance on every floating output, as in ``measure``.
         plan: weights as this ``Plan`` would draw them, in place of those there are.
