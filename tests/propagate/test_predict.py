@@ -327,19 +327,19 @@ def test_samples_and_rows_of_unlike_size_are_named() -> None:
     assert skewed.rows[-1]["fidelity"] == "approximate" and any("rows of 0.weight" in n for n in skewed.notes)
 
 
-def test_two_inputs_and_neighbouring_positions_are_not_called_independent() -> None:
+def test_an_input_and_neighbouring_positions_are_not_called_independent() -> None:
     class Difference(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.head = nn.Linear(48, 8)
 
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
-            z: Tensor = self.head(x - y)
+            z: Tensor = self.head(x) - y
             return z[:, 1:] - z[:, :-1]
 
     x = images(4, 6, 48)
-    found = iw.predict(Difference(), (x, x + 0.01))
-    assert {row["fidelity"] for row in found.rows} == {"approximate"}
+    found = iw.predict(Difference(), (x, x[:, :, :8] + 0.01))
+    assert found.rows[-1]["fidelity"] == "approximate"
     single = nn.Sequential(nn.Linear(48, 8), Neighbours())
     assert iw.predict(single, x).rows[-1]["fidelity"] == "approximate"
 

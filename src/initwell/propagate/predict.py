@@ -1,6 +1,6 @@
 """``predict``: the size of every activation and gradient, from moments."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -85,19 +85,25 @@ def predict(
         table = default_table().with_rules(rules)
         notes = [*getattr(plan, "notes", ())]
         trace = traced(model, batch, loss, notes)
-        values, start = _begun(model, trace, batch, described, plan, notes)
+        values, start = _begun(model, trace, batch, described, plan, notes, rules or {})
     found = walk(trace, table, without_nan(trace, start, values, notes), values)
     # The numbers have done their work: a prediction may be kept long, and they are up to 256 MB.
     return prediction(replace(trace, folded=Folded()), found, [*notes, *values.folded.notes], learning_rate)
 
 
 def _begun(
-    model: nn.Module, trace: Trace, batch: Any, described: Mapping[int, Signal], plan: Planned | None, notes: list[str]
+    model: nn.Module,
+    trace: Trace,
+    batch: Any,
+    described: Mapping[int, Signal],
+    plan: Planned | None,
+    notes: list[str],
+    ruled: Collection[str],
 ) -> tuple[Known, Mapping[int, Signal]]:
     """Return the known numbers of a trace, and the signals that its walk starts with; notes get what was left out."""
     numbers = given_numbers(model, trace, batch, described)
     kept = kept_parameters(model, trace, plan)
-    values = known_values(trace, kept, rows_of(numbers), prepared(trace, numbers))
+    values = known_values(trace, kept, rows_of(numbers), prepared(trace, numbers, ruled))
     check_indices(trace, values)
     note_strangers(trace, values, notes)
     moving = without_complex(trace, notes)

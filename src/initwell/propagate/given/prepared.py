@@ -6,7 +6,7 @@ done, op by op, up to the first weight, and what comes out is measured as an inp
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -25,12 +25,13 @@ MOST = 2**25
 _MASKED = -1e4
 
 
-def prepared(trace: Trace, inputs: Mapping[int, Tensor]) -> dict[int, Signal]:
+def prepared(trace: Trace, inputs: Mapping[int, Tensor], ruled: Collection[str] = ()) -> dict[int, Signal]:
     """Measure what a forward makes of floating inputs and known numbers alone.
 
     Args:
         trace: from ``record``.
         inputs: the floating tensors of the batch with numbers, by value id.
+        ruled: packets of ops that the caller has rules for, which are asked instead.
 
     Returns:
         The signals, by value id; none of mere views of the inputs, which have rules enough.
@@ -51,7 +52,7 @@ def prepared(trace: Trace, inputs: Mapping[int, Tensor]) -> dict[int, Signal]:
     left, samples = MOST, next((t.shape[0] for t in numbers.values() if t.ndim), 1)
     for op in trace.forward_ops if numbers else ():
         sizes = [math.prod(trace.values[value].shape) for value in op.outputs]
-        if not _follows(op, trace, numbers) or sum(sizes) > left:
+        if op.packet in ruled or op.functional in ruled or not _follows(op, trace, numbers) or sum(sizes) > left:
             continue
         made = _run(op, trace, numbers)
         if made is None:

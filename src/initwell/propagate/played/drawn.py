@@ -77,8 +77,8 @@ def evenly(signal: Signal, count: int, generator: Generator) -> list[Tensor]:
 
     >>> from initwell.propagate.moments.signal import independent
     >>> one, two = evenly(independent((500,), 4.0), 2, Generator().manual_seed(0))
-    >>> [round(float(w.square().mean()), 1) for w in (torch.cat([one, two]), one)]
-    [4.0, 4.1]
+    >>> round(float(torch.cat([one, two]).square().mean()), 1), 3.0 < float(one.square().mean()) < 5.0
+    (4.0, True)
     """
     size = math.prod(signal.shape)
     order = torch.randperm(size * count, generator=generator, dtype=torch.float64)
