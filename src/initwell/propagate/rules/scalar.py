@@ -6,7 +6,7 @@ Gaussian is one more function of it. A choice by what is independent of both tak
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ from initwell.propagate.rules.loss import weights_by_hand
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.overwritten import rows_chosen
 from initwell.propagate.rules.pointwise import applied, gated
+from initwell.propagate.rules.sinusoids import of_frequencies
 from initwell.propagate.rules.targets import of_targets
 from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -95,15 +96,19 @@ def _erf(u: Array) -> Array:
     return np.asarray(erf(u))
 
 
-def _circular(phi: Function) -> Rule:
+def _circular(wave: Literal["sin", "cos"], phi: Function) -> Rule:
     """Cosine or sine; of angles without numbers, as rotary ones on the meta device, over the whole circle."""
 
     def rule(call: Call) -> Sequence[Signal]:
+        if (waves := of_frequencies(call, wave)) is not None:
+            return [waves]
         drawn = over_draws(call.trace, call.values, call.op.outputs[0])
         if drawn is not None:
             return [drawn]
         if call.has("self"):
             return [applied(phi, call.signal("self"))]
+        if call["self"].id in call.trace.moving:
+            raise UnknownSignalError("an angle that a model found")
         return [independent(call.shape(), 0.5).approximate(_ANGLES)]
 
     return rule
@@ -346,8 +351,8 @@ RULES: Mapping[str, Rule] = {
     **{f"aten.{name}": _unary(name, phi) for name, phi in _PLAIN.items()},
     **{f"aten.{name}": _angle(phi) for name, phi in _BOUNDED.items()},
     "aten.exp": _exp,
-    "aten.cos": _circular(Function(np.cos)),
-    "aten.sin": _circular(Function(np.sin)),
+    "aten.cos": _circular("cos", Function(np.cos)),
+    "aten.sin": _circular("sin", Function(np.sin)),
     "aten.erf": _unary("erf", Function(_erf)),
     "aten.pow": _pow,
     "aten.clamp": _clamp,
