@@ -100,11 +100,11 @@ def _circular(wave: Literal["sin", "cos"], phi: Function) -> Rule:
     """Cosine or sine; of angles without numbers, as rotary ones on the meta device, over the whole circle."""
 
     def rule(call: Call) -> Sequence[Signal]:
-        if (waves := of_frequencies(call, wave)) is not None:
-            return [waves]
         drawn = over_draws(call.trace, call.values, call.op.outputs[0])
         if drawn is not None:
             return [drawn]
+        if (waves := of_frequencies(call, wave)) is not None:
+            return [waves]
         if call.has("self"):
             return [applied(phi, call.signal("self"))]
         if call["self"].id in call.trace.moving:
