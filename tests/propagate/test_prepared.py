@@ -78,3 +78,60 @@ def test_what_is_drawn_is_not_and_a_described_input_has_no_numbers() -> None:
     assert dropped["forward_rms"] == pytest.approx(2**0.5 * logarithm["forward_rms"])
     described = iw.predict(Prepared(normalized), iw.signal((16, 3, 16, 16), q=0.3, mean=0.4))
     assert described.rows[-1]["forward_rms"] is not None
+
+
+class Rows(nn.Module):
+    """Layers of what is made of rows, the first of them without a bias, and a norm between."""
+
+    def __init__(self, prepare: Prepare) -> None:
+        super().__init__()
+        self.prepare, self.norm = prepare, nn.LayerNorm(64)
+        self.first, self.last = nn.Linear(32, 64, bias=False), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.last(self.norm(self.first(self.prepare(x))))
+        return found
+
+
+def padded(x: Tensor) -> Tensor:
+    return nn.functional.pad(x * 2, (0, 0, 0, 10))
+
+
+def joined(x: Tensor) -> Tensor:
+    return torch.cat([x * 10, x * 0.1], 1)
+
+
+def counted(x: Tensor) -> Tensor:
+    x = x.abs()
+    return torch.log1p(torch.cat([x[:, :7], 0 * x[:, 7:]], 1))
+
+
+@pytest.mark.parametrize("prepare", [padded, joined, counted])
+def test_rows_of_unlike_size_are_left_to_the_rules(prepare: Prepare) -> None:
+    torch.manual_seed(0)
+    model, batch = Rows(prepare), torch.randn(16, 10, 32)
+    found, squares = iw.predict(model, batch, plan=iw.plan(model, "kaiming")), torch.zeros(2)
+    for seed in range(8):
+        iw.init_(model, "kaiming", seed=seed)
+        rows = iw.measure(model, batch, seed=seed).rows
+        norm, first = (next(row for row in rows if row["path"] == path) for path in ("norm", "first"))
+        squares += torch.tensor([norm["forward_rms"], first["gradient_rms"]]) ** 2
+    (forward, gradient), rows = (squares / 8).sqrt().tolist(), found.rows
+    norm, first = (next(row for row in rows if row["path"] == path) for path in ("norm", "first"))
+    # Of rows as all alike the gradient was 82 to 99 % too small, the norm 20 to 41 % too large.
+    assert norm["forward_rms"] == pytest.approx(forward, rel=0.05)
+    assert first["gradient_rms"] == pytest.approx(gradient, rel=0.1)
+
+
+def test_running_statistics_of_a_norm_on_the_batch_are_left_alone() -> None:
+    norm = nn.BatchNorm1d(32, affine=False)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    batch = torch.rand(16, 32, generator=torch.Generator().manual_seed(0)) * 3 + 5
+    iw.predict(nn.Sequential(norm, nn.Linear(32, 8)), batch)
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+
+
+def test_a_rule_of_the_caller_s_own_goes_first() -> None:
+    model = Prepared(lambda x: torch.log1p(10 * x))
+    found = iw.predict(model, pixels(), rules={"aten.log1p": lambda call: [None]})
+    assert next(row for row in found.rows if row["op"] == "aten.log1p")["forward_rms"] is None

@@ -9,7 +9,7 @@ from torch import nn
 from initwell.propagate.default import default_table
 from initwell.propagate.engine import walk
 from initwell.propagate.given.checks import check_arguments, note_strangers, without_complex, without_nan
-from initwell.propagate.given.described import given_numbers, given_signals, rows_of, stood_in
+from initwell.propagate.given.described import given_numbers, given_signals, stood_in
 from initwell.propagate.given.indices import check_indices
 from initwell.propagate.given.known import Known, known_values
 from initwell.propagate.given.prepared import prepared
@@ -103,7 +103,8 @@ def _begun(
     """Return the known numbers of a trace, and the signals that its walk starts with; notes get what was left out."""
     numbers = given_numbers(model, trace, batch, described)
     kept = kept_parameters(model, trace, plan)
-    values = known_values(trace, kept, rows_of(numbers), prepared(trace, numbers, ruled))
+    made, rows = prepared(trace, numbers, ruled)
+    values = known_values(trace, kept, rows, made)
     check_indices(trace, values)
     note_strangers(trace, values, notes)
     moving = without_complex(trace, notes)

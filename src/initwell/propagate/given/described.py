@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from initwell.errors import ArgumentError
 from initwell.propagate.given.checks import is_number
-from initwell.propagate.given.measured import unlike_rows
 from initwell.propagate.given.start import input_signals
-from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, independent, replace
 from initwell.trace.batch import as_arguments, map_tensors, tensors, uncompiled
 from initwell.trace.trace import Trace
@@ -104,12 +102,6 @@ def given_numbers(model: nn.Module, trace: Trace, batch: Any, described: Mapping
     """Return a batch's floating tensors that have numbers, by value id; arguments as above."""
     given = [(i, t) for i, t in _inputs(model, trace, batch) if t.is_floating_point() and not t.is_meta]
     return {value: tensor for value, tensor in given if id(tensor) not in described}
-
-
-def rows_of(numbers: Mapping[int, Tensor]) -> dict[int, Array]:
-    """Return the mean squares of the rows of tensors where these differ much, by value id."""
-    sizes = {value: unlike_rows(tensor) for value, tensor in numbers.items()}
-    return {value: rows for value, rows in sizes.items() if rows is not None}
 
 
 def _inputs(model: nn.Module, trace: Trace, batch: Any) -> list[tuple[int, Tensor]]:

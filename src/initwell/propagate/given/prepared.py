@@ -3,6 +3,11 @@
 The moments of an input say little of log(1 + 10x), of x³, or of b − y where both are made of the same pixels. But the
 numbers are there, as those of masks are, and no weight is needed to compute what follows from them alone. So that is
 done, op by op, up to the first weight, and what comes out is measured as an input is.
+
+Averages over all places say little where places differ much in size, as of rows of padding or of joined parts: such
+values are left to the rules, which know of segments, and so are norms. What later comes out even is measured again.
+Assumption: of each other, and of what layers make of the same batch, such values are independent; so all of them are
+approximate.
 """
 
 import math
@@ -11,21 +16,31 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from initwell.propagate.given.measured import measured, with_places, with_unlike_noted
+from initwell.propagate.given.measured import measured, unlike_rows, with_places, with_unlike_noted
 from initwell.propagate.given.scalars import only_computes, overload
 from initwell.propagate.moments.atoms import viewed
+from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal
 from initwell.trace.fold import called
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace
 
-MOST = 2**25
+MOST = 2**24
 """Entries of all that is computed of one batch."""
 # Less than this is a mask's minus infinity.
 _MASKED = -1e4
+# Mean squares along a dimension that differ by more than this are of unlike places.
+_UNLIKE = 9.0
+_LINEAR = frozenset(
+    f"aten.{name}"
+    for name in ("add", "sub", "mul", "div", "neg", "cat", "stack", "constant_pad_nd", "clone", "_to_copy")
+)
+_WHY = "made of the batch before any weight and measured, as independent of what else is made of it"
 
 
-def prepared(trace: Trace, inputs: Mapping[int, Tensor], ruled: Collection[str] = ()) -> dict[int, Signal]:
+def prepared(
+    trace: Trace, inputs: Mapping[int, Tensor], ruled: Collection[str] = ()
+) -> tuple[dict[int, Signal], dict[int, Array]]:
     """Measure what a forward makes of floating inputs and known numbers alone.
 
     Args:
@@ -34,7 +49,8 @@ def prepared(trace: Trace, inputs: Mapping[int, Tensor], ruled: Collection[str] 
         ruled: packets of ops that the caller has rules for, which are asked instead.
 
     Returns:
-        The signals, by value id; none of mere views of the inputs, which have rules enough.
+        The signals, by value id, none of mere views of the inputs, which have rules enough; and the mean squares of
+        the rows of the inputs and of these, where some are far smaller than others.
 
     >>> from torch import nn, ones
     >>> from initwell.trace.recorder import record
@@ -43,7 +59,7 @@ def prepared(trace: Trace, inputs: Mapping[int, Tensor], ruled: Collection[str] 
     ...         return x.log1p() * 2
     >>> batch = ones(4, 3)
     >>> trace = record(Logarithm(), batch)
-    >>> [round(signal.rms, 4) for signal in prepared(trace, {trace.inputs["input.0"]: batch}).values()]
+    >>> [round(signal.rms, 4) for signal in prepared(trace, {trace.inputs["input.0"]: batch})[0].values()]
     [0.6931, 1.3863]
     """
     numbers = {value: tensor.detach().cpu() for value, tensor in inputs.items()}
@@ -61,9 +77,11 @@ def prepared(trace: Trace, inputs: Mapping[int, Tensor], ruled: Collection[str] 
         numbers |= made
         if not changed.isdisjoint(op.inputs) or not (op.functional in VIEWS or op.functional in COPIES):
             changed.update(made)
-            if all(_is_plain(tensor) for tensor in made.values()):
+            bends = len(op.inputs) == 1 and op.functional not in _LINEAR
+            if all(_is_plain(tensor) and _is_even(tensor, by_row=not bends) for tensor in made.values()):
                 found |= {value: _measured(trace, value, tensor, samples) for value, tensor in made.items()}
-    return found
+    rows = {v: unlike_rows(numbers[v]) for v in (*inputs, *found)}
+    return found, {v: sizes for v, sizes in rows.items() if sizes is not None}
 
 
 def _follows(op: Op, trace: Trace, numbers: Mapping[int, Tensor]) -> bool:
@@ -75,12 +93,15 @@ def _follows(op: Op, trace: Trace, numbers: Mapping[int, Tensor]) -> bool:
         and any(i in numbers for i in op.inputs)
         and all(i in numbers or i in known for i in op.inputs)
         and only_computes(op)
+        # Batch norms write running statistics without saying so; and all norms have rules that know more.
+        and "norm" not in op.functional.replace("vector_norm", "")
     )
 
 
 def _run(op: Op, trace: Trace, numbers: Mapping[int, Tensor]) -> dict[int, Tensor] | None:
     """Return the numbers that an op makes; None where PyTorch refuses, or makes something else than it did there."""
-    read = {i: numbers[i] if i in numbers else trace.folded.tensors[i] for i in op.inputs}
+    # Known numbers may be the model's own buffers.
+    read = {i: numbers[i] if i in numbers else trace.folded.tensors[i].clone() for i in op.inputs}
     try:
         out = called(overload(op), op.arguments, lambda ref: read[ref.id], lambda ref: read[ref.id].clone())
     except RuntimeError:
@@ -101,14 +122,31 @@ def _is_plain(tensor: Tensor) -> bool:
     )
 
 
+def _is_even(tensor: Tensor, *, by_row: bool) -> bool:
+    """Whether places along each dimension behind the first are of much the same size, and rows too.
+
+    Args:
+        tensor: real.
+        by_row: whether rows have to be; else those that are far smaller than others are followed one by one.
+    """
+    squares, blank = tensor.detach().double().square(), unlike_rows(tensor) is not None
+    if blank and by_row:
+        return False
+    for dim in range(tensor.ndim - 1 if blank else 1, tensor.ndim):
+        sizes = squares.mean([d for d in range(tensor.ndim) if d != dim])
+        if float(sizes.max()) > _UNLIKE * float(sizes.min()):
+            return False
+    return True
+
+
 def _measured(trace: Trace, value: int, tensor: Tensor, samples: int) -> Signal:
     """Measure by samples, whose rows may lie one after another along the first dimension."""
     if tensor.ndim and tensor.shape[0] == samples:
         found = measured(tensor, sample=0)
         if any("conv" in op.functional or "pool" in op.functional for op in trace.consumers(value)):
             found = with_places(found, tensor)
-        return with_unlike_noted(found, tensor, "samples of what is made of the batch")
+        return with_unlike_noted(found, tensor, "samples of what is made of the batch").approximate(_WHY)
     if tensor.ndim and samples > 1 and tensor.shape[0] and tensor.shape[0] % samples == 0:
         rows = tensor.reshape(samples, tensor.shape[0] // samples, *tensor.shape[1:])
-        return viewed(measured(rows, sample=0), tuple(tensor.shape))
-    return measured(tensor)
+        return viewed(measured(rows, sample=0), tuple(tensor.shape)).approximate(_WHY)
+    return measured(tensor).approximate(_WHY)
