@@ -1,10 +1,8 @@
 """The walk: one Signal for every value of a Trace, op by op. It knows no op by name."""
 
-import gc
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +22,7 @@ from initwell.propagate.shared.twice import Twice
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
 from initwell.propagate.writes import overwritten
 from initwell.records import Record
+from initwell.trace.keep import uncollected
 from initwell.trace.trace import Op, Trace
 
 _TOO_DEEP = "a value made in so many steps that what it is a function of cannot be followed"
@@ -67,23 +66,8 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
         RuleError: a rule failed, or returned what does not fit its op's outputs.
     """
     values = Known.nothing() if values is None else values
-    with _uncollected(), values.once("remembered", Remembered).during():
+    with uncollected(), values.once("remembered", Remembered).during():
         return _walked(trace, table, Signals(start, values), values)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Look for no cycles of references for a while: a walk makes thousands of records and no cycle of them.
-
-    Each full search goes over all that was ever imported, and takes as long as a walk.
-    """
-    collected = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collected:
-            gc.enable()
 
 
 class _Rules:

@@ -1,5 +1,6 @@
 """Context managers that leave a model and the random number generators exactly as they were."""
 
+import gc
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -140,3 +141,18 @@ def _seed_all(seed: int, *, cuda: bool) -> None:
         torch.cuda.manual_seed_all(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Look for no cycles of references for a while: a recording, or a walk, makes thousands of records and no cycle.
+
+    Each full search goes over all that was ever imported, and takes as long as a walk.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()

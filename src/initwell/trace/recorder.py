@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from initwell.errors import ArgumentError, ModelError
 from initwell.trace.batch import as_arguments, check_batch, check_module, map_tensors, tensors, uncompiled
 from initwell.trace.failure import NeedsValuesError, forward_failure, where
-from initwell.trace.keep import model_kept, random_kept, written_back
+from initwell.trace.keep import model_kept, random_kept, uncollected, written_back
 from initwell.trace.ledger import Ledger
 from initwell.trace.literals import Literals
 from initwell.trace.mode import Observer, Recorder
@@ -95,6 +95,8 @@ def _walked(walk: "_Walk", batch: Any, loss: Loss | None, *, backward: bool) -> 
         if walk.recorder.standins is not None:
             stack.enter_context(on_meta(model, walk.recorder.standins.twins))
             stack.enter_context(shapes_completed())
+            # Real tensors may hang in cycles, and their memory is wanted back; meta tensors have none.
+            stack.enter_context(uncollected())
         walk.forward(batch, loss)
         if backward:
             walk.backward()
