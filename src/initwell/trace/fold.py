@@ -316,6 +316,13 @@ def _placed(tensor: Tensor, storage: torch.UntypedStorage) -> Tensor:
     return empty.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
+def overload(op: Op) -> torch._ops.OpOverload:
+    """Return the overload of PyTorch's own that an op is a call of."""
+    _, packet, overload = op.name.split(".")
+    found: torch._ops.OpOverload = getattr(getattr(torch.ops.aten, packet), overload)
+    return found
+
+
 def called(
     func: Any,
     arguments: Mapping[str, Any],

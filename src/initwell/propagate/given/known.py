@@ -21,7 +21,7 @@ from initwell.trace.trace import Folded, Op, Trace
 T = TypeVar("T")
 
 # An entry below this is a mask's "minus infinity": what is added to scores to take them out, and no size of a signal.
-_MASKED = -1e4
+MASKED = -1e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class Known:
         first = self.folded.first[value]
         if first not in self._signals:
             low, high = self.range(value)
-            plain = low > _MASKED and high < math.inf
+            plain = low > MASKED and high < math.inf
             self._signals[first] = _measured(self[value], self.sample(value), low, high) if plain else None
         return self._signals[first]
 

@@ -16,19 +16,19 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from initwell.propagate.given.known import MASKED
 from initwell.propagate.given.measured import measured, unlike_rows, with_places, with_unlike_noted
-from initwell.propagate.given.scalars import only_computes, overload
+from initwell.propagate.given.scalars import only_computes
+from initwell.propagate.given.start import convolved
 from initwell.propagate.moments.atoms import viewed
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal
-from initwell.trace.fold import called
+from initwell.trace.fold import called, overload
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace
 
 MOST = 2**24
 """Entries of all that is computed of one batch."""
-# Less than this is a mask's minus infinity.
-_MASKED = -1e4
 # Mean squares along a dimension that differ by more than this are of unlike places.
 _UNLIKE = 9.0
 _LINEAR = frozenset(
@@ -118,7 +118,7 @@ def _is_plain(tensor: Tensor) -> bool:
         tensor.is_floating_point()
         and tensor.numel() > 0
         and bool(tensor.isfinite().all())
-        and float(tensor.min()) > _MASKED
+        and float(tensor.min()) > MASKED
     )
 
 
@@ -143,7 +143,7 @@ def _measured(trace: Trace, value: int, tensor: Tensor, samples: int) -> Signal:
     """Measure by samples, whose rows may lie one after another along the first dimension."""
     if tensor.ndim and tensor.shape[0] == samples:
         found = measured(tensor, sample=0)
-        if any("conv" in op.functional or "pool" in op.functional for op in trace.consumers(value)):
+        if convolved(trace, value):
             found = with_places(found, tensor)
         return with_unlike_noted(found, tensor, "samples of what is made of the batch").approximate(_WHY)
     if tensor.ndim and samples > 1 and tensor.shape[0] and tensor.shape[0] % samples == 0:

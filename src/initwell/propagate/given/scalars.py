@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from initwell.trace.fold import called
+from initwell.trace.fold import called, overload
 from initwell.trace.trace import Op, Trace
 
 MOST = 2**22
@@ -73,13 +73,6 @@ def only_computes(op: Op) -> bool:
 def _single(op: Op, trace: Trace) -> bool:
     made = [trace.values[value] for value in op.outputs]
     return len(made) == 1 and math.prod(made[0].shape) == 1 and made[0].dtype.startswith(("float", "bfloat"))
-
-
-def overload(op: Op) -> torch._ops.OpOverload:
-    """Return the overload of PyTorch's own that an op is a call of."""
-    _, packet, overload = op.name.split(".")
-    found: torch._ops.OpOverload = getattr(getattr(torch.ops.aten, packet), overload)
-    return found
 
 
 def _computed(last: Op, trace: Trace, kept: Mapping[int, Tensor], found: Mapping[int, Tensor]) -> Tensor | None:

@@ -65,13 +65,13 @@ def input_signals(model: nn.Module, trace: Trace, batch: Any) -> dict[int, Signa
         if tensor.is_floating_point():
             sample = 0 if tensor.ndim and tensor.shape[0] == sizes[0] else None
             signal = measured(tensor, sample=sample)
-            if sample == 0 and _convolved(trace, value):
+            if sample == 0 and convolved(trace, value):
                 signal = with_places(signal, tensor)
             found[value] = with_unlike_noted(signal, tensor, "samples of the batch") if sample == 0 else signal
     return found
 
 
-def _convolved(trace: Trace, value: int) -> bool:
+def convolved(trace: Trace, value: int) -> bool:
     """Whether a convolution or a pooling reads this value itself, so that its last dimensions are positions."""
     return any("conv" in op.functional or "pool" in op.functional for op in trace.consumers(value))
 

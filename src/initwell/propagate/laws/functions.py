@@ -57,6 +57,15 @@ def as_image(x: Signal) -> Image:
     return x.image if x.image is not None else Image(line(1.0), x)
 
 
+def nowhere_zero(x: Signal) -> bool:
+    """Whether a value is a positive function of a Gaussian, wherever that is: then its logarithm has moments."""
+    image = as_image(x)
+    if image.base is not None or image.pre.dims != x.dims or not image.pre.gaussian:
+        return False
+    spread, centre = np.sqrt(variances(image.pre)).reshape(-1, 1), image.pre.means.reshape(-1, 1)
+    return bool((image.phi.fn(centre + spread * np.linspace(-8.0, 8.0, 241)) > 0).all())
+
+
 def composed(outer: Pointwise, inner: Image) -> Pointwise:
     """Return outer ∘ inner, its kinks those of inner and wherever inner meets one of outer's.
 

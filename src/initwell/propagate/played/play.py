@@ -35,7 +35,7 @@ from initwell.propagate.played.own import sums_of_own
 from initwell.propagate.played.seeds import WHOLE, seeds
 from initwell.propagate.played.stretches import Stretch, stretches
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
-from initwell.trace.fold import called
+from initwell.trace.fold import called, overload
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _WHY = "made by ops without a law of their own: measured of drawn numbers between layers of fresh weights"
@@ -156,8 +156,7 @@ class _Play:
         """Run an op on every draw."""
         if any(i in self.failed for i in op.inputs):
             raise UnknownSignalError(op.packet)
-        _, packet, overload = op.name.split(".")
-        func = _RESHAPED if packet in ("view", "_unsafe_view") else getattr(getattr(torch.ops.aten, packet), overload)
+        func = _RESHAPED if op.packet in ("aten.view", "aten._unsafe_view") else overload(op)
         for i in op.inputs:
             self._numbers(i)
         results: list[list[Tensor]] = []

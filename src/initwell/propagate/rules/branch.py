@@ -392,15 +392,6 @@ def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
     return found.approximate(_TAIL)
 
 
-def nowhere_zero(x: Signal) -> bool:
-    """Whether a value is a positive function of a Gaussian, wherever that is: then its logarithm has moments."""
-    image = as_image(x)
-    if image.base is not None or image.pre.dims != x.dims or not image.pre.gaussian:
-        return False
-    spread, centre = np.sqrt(variances(image.pre)).reshape(-1, 1), image.pre.means.reshape(-1, 1)
-    return bool((image.phi.fn(centre + spread * np.linspace(-8.0, 8.0, 241)) > 0).all())
-
-
 def _cut_at(phi: Pointwise, image: Image, floor: float) -> Signal:
     """Apply φ to a value that is kept beyond a number on its own side of 0."""
     keep = np.maximum if floor > 0 else np.minimum

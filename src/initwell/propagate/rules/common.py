@@ -22,7 +22,7 @@ from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.branch import fixed
-from initwell.propagate.shared.reuse import Reuse
+from initwell.propagate.shared.reuse import CUTS, Reuse, indices_of
 from initwell.propagate.table import Call
 from initwell.trace.trace import Op, Trace, ValueRef
 
@@ -30,7 +30,8 @@ _EVEN = "a value and its own normalized one, all channels of one size"
 _MOST = 12
 # So many ops lie between a weight and the factor that is made of it.
 _STEPS = 6
-_CUTS = frozenset({"aten.slice", "aten.split", "aten.split_with_sizes"})
+# Cuts that keep the dimension.
+_KEEPING = CUTS - {"aten.select", "aten.unbind"}
 _TERMS = frozenset({"aten.add", "aten.sub", "aten.neg", "aten.mul"})
 _NORMS: Mapping[str, str] = {
     "aten.native_batch_norm": "training",
@@ -171,17 +172,12 @@ def _between_parts(call: Call, one: int, two: int) -> Array | None:
 def _part(trace: Trace, value: int) -> tuple[int, int, tuple[int, int]] | None:
     """Return what a value is a part of, along which dimension, and from where to where; None if it is none."""
     op = trace.producer(value)
-    if op is None or op.functional not in _CUTS:
+    if op is None or op.functional not in _KEEPING:
         return None
     whole = op.inputs[0]
     dim = (op.arguments.get("dim") or 0) % len(trace.values[whole].shape)
-    length = trace.values[whole].shape[dim]
-    if op.functional == "aten.slice":
-        begin, end, step = slice(op.arguments["start"], op.arguments["end"], op.arguments["step"]).indices(length)
-        return (whole, dim, (begin, end)) if step == 1 else None
-    sizes = [trace.values[v].shape[dim] for v in op.outputs]
-    place = op.outputs.index(value)
-    return whole, dim, (sum(sizes[:place]), sum(sizes[: place + 1]))
+    found = indices_of(trace, value, dim)
+    return None if found is None else (whole, dim, found)
 
 
 def _terms(call: Call, value: int, factor: float, end: int) -> list[Term]:

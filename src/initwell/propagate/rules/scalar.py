@@ -22,6 +22,7 @@ from initwell.propagate.laws.functions import (
     evaluated,
     is_line,
     line,
+    nowhere_zero,
     shared_images,
 )
 from initwell.propagate.laws.gaussian import variances
@@ -36,7 +37,6 @@ from initwell.propagate.rules.branch import (
     decreasing,
     fixed,
     multiplied,
-    nowhere_zero,
     operand,
     product,
     shifted,

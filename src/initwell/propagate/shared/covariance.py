@@ -33,8 +33,8 @@ from initwell.propagate.rules.contraction import contract
 from initwell.propagate.rules.parts import concatenated
 from initwell.propagate.shared import pairs, tables
 from initwell.propagate.shared.linearized import SUMS, Linearized, gradient_of
-from initwell.propagate.shared.pairs import Pair, Stretch, picked, raw, total
-from initwell.propagate.shared.reuse import BENT, CUTS, NORMS, PRODUCTS, SLOPES, Reuse, argument
+from initwell.propagate.shared.pairs import Pair, picked, raw, total
+from initwell.propagate.shared.reuse import BENT, CUTS, NORMS, PRODUCTS, SLOPES, Reuse, argument, indices_of
 from initwell.propagate.table import Call, RuleTable
 from initwell.trace.trace import Op, ValueRef
 
@@ -155,24 +155,11 @@ class Covariances:
         a, b = p.inputs[0], q.inputs[0]
         rank = len(self.trace.values[a].shape)
         dim = (p.arguments.get("dim") or 0) % rank
-        one, two = self._stretch(v, p, dim), self._stretch(w, q, dim)
+        one, two = indices_of(self.trace, v, dim), indices_of(self.trace, w, dim)
         whole = self.of(a, b)
         if whole is None or dim != (q.arguments.get("dim") or 0) % rank or one is None or two is None:
             return None
         return picked(whole, dim, one, two, drop=p.functional in ("aten.select", "aten.unbind"))
-
-    def _stretch(self, value: int, op: Op, dim: int) -> Stretch | None:
-        """Return which indices of a dimension one of an op's results keeps; None if not a stretch of neighbours."""
-        length = self.trace.values[op.inputs[0]].shape[dim]
-        if op.functional == "aten.slice":
-            start, stop, step = slice(op.arguments["start"], op.arguments["end"], op.arguments["step"]).indices(length)
-            return (start, stop) if step == 1 else None
-        place = op.outputs.index(value)
-        if op.functional in ("aten.select", "aten.unbind"):
-            index = op.arguments["index"] % length if op.functional == "aten.select" else place
-            return index, index + 1
-        sizes = [self.trace.values[v].shape[dim] for v in op.outputs]
-        return sum(sizes[:place]), sum(sizes[: place + 1])
 
     def _shaped(self, p: Op, q: Op) -> Pair | None:
         a, b = p.inputs[0], q.inputs[0]

@@ -134,6 +134,29 @@ class Reuse:
         return found
 
 
+def indices_of(trace: Trace, value: int, dim: int) -> tuple[int, int] | None:
+    """Return which indices of a dimension a cut keeps, from the first to behind the last; None if no neighbours.
+
+    Args:
+        trace: with the value.
+        value: what one of ``CUTS`` made.
+        dim: the dimension that it cuts, from 0.
+    """
+    op = trace.producer(value)
+    if op is None:
+        return None
+    length = trace.values[op.inputs[0]].shape[dim]
+    if op.functional == "aten.slice":
+        start, stop, step = slice(op.arguments["start"], op.arguments["end"], op.arguments["step"]).indices(length)
+        return (start, stop) if step == 1 else None
+    place = op.outputs.index(value)
+    if op.functional in ("aten.select", "aten.unbind"):
+        index = op.arguments["index"] % length if op.functional == "aten.select" else place
+        return index, index + 1
+    sizes = [trace.values[v].shape[dim] for v in op.outputs]
+    return sum(sizes[:place]), sum(sizes[: place + 1])
+
+
 def argument(op: Op, name: str) -> int | None:
     """Return the value that an op takes under this name, None for none or a plain number."""
     ref = op.arguments.get(name)
