@@ -158,7 +158,7 @@ def _page(options: argparse.Namespace, example: Example, found: "Prediction") ->
     page = prediction_page(
         found,
         title=f"{options.model} predicted",
-        lead=f"Initialization: {scheme}. From moments; of the input, too, nothing else counts: {example.words}.",
+        lead=f"Initialization: {scheme}. From moments, those of the input among them: {example.words}.",
         given={"input": example.words, "initialization": scheme, "loss": options.loss, "seed": options.seed},
         command=options.command,
     )

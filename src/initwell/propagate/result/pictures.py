@@ -34,7 +34,7 @@ def depth_chart(rows: Sequence[Row], overlap_depth: int | None) -> Chart | None:
         if series:
             panels.append(Panel(title, "op, in order of execution", label, tuple(series), y_log=log))
     caption = (
-        "Predicted from moments; no data was run. A healthy start is level in both directions; "
+        "Predicted from moments; no data was run through the weights. A healthy start is level in both directions; "
         "an overlap that goes to 1 means that inputs become indistinguishable."
     )
     return Chart("predicted-by-depth", "Predicted size by depth", caption, tuple(panels)) if panels else None
