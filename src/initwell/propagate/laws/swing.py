@@ -47,10 +47,35 @@ def by_row(base: Signal, factor: Signal) -> float:
     image = as_image(factor)
     if image.base is not None or factor.gaussian:
         found = 2.0 - 2.0 * factor.mean**4 / factor.q**2
-    else:
-        mean, moments = function_moments(composed(Function(np.square), image), image.pre)
-        found = float(np.asarray(moments).flat[0]) / max(float(mean.flat[0]) ** 2, 1e-300) - 1.0
+        return found if found > _LEAST else 0.0
+    return _of_squares(image)
+
+
+def _of_squares(image: Image) -> float:
+    mean, moments = function_moments(composed(Function(np.square), image), image.pre)
+    found = float(np.asarray(moments).flat[0]) / max(float(mean.flat[0]) ** 2, 1e-300) - 1.0
     return found if found > _LEAST else 0.0
+
+
+def of_multiple(found: Signal, *summands: Signal) -> Signal:
+    """Return rows h·f(u) + h·g(u) = h·(f + g)(u), u one number a row, with what comes of the swing of (f + g)(u).
+
+    Args:
+        found: the sum, which remembers h and u.
+        summands: what it is the sum of.
+    """
+    image = found.image
+    if image is None or image.base is None or not (image.base.swing or any(x.swing > 0 for x in summands)):
+        return found
+    own = _of_squares(image) if _is_by_row(image) else 0.0
+    return of_product(found, image.base.swing, own) if own else found
+
+
+def _is_by_row(image: Image) -> bool:
+    """Whether a function is of numbers that are repeated along features, the last dimension or the second of images."""
+    u, alike = image.pre, {*copied(image.pre)}
+    features = (1, len(u.dims) - 1) if len(u.dims) == 4 else (len(u.dims) - 1,)
+    return any(u.axes([d]) and {*u.axes([d])} <= alike for d in features)
 
 
 def of_sum(a: Signal, b: Signal, alpha: float, beta: float) -> Mapping[str, Any]:

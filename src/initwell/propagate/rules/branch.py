@@ -27,7 +27,7 @@ from initwell.propagate.laws.functions import (
 )
 from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.laws.rectified import moved, sum_law
-from initwell.propagate.laws.swing import by_row, copied, of_product, of_sum
+from initwell.propagate.laws.swing import by_row, copied, of_multiple, of_product, of_sum
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import by_pattern, over_pairs, product_of_means
@@ -228,7 +228,8 @@ def summed_jointly(a: Signal, b: Signal, alpha: float, beta: float) -> Signal | 
         phi: Pointwise = line(c + e, d + f)
     else:
         phi = combined(first, second, np.add)
-    return replace(merged_fidelity(_of_image(Image(phi, one.pre, one.base)), a, b), joint=True)
+    found = of_multiple(_of_image(Image(phi, one.pre, one.base)), a, b)
+    return replace(merged_fidelity(found, a, b), joint=True)
 
 
 def _half_based(images: tuple[Image, Image], factors: tuple[float, float], a: Signal, b: Signal) -> Signal | None:
@@ -293,8 +294,7 @@ def product(base: Signal, factor: Signal, shape: Sequence[int]) -> Signal:
     """
     if (swing := by_row(base, factor)) or (swing := by_row(factor, base)):
         one, two = together(base, factor, shape)
-        found = of_product(product(one, two, shape), base.swing if base.shape == tuple(shape) else factor.swing, swing)
-        return replace(found, image=None) if found.swing == 0 else found
+        return of_product(product(one, two, shape), base.swing if base.shape == tuple(shape) else factor.swing, swing)
     full_factor = factor.shape == tuple(shape)
     full = full_factor and base.shape == factor.shape
     if base.dims != factor.dims or base.shape != tuple(shape):

@@ -147,7 +147,7 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
     slope = multiple(slope, factor * steep)
     if before is not None and before.base is not None and before.pre is inner.pre:
         base, slope = before.base, combined(before.phi, slope, np.multiply)
-    found = merged_fidelity(gated(slope, inner.pre, base, origin if inner.pre is u else inner.pre), u)
+    found = merged_fidelity(gated(slope, inner.pre, base, origin if inner.pre is u else inner.pre), u, g)
     return by_law(found, inner.pre)
 
 

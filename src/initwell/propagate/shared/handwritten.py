@@ -75,6 +75,26 @@ def _is_by_row(shape: Sequence[int], wide: Sequence[int]) -> bool:
     return len(shape) == len(wide) > shared and tuple(shape[shared:]) == (*wide[shared:-1], 1)
 
 
+def multiple_of(trace: Trace, value: int) -> int:
+    """Return the rows that a value holds times one number for each row; itself where it holds no such.
+
+    Args:
+        trace: that it is part of.
+        value: such as rows times their gates.
+    """
+    while (op := trace.producer(value)) is not None and op.functional in ("aten.mul", "aten.div", "aten.neg"):
+        wide, ways = trace.values[value].shape, [operand(op, name) for name in ("self", "other")]
+        if op.functional == "aten.mul" and None not in ways and trace.values[ways[0] or 0].shape != wide:
+            ways.reverse()
+        rows, number = ways
+        if rows is None or trace.values[rows].shape != wide or len(wide) < 2:
+            break
+        if number is not None and not _is_by_row(trace.values[number].shape, wide):
+            break
+        value = rows
+    return value
+
+
 def _norm(trace: Trace, op: Op) -> Norm | None:
     x, scale = (operand(op, name) for name in ("self", "other"))
     for rows, r in ((x, scale), (scale, x)):

@@ -36,6 +36,7 @@ from initwell.propagate.shared.handwritten import (
     left_of,
     meeting,
     met,
+    multiple_of,
     norms_by_hand,
     operand,
     over,
@@ -361,7 +362,13 @@ class Radial:
         if parts is None or whole is None or gradient is None or whole.q <= 0:
             return None
         beta = (whole.q + first - second) / 2 / whole.q
-        self._variance[(op.index,)] = size(self._trace, out) * gradient.q * max(first - beta * beta * whole.q, 0.0)
+        ways = [operand(op, name) for name in ("self", "other")]
+        if None not in ways and len({multiple_of(self._trace, way) for way in ways if way is not None}) == 1:
+            # Of rows that are multiples of one row none has anything of its own, but a share of R by its number.
+            alone = self._variation(parts) / whole.q
+        else:
+            alone = size(self._trace, out) * gradient.q
+        self._variance[(op.index,)] = alone * max(first - beta * beta * whole.q, 0.0)
         share = beta if sign > 0 else 1.0 - beta
         n, one = alike(self._trace, self._signals, op)
         own: Parts = {(op.index,): sign}
