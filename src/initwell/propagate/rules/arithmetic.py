@@ -38,7 +38,7 @@ from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.states import refuse_uneven, written
 from initwell.propagate.rules.targets import of_targets
 from initwell.propagate.rules.unlike import refuse_unlike
-from initwell.propagate.rules.weighed import weighed_scores
+from initwell.propagate.rules.weighed import by_index, weighed_scores
 from initwell.propagate.rules.weighted import known_inverse, mean_of_rows, sent_back
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -109,14 +109,15 @@ def _mul(call: Call) -> Sequence[Signal]:
         return [less_their_length(call, weighed)]
     if (kept := sent_back(call) or rows_kept(call)) is not None:
         return [kept]
-    a, b = operand(call, "self"), operand(call, "other")
+    a, b = by_index(call, "self"), by_index(call, "other")
     if call.op.phase == "backward":
         refuse_uneven(call, a, b)
     found = multiplied_jointly(a, b) or normalized_by_hand(a, b, call.op.outputs[0])
     if found is not None:
         is_square = call["self"] == call["other"]
         return [replace(of_first_rows(call, of_square(found, of_rows(a))), square_of=a) if is_square else found]
-    if call.op.phase == "backward" and (share := of_deviation(call) * of_gated_rows(call)) != 1.0:
+    by_place = b.segmented and call.value("other") is not None
+    if call.op.phase == "backward" and not by_place and (share := of_deviation(call) * of_gated_rows(call)) != 1.0:
         whole = multiplied(*together(a, b, call.shape()))
         return [replace(whole, moments=whole.moments * share, joint=True)]
     if _is_gradient(call, "self"):
@@ -161,7 +162,9 @@ def _div(call: Call) -> Sequence[Signal]:
         return [scaled(_spread(operand(call, "self"), divisor, call.shape()), 1.0 / divisor.mean)]
     if (whole := mean_of_rows(call)) is not None:
         return [replace(summed(whole, [1], keep=len(call.shape()) == 3, mean=False), joint=True)]
-    inverse = known_inverse(call) or inverted(divisor)
+    inverse = by_index(call, "other", inverse=True) if call.value("other") is not None else None
+    if inverse is None or not inverse.segmented:
+        inverse = known_inverse(call) or inverted(divisor)
     a = operand(call, "self")
     if fixed(a) and not a.segmented and inverse.shape == call.shape():
         return [scaled(inverse, a.mean)]

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initwell.propagate.given.measured import in_parts
+from initwell.propagate.given.measured import in_parts, measured
+from initwell.propagate.moments.alike import UNLIKE
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array, stretches
 from initwell.propagate.moments.signal import Signal
-from initwell.propagate.rules.branch import multiplied
+from initwell.propagate.rules.branch import multiplied, operand
 from initwell.propagate.rules.masks import are_scores
 from initwell.propagate.table import Call
 from initwell.trace.trace import ValueRef
@@ -28,6 +29,10 @@ from initwell.trace.trace import ValueRef
 # Segments of rows, at most; and numbers of a table.
 _MOST = 12
 _LARGEST = 1 << 22
+# Numbers whose squares vary by less are of one size.
+_ALIKE = 0.05
+# How much squares of one stretch may differ: as little as leaves no more stretches than there may be.
+_OCTAVES = (1e-3, 0.25, 0.5, 1.0, 2.0)
 
 
 def weighed_scores(call: Call) -> Signal | None:
@@ -58,6 +63,46 @@ def weights_of(call: Call) -> tuple[Tensor, Signal] | None:
     return None
 
 
+def by_index(call: Call, name: str, *, inverse: bool = False) -> Signal:
+    """Return an operand; of known numbers that are one for each index of one dimension, by segments of about one size.
+
+    What is multiplied by them is as unlike as they are, and a norm divides each of its rows by its own size.
+
+    Args:
+        call: of a product, or of a quotient.
+        name: which operand.
+        inverse: whether to return 1/x of such numbers; only of such.
+
+    Raises:
+        UnknownSignalError: the operand is neither known numbers nor a signal.
+    """
+    known, ref = call.value(name), call[name]
+    if known is not None and 1 < known.numel() == max(known.shape, default=0) <= _LARGEST and isinstance(ref, ValueRef):
+        first = call.values.folded.first[ref.id]
+        work = partial(_in_stretches, known, call.values.sample(ref.id), inverse=inverse)
+        if (found := call.values.once(f"stretches of {first} {inverse}", work)) is not None:
+            return found
+    return operand(call, name)
+
+
+def _in_stretches(known: Tensor, sample: int | None, *, inverse: bool) -> Signal | None:
+    """Measure numbers by stretches of about one size; None where all are, or where there are too many stretches."""
+    if known.dtype == torch.bool or known.is_complex() or not bool(torch.isfinite(known).all()):
+        return None
+    if inverse and bool((known == 0).any()):
+        return None
+    data: Array = known.detach().double().numpy()
+    data = 1 / data if inverse else data
+    squares = data.ravel() ** 2
+    if squares.var() <= _ALIKE * squares.mean() ** 2:
+        return None
+    for octaves in _OCTAVES:
+        parts = _parts(squares, octaves)
+        if 1 < len(parts) <= _MOST:
+            return in_parts(data, [parts if n > 1 else (1,) for n in data.shape], sample=sample)
+    return measured(torch.as_tensor(data), sample=sample).approximate(UNLIKE)
+
+
 def _by_segments(known: Tensor) -> Signal | None:
     """Measure known numbers by segments of their last two dimensions; None where these are alike."""
     if not known.is_floating_point() or known.numel() > _LARGEST or not bool(torch.isfinite(known).all()):
@@ -70,7 +115,7 @@ def _by_segments(known: Tensor) -> Signal | None:
     return in_parts(data, [*[(n,) for n in data.shape[:-2]], rows, columns])
 
 
-def _parts(sizes: Array) -> tuple[int, ...]:
-    """Return lengths of stretches that are of one size but for a factor of two."""
-    level = np.ceil(np.log2(np.maximum(sizes / (sizes.max() or 1.0), 1e-12)) - 1e-9)
+def _parts(sizes: Array, octaves: float = 1.0) -> tuple[int, ...]:
+    """Return lengths of stretches that are of one size but for a factor of two, or so many octaves."""
+    level = np.ceil(np.log2(np.maximum(sizes / (sizes.max() or 1.0), 1e-12)) / octaves - 1e-9)
     return stretches(level.astype(np.int64))
