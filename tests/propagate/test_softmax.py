@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from initwell.propagate.laws.concentration import Weights, between
+from initwell.propagate.laws.mixtures import TwoKinds
 from initwell.propagate.moments.signal import independent
 from initwell.propagate.rules.softmax import gradient_size, softmax_backward, softmaxed
 
@@ -116,6 +117,21 @@ def test_how_moments_go_with_correlation(powers: tuple[int, int]) -> None:
     error = float(slope.std()) / math.sqrt(len(slope))
     assert Weights(6).coupled(2.0, powers) == pytest.approx(float(slope.mean()), abs=5 * error)
     assert 5 * error < 0.1 * abs(float(slope.mean()))
+
+
+@pytest.mark.parametrize(("spread", "width"), [(0.0, 16), (0.25, 16), (0.25, 4000)], ids=["sphere", "both", "sizes"])
+def test_what_keys_are_images_of_goes_with_their_weights(spread: float, width: int) -> None:
+    """Of 20 scores √v·t of a row, t = a·x: large t are rare on a sphere, and v varies by row."""
+    rng = np.random.default_rng(8)
+    t = np.sqrt(width * rng.beta(0.5, (width - 1) / 2, (ROWS, 20))) * rng.choice([-1.0, 1.0], (ROWS, 20))
+    v = 4.0 * (rng.gamma(1 / spread, spread, (ROWS, 1)) if spread else np.ones((ROWS, 1)))
+    p, scores = torch.as_tensor(np.sqrt(v) * t).softmax(1), torch.as_tensor(t)
+    sums = (p * scores).sum(1) ** 2 - (p * scores).square().sum(1)
+    one, two = Weights(20, spread, float(width)), TwoKinds((20, 0), (4.0, 0.0), 0.0, spread, float(width))
+    agrees(one.coupled(4.0, (1, 1)), sums / (20 * 19))
+    agrees(one.coupled_itself(4.0, (2,)), (p * p * (scores * scores - 1)).mean(1))
+    assert two.coupled((1, 1)) == pytest.approx(one.coupled(4.0, (1, 1)), rel=1e-4)
+    assert two.coupled_itself((2,)) == pytest.approx(one.coupled_itself(4.0, (2,)), rel=1e-4)
 
 
 @pytest.mark.parametrize("correlation", [-0.4, 0.0, 0.6, 1.0])

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, reduce
+from itertools import zip_longest
 
 import numpy as np
 
@@ -84,11 +85,14 @@ class Weights(Record):
         return beyond(variance, lambda v: np.array([_averaged(v, self, p) for p in found]), limit)
 
     def coupled(self, variance: float, powers: Powers) -> float:
-        """Say how strongly a moment p_1^a p_2^b … goes with the correlation of the scores 1 and 2.
+        """Say how strongly a moment p_1^a p_2^b … goes with the product of what the scores 1 and 2 are images of.
 
-        By Stein's lemma its derivative is v·E[∂²(p_1^a p_2^b …)/∂s_1∂s_2], and with n = a + b + …
+        Scores s = √v·t of a row are a·x_t, and of two such x only what lies along a goes with the weights:
 
-            ∂²M/∂s_1∂s_2 = M·(ab − n(a·p_2 + b·p_1) + n(n + 1)·p_1 p_2)
+            E[p_1^a p_2^b … x_1·x_2] = E[p_1^a p_2^b … t_1 t_2]
+
+        With Gaussian scores that is v·E[∂²(p_1^a p_2^b …)/∂s_1∂s_2] (Stein); on a sphere it is less, as large t are
+        rarer there, and each row has it at a variance of its own.
 
         Args:
             variance: of a score, v.
@@ -97,23 +101,24 @@ class Weights(Record):
         >>> round(Weights(8).coupled(1e-9, (1, 1)) * 1e9 * 64 / (1 - 4 / 8 + 6 / 64), 3)
         1.0
         """
-        a, b, *rest = powers
-        n = sum(powers)
-        terms = [(a, b, *rest), (a, b + 1, *rest), (a + 1, b, *rest), (a + 1, b + 1, *rest)]
-        found = self.moments(variance, terms)
-        return float(variance * found @ np.array([a * b, -n * a, -n * b, n * (n + 1)]))
+        return self._with_scores(variance, powers, (1, 1))
 
     def coupled_itself(self, variance: float, powers: Powers) -> float:
-        """Say how strongly a moment goes with the variance of the score 1: v·E[∂²(p_1^a p_2^b …)/∂s_1²].
+        """Say how strongly a moment goes with the square of what score 1 is an image of: E[p_1^a p_2^b … (t_1² − 1)].
 
         Args:
-            variance: of a score, v.
+            variance: of a score.
             powers: a, b, …
         """
-        a, *rest = powers
-        n = sum(powers)
-        found = self.moments(variance, [(a, *rest), (a + 1, *rest), (a + 2, *rest)])
-        return float(variance * found @ np.array([a * a, -(2 * a + 1) * n, n * (n + 1)]))
+        return self._with_scores(variance, powers, (2,)) - self._with_scores(variance, powers, ())
+
+    def _with_scores(self, variance: float, powers: Powers, scores: Powers) -> float:
+        """Return E[p_1^a t_1^c p_2^b t_2^d …]; on which weights the c, d, … are is all that their order says."""
+        if self.count <= 1 or variance <= 0:
+            alone = 1.0 if all(c == 2 for c in scores) else 0.0
+            return max(self.count, 1.0) ** -sum(powers) * alone
+        limit = np.zeros(1) if len(powers) > 1 else None
+        return float(beyond(variance, lambda v: np.array([_averaged(v, self, tuple(powers), scores)]), limit)[0])
 
 
 def between(variance: float, count: float, correlation: float, powers: Sequence[tuple[Powers, Powers]]) -> Array:
@@ -223,21 +228,23 @@ def _factors(variance: float, count: float) -> tuple[Sequence[Array], float]:
 
 
 @lru_cache(maxsize=4096)
-def _averaged(variance: float, rows: Weights, powers: Powers) -> float:
-    """Average over the rows' variances."""
-    single, inside = _by_variances(variance, rows), _others(variance, rows, len(powers))
-    for power in powers[:-1]:
-        inside = inside * single[power]
-    return float(inside @ single[powers[-1]]) * _STEP / math.factorial(sum(powers) - 1)
+def _averaged(variance: float, rows: Weights, powers: Powers, scores: Powers = ()) -> float:
+    """Average p_1^a t_1^c p_2^b t_2^d … over the rows' variances."""
+    inside = _others(variance, rows, len(powers))
+    for power, score in zip_longest(powers, scores, fillvalue=0):
+        inside = inside * _by_variances(variance, rows, score)[power]
+    return float(inside.sum()) * _STEP / math.factorial(sum(powers) - 1)
 
 
 @lru_cache(maxsize=256)
-def _by_variances(variance: float, rows: Weights) -> Sequence[Array]:
+def _by_variances(variance: float, rows: Weights, score: int = 0) -> Sequence[Array]:
     """Return ``_transforms`` at each of the rows' variances, one after the other."""
     if rows.spread < 1e-9:
-        return _transforms(variance, rows.width)
-    each = [_transforms(variance * x, rows.width) for x in gamma_nodes(round(1 / rows.spread, 6))[0].tolist()]
-    return [np.concatenate(of) for of in zip(*each, strict=True)]
+        return _transforms(variance, rows.width, score)
+    nodes = gamma_nodes(round(1 / rows.spread, 6))[0].tolist()
+    return [
+        np.concatenate(of) for of in zip(*[_transforms(variance * x, rows.width, score) for x in nodes], strict=True)
+    ]
 
 
 @lru_cache(maxsize=1024)
@@ -275,16 +282,16 @@ def of_scores(variance: float, rows: Weights, several: Sequence[tuple[int, int]]
 @lru_cache(maxsize=1024)
 def _transform(variance: float, width: float, a: int, b: int) -> Array:
     """Return x^a E[s^b e^(as) e^(−x e^s)], over equal steps of log x."""
-    z = _points(variance)
+    z = points(variance)
     grown = _grown(z, variance)
     return _summed(np.exp(-grown) * grown**a, density(z, width) * (math.sqrt(variance) * z) ** b)
 
 
 @lru_cache(maxsize=1024)
-def _transforms(variance: float, width: float) -> Sequence[Array]:
-    """Return x^p E[e^(ps) e^(−x e^s)] for each power p, over equal steps of log x."""
-    z = _points(variance)
-    shares = density(z, width)
+def _transforms(variance: float, width: float, score: int = 0) -> Sequence[Array]:
+    """Return x^p E[t^c e^(ps) e^(−x e^s)], s = √v·t, for each power p and one c, over equal steps of log x."""
+    z = points(variance)
+    shares = density(z, width) * z**score
     grown = _grown(z, variance)
     decay = np.exp(-grown)
     single = [_summed(decay, shares)]
@@ -297,7 +304,7 @@ def _transforms(variance: float, width: float) -> Sequence[Array]:
 @lru_cache(maxsize=32)
 def _series(variance: float) -> Sequence[Array]:
     """Return Hermite coefficients of x^p e^(ps) e^(−x e^s) for p = 0, 1, 2: shape (x, terms)."""
-    z = _points(variance)
+    z = points(variance)
     basis = np.empty((z.size, _TERMS))
     before, polynomial = np.zeros_like(z), density(z, math.inf)
     for k in range(_TERMS):
@@ -308,9 +315,11 @@ def _series(variance: float) -> Sequence[Array]:
     return tuple(_summed(decay * grown**p, basis) for p in range(3))
 
 
-def _points(variance: float) -> Array:
+def points(variance: float, reach: float = _REACH) -> Array:
+    """Return points t of scores √v·t, as many on either side: a sphere's density has the mean 0 of them."""
     step = min(0.4, _STEP / math.sqrt(variance))
-    return np.arange(-_REACH, _REACH + step, step)
+    each = math.ceil(reach / step)
+    return np.asarray(step * np.arange(-each, each + 1.0))
 
 
 def _grown(z: Array, variance: float) -> Array:

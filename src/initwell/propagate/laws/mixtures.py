@@ -14,10 +14,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 
 import numpy as np
 
-from initwell.propagate.laws.concentration import density, gamma_nodes
+from initwell.propagate.laws.concentration import density, gamma_nodes, points
 from initwell.propagate.moments.segments import Array
 from initwell.records import Record
 
@@ -64,33 +65,28 @@ class TwoKinds(Record):
         return _moment(self, (one, two))
 
     def coupled(self, powers: Powers) -> float:
-        """Say how strongly a moment of the first kind goes with the correlation of its first two scores.
+        """Say how strongly a moment of the first kind goes with what its first two scores are images of.
 
-        By Stein's lemma, as of ``concentration.Weights``.
+        As of ``concentration.Weights``: E[p_1^a p_2^b … t_1 t_2].
 
         Args:
             powers: a, b, …, two or more.
         """
-        if self.counts[0] < len(powers):
-            return 0.0
-        a, b, *rest = powers
-        n = sum(powers)
-        terms = [((a, b, *rest), a * b), ((a, b + 1, *rest), -n * a), ((a + 1, b, *rest), -n * b)]
-        terms.append(((a + 1, b + 1, *rest), n * (n + 1)))
-        return self.variances[0] * sum(factor * self.moment((one, ())) for one, factor in terms)
+        return self._with_scores(powers, (1, 1))
 
     def coupled_itself(self, powers: Powers) -> float:
-        """Say how strongly a moment of the first kind goes with the variance of its first score.
+        """Say how strongly a moment of the first kind goes with the square of what its first score is an image of.
 
         Args:
             powers: a, b, …
         """
-        if self.counts[0] < len(powers):
+        return self._with_scores(powers, (2,)) - self._with_scores(powers, ())
+
+    def _with_scores(self, powers: Powers, scores: Powers) -> float:
+        """Return E[p_1^a t_1^c p_2^b t_2^d …] of the first kind, scores s = √v·t."""
+        if self.counts[0] < len(powers) or self.variances[0] <= 0:
             return 0.0
-        a, *rest = powers
-        n = sum(powers)
-        terms = [((a, *rest), a * a), ((a + 1, *rest), -(2 * a + 1) * n), ((a + 2, *rest), n * (n + 1))]
-        return self.variances[0] * sum(factor * self.moment((one, ())) for one, factor in terms)
+        return _moment(self, (powers, ()), scores)
 
     def sum(self, terms: Sum) -> float:
         """Compute the expectation of a sum of monomials."""
@@ -115,40 +111,47 @@ class TwoKinds(Record):
 
 
 @lru_cache(maxsize=8192)
-def _moment(rows: TwoKinds, powers: Monomial) -> float:
+def _moment(rows: TwoKinds, powers: Monomial, scores: Powers = ()) -> float:
     shared, weights = _normal_nodes(rows.offset)
     first, second = (min(max(v, 0.0), _LARGE) for v in rows.variances)
     sizes, shares = gamma_nodes(round(1 / rows.spread, 6)) if rows.spread > 1e-9 else (np.ones(1), np.ones(1))
     total = 0.0
     for size, share in zip(sizes.tolist(), shares.tolist(), strict=True):
         for u, weight in zip(shared, weights, strict=True):
-            total += share * weight * _integral(rows.counts, (first * size, second), round(u, 9), rows.width, powers)
+            variances = first * size, second
+            total += share * weight * _integral(rows.counts, variances, round(u, 9), rows.width, powers, scores)
     return total
 
 
 @lru_cache(maxsize=65536)
 def _integral(
-    counts: tuple[float, float], variances: tuple[float, float], shift: float, width: float, powers: Monomial
+    counts: tuple[float, float],
+    variances: tuple[float, float],
+    shift: float,
+    width: float,
+    powers: Monomial,
+    scores: Powers,
 ) -> float:
+    """Return E[p_1^a t_1^c …] of rows of one variance, the c, … of the first kind's first weights."""
     wide = round(math.sqrt(max(*variances, shift**2)), 1) + 0.1
     inside = np.ones(1)
-    kinds = zip(counts, variances, powers, (shift, 0.0), (width, math.inf), strict=True)
-    for count, variance, here, move, sphere in kinds:
+    kinds = zip(counts, variances, powers, (shift, 0.0), (width, math.inf), (scores, ()), strict=True)
+    for count, variance, here, move, sphere, times in kinds:
         inside = inside * _transform(variance, wide, move, sphere, 0) ** max(count - len(here), 0.0)
-        for power in here:
-            inside = inside * _transform(variance, wide, move, sphere, power)
+        for power, score in zip_longest(here, times, fillvalue=0):
+            inside = inside * _transform(variance, wide, move, sphere, power, score)
     return float(inside.sum()) * _STEP / math.factorial(sum(map(sum, powers)) - 1)
 
 
 @lru_cache(maxsize=2048)
-def _transform(variance: float, wide: float, shift: float, sphere: float, power: int) -> Array:
-    """Return x^a E[e^(as) e^(−x e^s)] over equal steps of log x."""
+def _transform(variance: float, wide: float, shift: float, sphere: float, power: int, score: int = 0) -> Array:
+    """Return x^a E[t^c e^(as) e^(−x e^s)] over equal steps of log x."""
     low, high = -_REACH * wide - 14 - math.log(_LONGEST), _REACH * wide + 6
     at = low + _STEP * np.arange(math.ceil((high - low) / _STEP))
     std = math.sqrt(variance)
-    z = np.arange(-_REACH, _REACH + 1e-9, min(0.4, _STEP / std)) if std > 0 else np.zeros(1)
+    z = points(variance, _REACH) if std > 0 else np.zeros(1)
     grown = np.exp(np.minimum(at[:, None] + shift + std * z, 7.0))
-    found = (np.exp(-grown) * grown**power) @ density(z, sphere)
+    found = (np.exp(-grown) * grown**power) @ (density(z, sphere) * z**score)
     return np.maximum(np.asarray(found), 1e-300) if power == 0 else np.asarray(found)
 
 

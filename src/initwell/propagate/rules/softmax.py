@@ -5,7 +5,7 @@ scores, of one row or of two whose centred scores correlate by ρ, are those of 
 sums to 1 over T, E[p_t p'_u] for t ≠ u is (1/T − E[p_t p'_t])/(T−1).
 
 Weights and values come from the same rows, and so do weights and the gradients that arrive at them. How strongly they
-follow those rows, of which a contraction asks (see ``gram``), are derivatives by Stein's lemma.
+follow those rows, of which a contraction asks (see ``gram``), are moments of weights times their scores.
 """
 
 import math
