@@ -175,6 +175,35 @@ class Heads(nn.Module):
         return y
 
 
+class Averaged(nn.Module):
+    """Four like streams, each normalized, of which a layer of all makes gates of their average."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates, self.last = nn.Linear(4 * WIDTH, 4 * WIDTH, bias=False), linear()
+        self.norm, self.turn = Root(), nn.Parameter(torch.randn(4, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        streams = self.norm(x.unsqueeze(1) + 0.1 * self.turn)
+        rows = streams.reshape(len(x), -1)
+        gates = (self.gates(rows) / 16).sigmoid().view(-1, 4, WIDTH)
+        out: Tensor = self.last((gates * rows.view(-1, 4, WIDTH)).mean(1)).tanh()
+        return out
+
+
+class Together(nn.Module):
+    """Heads that are normalized each by itself, gated, and all of them again as one row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.last, self.norm = linear(), linear(), Root()
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates = self.gate(x).sigmoid().view(-1, 4, WIDTH // 4)
+        out: Tensor = self.last(self.norm((gates * self.norm(x.view(-1, 4, WIDTH // 4))).reshape(x.shape)))
+        return out
+
+
 class Twins(nn.Module):
     """Two norms side by side whose ε are as large as their squares, added up."""
 
@@ -242,6 +271,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (16, WIDTH),
     ),
     "heads that are gated before a norm": (lambda: nn.Sequential(linear(), Heads(), Root(), linear()), (16, WIDTH)),
+    "streams that are averaged": (lambda: nn.Sequential(linear(), Averaged(), linear()), (16, WIDTH)),
+    "heads that one norm follows": (lambda: nn.Sequential(linear(), Together()), (16, WIDTH)),
     "ε of a layer norm that follows": (
         lambda: nn.Sequential(linear(), Root(), linear(), Small(), nn.LayerNorm(WIDTH, eps=1e-6), linear()),
         (16, WIDTH),

@@ -55,7 +55,7 @@ from initwell.propagate.shared.routed import (
     terms,
     together,
 )
-from initwell.propagate.shared.streams import alike, in_common, widened
+from initwell.propagate.shared.streams import REGROUPING, alike, are_one_row, in_common, in_heads, widened
 from initwell.trace.trace import Op, Trace
 
 Found = Sequence[Signal | None]
@@ -70,7 +70,6 @@ _PRODUCTS = frozenset({"aten.bmm", "aten.mm"})
 _SHUT = frozenset({"aten.masked_fill", "aten.where"})
 _NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
 _JOINED = frozenset({"aten.cat", "aten.stack"})
-_VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape"})
 _LONGEST = 9
 # Of what is less than this share of a row's gradient, the rounding of 32 bits is the larger part.
 _ROUNDING = 3e-6
@@ -119,8 +118,7 @@ class Radial:
         if op.index not in self._norms or (varies and scale.image is None and scale.average is None):
             # A gate, or the sum of a router's weights: how 1/r goes with R is in what R/r would be at random. That of
             # a softmax's is 1 and goes with nothing.
-            self._random(norm.op.outputs[0])
-            alone = self._variance.get(norm.op.outputs[0], 0.0) / size(self._trace, norm.scale)
+            alone = (self._by_chance(norm.op.outputs[0]) or 0.0) / size(self._trace, norm.scale)
             if not alone:
                 return found
             gates = scaled(found[0], math.sqrt(whole / alone)).approximate(_REASON)
@@ -145,11 +143,18 @@ class Radial:
         return summed(way for way in ways if way is not None)
 
     def _random(self, value: int) -> Parts | None:
+        variance = self._by_chance(value)
+        if variance is None:
+            return None
+        self._variance[value] = variance
+        return {value: 1.0}
+
+    def _by_chance(self, value: int) -> float | None:
+        """Return Σ R² of a gradient that is drawn without regard to the value, or as it was measured."""
         signal, gradient = self._signals.get(value), self._gradient(value)
         if signal is None or gradient is None:
             return None
-        self._variance[value] = self.measured.get(value, size(self._trace, value) * met(signal, gradient))
-        return {value: 1.0}
+        return self.measured.get(value, size(self._trace, value) * met(signal, gradient))
 
     def _gradient(self, value: int) -> Signal | None:
         return self._signals.get(self._trace.gradients.get(value, -1))
@@ -193,18 +198,22 @@ class Radial:
 
         H heads side by side are one row: each has 1/H of its R, and something of its own, which adds up to 0.
         """
-        if op.functional not in _VIEWS:
+        if op.functional not in REGROUPING:
             return parts
         before, after = (self._last(i) for i in (value, op.outputs[0]))
         if len(self._trace.values[op.outputs[0]].shape) == 1 < len(self._trace.values[value].shape):
             return together(parts, before)  # numbers, of which each is a row
-        if after > before and after % before == 0 and self._is_read(op.outputs[0]):
-            return self._of_heads(op, value, after // before, parts, before / after)
+        heads = after // before
+        if heads > 1 and after % before == 0 and are_one_row(self._trace, op.outputs[0], heads, self._ends):
+            shared = in_heads(self._trace, self._signals, value, heads)
+            return self._of_heads(op, value, heads, parts, shared + (1 - shared) / heads)
         return together(parts, before // after) if before > after and before % after == 0 else parts
 
     def _of_heads(self, op: Op, value: int, heads: int, parts: Parts, share: float) -> Parts:
         """Return R of each of several rows that are one later on, which holds a share of what they have at random."""
-        alone = self._alone(op, value)
+        normed = next((o.outputs[0] for o in self._trace.consumers(op.outputs[0]) if o.index in self._ops), None)
+        # Before a norm rows of unlike sizes have gradients of their inverse: what the normalized ones have is the same.
+        alone = self._alone(op, value) if normed is None else self._by_chance(normed)
         if alone is None:
             return parts
         self._variance.update({Head(heads, source): self._variance[source] for source in parts})
@@ -225,20 +234,16 @@ class Radial:
         gate = next((gate for gate in self._gates.values() if gate.op is made), None)
         rows = next((i for i in made.inputs if i != gate.scale), -1) if made is not None and gate is not None else -1
         common = in_common(self._trace, self._signals, rows, op.arguments["dim"])
-        return self._of_heads(op, value, n, parts, max(whole.q / term.q / n**2, common))
+        share = whole.q / term.q if op.functional == "aten.mean" else whole.q / term.q / n**2
+        return self._of_heads(op, value, n, parts, max(share, common))
 
     def _last(self, value: int) -> int:
         shape = self._trace.values[value].shape
         return max(shape[-1], 1) if shape else 1
 
-    def _is_read(self, value: int) -> bool:
-        """Whether a linear layer reads rows of a value as they are, or times a gate."""
-        later = [op for op in self._trace.consumers(value) if op.phase == "forward"]
-        while len(later) == 1 and later[0].functional in {*_VIEWS, "aten.clone", "aten.mul"}:
-            if self._trace.values[later[0].outputs[0]].shape[-1] != self._trace.values[value].shape[-1]:
-                return False
-            later = [op for op in self._trace.consumers(later[0].outputs[0]) if op.phase == "forward"]
-        return bool(later) and all(op.functional in _LINEAR for op in later)
+    def _ends(self, op: Op) -> bool:
+        """Whether an op is a layer or a norm, or part of one: it reads a row as a whole."""
+        return op.functional in {*_LINEAR, *_NORMS} or op.index in self._ops or op.outputs[0] in self._chains
 
     def _norm(self, op: Op, value: int) -> Parts | None:
         """Return R of the rows of a norm: of what the normalized ones get, as much as ε leaves of their length."""

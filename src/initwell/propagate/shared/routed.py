@@ -27,8 +27,9 @@ from initwell.trace.trace import Op, Trace
 Parts = Mapping[object, float]
 
 _PICKED = frozenset({"aten.topk", "aten.gather"})
-MOVED = frozenset({*_PICKED, "aten.index", "aten.sum"})
-"""Ops that put rows, or entries of rows, elsewhere, copy them or add them up."""
+_ADDED = frozenset({"aten.sum", "aten.mean"})
+MOVED = frozenset({*_PICKED, *_ADDED, "aten.index"})
+"""Ops that put rows, or entries of rows, elsewhere, copy them or add them up, as averages do."""
 
 
 class Head(NamedTuple):
@@ -65,14 +66,14 @@ def copies(trace: Trace, op: Op) -> int:
 
 
 def terms(trace: Trace, op: Op) -> int:
-    """Return how many rows an op adds up to each that it makes; 0 where it does anything else.
+    """Return how many rows an op adds up to each that it makes, or averages; 0 where it does anything else.
 
     Args:
         trace: that it is part of.
         op: one of ``MOVED``.
     """
     shape, dims = trace.values[op.inputs[0]].shape, op.arguments.get("dim")
-    if op.functional != "aten.sum" or not isinstance(dims, (tuple, list)) or len(dims) != 1:
+    if op.functional not in _ADDED or not isinstance(dims, (tuple, list)) or len(dims) != 1:
         return 0
     dim = int(dims[0]) % len(shape)
     return shape[dim] if dim < len(shape) - 1 else 0

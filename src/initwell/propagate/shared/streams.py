@@ -13,14 +13,18 @@ difference of theirs. Assumption: x and the a_l have nothing in common, and ever
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.shared.attended import SAME
 from initwell.propagate.shared.handwritten import operand, size
+from initwell.propagate.shared.routed import terms
 from initwell.trace.trace import Op, Trace
 
+REGROUPING = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape"})
+"""Ops that may make rows longer or shorter."""
 _WIDENS = frozenset({"aten.mul", "aten.expand"})
+_GATING = frozenset({*REGROUPING, "aten.clone", "aten.mul"})
 
 
 def widened(trace: Trace, op: Op, value: int) -> tuple[int, int]:
@@ -36,6 +40,31 @@ def widened(trace: Trace, op: Op, value: int) -> tuple[int, int]:
         return 1, 0
     wider = [i for i, (b, a) in enumerate(zip(before, after, strict=True)) if b != a]
     return (after[wider[0]], wider[0]) if len(wider) == 1 and before[wider[0]] == 1 else (1, 0)
+
+
+def are_one_row(trace: Trace, value: int, heads: int, ends: Callable[[Op], bool]) -> bool:
+    """Whether heads side by side are read as one row, by itself or times gates, or are gated and added up again.
+
+    Args:
+        trace: that it is part of.
+        value: the heads side by side.
+        heads: how many.
+        ends: whether an op reads a row as a whole.
+    """
+    length = trace.values[value].shape[-1]
+    ahead = [value]
+    while ahead:
+        here = ahead.pop()
+        later = [op for op in trace.consumers(here) if op.phase == "forward"]
+        for op in (op for op in later if not ends(op)):
+            shape = trace.values[op.outputs[0]].shape
+            if op.functional in _GATING and shape and length in (shape[-1], shape[-1] * heads):
+                ahead.append(op.outputs[0])
+            elif trace.values[here].shape[-1] * heads != length or terms(trace, op) != heads:
+                return False
+        if not later:
+            return False
+    return True
 
 
 def product(trace: Trace, value: int) -> tuple[int, int, int, int] | None:
@@ -69,8 +98,28 @@ def alike(trace: Trace, signals: Mapping[int, Signal], op: Op) -> tuple[int, flo
     if found is None or made is None or sent is None or made.q <= 0 or sent.q <= 0:
         return 1, 0.0
     before = math.prod(trace.values[found[1]].shape[: found[3]])
-    shares = [s.averaged(_axes(s, before, found[2])) / s.q for s in (made, sent)]
-    return found[2], min(max(math.prod(shares), 0.0), 1.0)
+    return found[2], _alike(made, sent, before, found[2])
+
+
+def in_heads(trace: Trace, signals: Mapping[int, Signal], value: int, heads: int) -> float:
+    """Return how much R is alike of several rows that are one later on: E[R_i R_j] over E[R²].
+
+    Args:
+        trace: that they are part of.
+        signals: what is known so far.
+        value: the rows, the last dimension but one of which are the heads of one row.
+        heads: how many.
+    """
+    x, sent = signals.get(value), signals.get(trace.gradients.get(value, -1))
+    shape = trace.values[value].shape
+    if x is None or sent is None or x.q <= 0 or sent.q <= 0 or len(shape) < 2 or shape[-2] != heads:
+        return 0.0
+    return _alike(x, sent, math.prod(shape[:-2]), heads)
+
+
+def _alike(x: Signal, sent: Signal, before: int, n: int) -> float:
+    shares = [s.averaged(_axes(s, before, n)) / s.q for s in (x, sent)]
+    return min(max(math.prod(shares), 0.0), 1.0)
 
 
 def _axes(signal: Signal, before: int, n: int) -> list[int]:
