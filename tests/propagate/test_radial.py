@@ -191,6 +191,18 @@ class Averaged(nn.Module):
         return out
 
 
+class Twofold(nn.Module):
+    """Normalized rows are an output by themselves, as an encoder's are, and those of a layer and a norm behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = linear(), Root()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self.norm(x)
+        return rows, 8 * self.norm(self.layer(rows))
+
+
 class Together(nn.Module):
     """Heads that are normalized each by itself, gated, and all of them again as one row."""
 
@@ -272,6 +284,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "heads that are gated before a norm": (lambda: nn.Sequential(linear(), Heads(), Root(), linear()), (16, WIDTH)),
     "streams that are averaged": (lambda: nn.Sequential(linear(), Averaged(), linear()), (16, WIDTH)),
+    "rows that are an output, too": (lambda: nn.Sequential(linear(), Twofold()), (16, WIDTH)),
     "heads that one norm follows": (lambda: nn.Sequential(linear(), Together()), (16, WIDTH)),
     "ε of a layer norm that follows": (
         lambda: nn.Sequential(linear(), Root(), linear(), Small(), nn.LayerNorm(WIDTH, eps=1e-6), linear()),

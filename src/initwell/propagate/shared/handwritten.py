@@ -1,7 +1,7 @@
 """Norms written by hand, found in a trace: rows times, or over, one number a row that is made of the rows alone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,6 +179,12 @@ def size(trace: Trace, value: int) -> int:
     return math.prod(trace.values[value].shape)
 
 
+def length(trace: Trace, value: int) -> int:
+    """Return how long a row is, along the last dimension; 1 of a number."""
+    shape = trace.values[value].shape
+    return max(shape[-1], 1) if shape else 1
+
+
 def met(x: Signal, g: Signal) -> float:
     """Return E[x²]·E[g²], segment by segment where both have some: large entries may have small gradients.
 
@@ -194,6 +200,21 @@ def met(x: Signal, g: Signal) -> float:
         shares = np.array(atom.parts or (atom.size,)) / atom.size
         product = shares @ product.reshape(len(shares), -1)
     return float(product.item())
+
+
+def started(trace: Trace, signals: Mapping[int, Signal], value: int) -> float:
+    """Return Σ R² of the gradients that start at an output of the model, independent of it; 0 at other values.
+
+    Args:
+        trace: that it is part of.
+        signals: what is known so far.
+        value: any.
+    """
+    if value not in trace.outputs.values() or value not in signals:
+        return 0.0
+    names = {name for name, output in trace.outputs.items() if output == value}
+    sent = [v.id for v in trace.values if v.kind == "cotangent" and v.name in names and v.id in signals]
+    return size(trace, value) * sum(met(signals[value], signals[g]) for g in sent)
 
 
 def over(scale: Signal, gradient: Signal, square: float) -> Signal:

@@ -34,6 +34,7 @@ from initwell.propagate.shared.handwritten import (
     gates_by_row,
     is_taken_off,
     left_of,
+    length,
     meeting,
     met,
     multiple_of,
@@ -42,6 +43,7 @@ from initwell.propagate.shared.handwritten import (
     over,
     points,
     size,
+    started,
 )
 from initwell.propagate.shared.routed import (
     MOVED,
@@ -138,8 +140,11 @@ class Radial:
         if end is not None and (whole := self._function(end, value)) is not None:
             return whole
         ways = [self._through(op, value) for op in carrying(self._trace, value)]
-        if not ways or None in ways or value in self._trace.outputs.values():
+        if not ways or None in ways:
             return self._random(value)
+        if (own := started(self._trace, self._signals, value)) > 0:
+            self._variance[value, "started"] = own
+            ways.append({(value, "started"): 1.0})
         return summed(way for way in ways if way is not None)
 
     def _random(self, value: int) -> Parts | None:
@@ -200,7 +205,7 @@ class Radial:
         """
         if op.functional not in REGROUPING:
             return parts
-        before, after = (self._last(i) for i in (value, op.outputs[0]))
+        before, after = (length(self._trace, i) for i in (value, op.outputs[0]))
         if len(self._trace.values[op.outputs[0]].shape) == 1 < len(self._trace.values[value].shape):
             return together(parts, before)  # numbers, of which each is a row
         heads = after // before
@@ -225,7 +230,7 @@ class Radial:
         parts, n = self._of(op.outputs[0]), terms(self._trace, op)
         if parts is None or operand(op, "self") != value:
             return None
-        if not n:
+        if n == 0:
             return together(parts, copied) if (copied := copies(self._trace, op)) else self._function(op, value)
         term, whole = (self._signals.get(i) for i in (value, op.outputs[0]))
         if term is None or whole is None or term.q <= 0:
@@ -237,12 +242,8 @@ class Radial:
         share = whole.q / term.q if op.functional == "aten.mean" else whole.q / term.q / n**2
         return self._of_heads(op, value, n, parts, max(share, common))
 
-    def _last(self, value: int) -> int:
-        shape = self._trace.values[value].shape
-        return max(shape[-1], 1) if shape else 1
-
     def _ends(self, op: Op) -> bool:
-        """Whether an op is a layer or a norm, or part of one: it reads a row as a whole."""
+        """Whether an op, a layer or part of a norm, reads a row as a whole."""
         return op.functional in {*_LINEAR, *_NORMS} or op.index in self._ops or op.outputs[0] in self._chains
 
     def _norm(self, op: Op, value: int) -> Parts | None:
