@@ -207,7 +207,13 @@ def adding(signal: Signal, ends: Iterable[tuple[Sequence[int], Source]], spread:
 
 
 def image(
-    found: Signal, rows: Sequence[int], x: Signal, features: Sequence[int], source: Source, taps: int = 1
+    found: Signal,
+    rows: Sequence[int],
+    x: Signal,
+    features: Sequence[int],
+    source: Source,
+    taps: int = 1,
+    older: Sequence[Source] = (),
 ) -> Signal:
     """Say of a fresh layer's outputs that their rows follow those of its inputs.
 
@@ -218,10 +224,11 @@ def image(
         features: their dimensions that count features.
         source: the inputs' id, and how much of one length their rows are.
         taps: positions that an output reads, each a row's share of its features.
+        older: what those rows follow in their turn, if they are another such layer's.
     """
     spread = fluctuation(x, features) / taps
-    source = source.of(math.sqrt(spread))
-    return with_sources(found, dict.fromkeys(found.axes(rows), (source,)), spread)
+    sources = (source.of(math.sqrt(spread)), *older)[:MOST]
+    return with_sources(found, dict.fromkeys(found.axes(rows), sources), spread)
 
 
 def rescaled(signal: Signal, axis: int, factor: float, apart: float = 1.0) -> Signal:

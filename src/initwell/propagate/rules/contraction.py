@@ -40,6 +40,8 @@ from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op
 
+_LAYERS = frozenset({"aten.mm", "aten.addmm", "aten.linear", "aten.convolution"})
+
 
 def contract(a: Signal, b: Signal, over: Sequence[tuple[int, int]], batch: Sequence[tuple[int, int]] = ()) -> Signal:
     """Contract two independent signals.
@@ -111,13 +113,13 @@ def product(
     )
     for weight, x, value, features, rows in () if batched else ways:
         if call.trace.values[call.trace.shown(weight)].kind == "parameter":
-            source = Source(value, level=_level(call, x, value, features))
+            source, *older = source_of(call, x, value, features)
             found = _contracted(a, b, [over], ())
             if call.op.phase == "backward":
                 found = replace(found, tilt=tilt_of_layer(call, x))
-            elif not source.level and features == len(x.dims) - 1:
+            elif (older or not source.level) and features == len(x.dims) - 1:
                 found = replace(found, lengths=of_layer(_in_full(call, x, value)))
-            return image(found, rows, x, [features], source)
+            return image(found, rows, x, [features], source, older=older)
     spreads = fluctuation(a, over[:1]), fluctuation(b, over[1:])
     left, right = _itself(a, first, b, over, batched), _itself(b, last, a, over[::-1], batched)
     least = min(
@@ -164,6 +166,27 @@ def _itself(a: Signal, value: int, b: Signal, over: tuple[int, int], batched: bo
         return a
     features = [d for d in range(int(batched), len(a.dims)) if d != over[0]]
     return adding(a, [([over[0]], Source(value, math.sqrt(fluctuation(a, features))))])
+
+
+def source_of(call: Call, x: Signal, value: int, features: int) -> tuple[Source, ...]:
+    """Return what rows follow that a fresh layer makes: those that it reads, and what these follow as they are."""
+    level = _level(call, x, value, features)
+    if level or not _of_layer(call, x, value):
+        return (Source(value, level=level),)
+    # The lengths of W x vary by 2/D of D outputs, where |x| does not, and products of two rows by 1/C + 1/D: a level
+    # falls as the strength that it goes with rises. Scores of W x are as many coordinates of x as those of x are.
+    older = max((atom.follows for atom in x.atoms), key=len, default=())
+    curved = sum(s.level * s.strength**2 for s in older)
+    level = min(curved / fluctuation(x, [features]), 1.0) if curved > 0 else 0.0
+    return (Source(value, level=level), *[s._replace(level=0.0) for s in older])
+
+
+def _of_layer(call: Call, x: Signal, value: int) -> bool:
+    """Whether a fresh layer made rows."""
+    made = call.trace.producer(value)
+    if made is None or made.functional not in _LAYERS or not x.gaussian:
+        return False
+    return any(call.trace.values[call.trace.shown(i)].kind == "parameter" for i in made.inputs)
 
 
 def _level(call: Call, x: Signal, value: int, features: int) -> float:

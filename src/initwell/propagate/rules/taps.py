@@ -34,6 +34,7 @@ from initwell.propagate.moments.signal import Signal, merged_fidelity
 from initwell.propagate.rules.again import of_convolution
 from initwell.propagate.rules.answers import answered, bent_before
 from initwell.propagate.rules.branch import added, scaled
+from initwell.propagate.rules.contraction import source_of
 from initwell.propagate.rules.filters import filtering
 from initwell.propagate.rules.reading import profiled, read_places, sized, taken
 from initwell.propagate.rules.resample import resampled
@@ -195,7 +196,9 @@ def _back_together(signal: Signal, shape: Sequence[int]) -> Signal:
 def _image(call: Call, name: str, y: Signal, x: Signal) -> Signal:
     """Say that positions of y follow those of the operand of this name."""
     taps = math.prod(call.signal("weight").shape[2:])
-    return image(y, [0, *range(2, len(y.dims))], x, [1], Source(call.trace.shown(call[name].id)), taps)
+    value = call.trace.shown(call[name].id)
+    source, *older = source_of(call, x, value, 1) if name == "input" else (Source(value),)
+    return image(y, [0, *range(2, len(y.dims))], x, [1], source, taps, older if taps == 1 else ())
 
 
 def _convolution(call: Call) -> Sequence[Signal]:
