@@ -12,14 +12,22 @@ c of its own for each feature, as with gates, Σ_i c_i W_ij W_ik has no such par
 is unknown where b is of another pass through W: E[a·b] is not 0. And the gradient of a forward's own gradient, which
 is made of activations and of weights that made these, is unknown from the first derivative that is derived again. One
 that is a function of its own, as the cosine of a sine's input, goes as any; of several, as 2u and e^(−u²), what comes
-back along each holds one gradient.
+back along each holds one gradient. But what comes back to that of u = W s is G = W r times f(u); r goes with s as the
+gradient with the input, by c² of one over the input's features, and up to 1 behind more layers: then
+
+    E[(W r)² f(u)²] = E[(W r)²] E[f²] (1 + c² (κ − 1))        κ = E[(u − E u)² f²]/(Var u · E[f²])
+
+with κ = 3 of u², below 1 of a sine's cosine. Where that is more than a tenth, it is unknown.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 
+import numpy as np
+
 from initwell.propagate.given.known import Known
-from initwell.propagate.moments.signal import Signal
+from initwell.propagate.laws.functions import Function, as_image, combined, composed, function_moments
+from initwell.propagate.moments.signal import Image, Signal
 from initwell.propagate.shared.partners import Origins, Partners
 from initwell.propagate.shared.reuse import argument
 from initwell.trace.trace import Op, Trace
@@ -49,19 +57,35 @@ class Twice:
         """Look the trace over once for all walks; ``known`` gives value id → signal, of all values so far."""
         self._trace, self._known = trace, known
         self._found = values.once("twice", lambda: _Search(trace, partners))
-        self.any = bool(self._found.lost or self._found.meetings)
+        self.any = bool(self._found.lost or self._found.meetings or self._found.derived)
         self._shares: dict[tuple[int, int], float] = {}
 
     def why(self, op: Op) -> str | None:
         """Say why what an op makes cannot be known; None where it can."""
         if op.index in self._found.lost:
             return self._found.lost[op.index]
+        if op.index in self._found.derived:
+            factor, shared = self._found.derived[op.index]
+            if sqrt(max(1 + shared * (self._with_own(factor) - 1), 0.0)) > _LARGE:
+                return _DERIVED
         for meeting, width, gradient in self._found.meetings.get(op.index, ()):
             inputs = self._trace.values[op.outputs[0]].shape[-1]
             share = self._share(gradient, meeting.outputs[0])
             if sqrt(1 + share * (width + 1) / inputs) > _LARGE:
                 return _MET.format(meeting.packet, meeting.path or "the model itself")
         return None
+
+    def _with_own(self, factor: int) -> float:
+        """Return κ of a factor that is a function of a layer's output; 1 of any other."""
+        f = self._known.get(factor)
+        image = None if f is None else as_image(f)
+        if image is None or image.base is not None or not image.pre.gaussian or image.pre.segmented:
+            return 1.0
+        u, about = image.pre, Function(lambda v: v - image.pre.mean)
+        ways = [image.phi, combined(image.phi, about, np.multiply)]
+        squares = [composed(Function(np.square), Image(phi, u)) for phi in ways]
+        alone, both = (float(function_moments(square, u)[0].mean()) for square in squares)
+        return both / (alone * (u.q - u.mean**2)) if alone * (u.q - u.mean**2) > 0 else 1.0
 
     def _share(self, value: int, of: int) -> float:
         """Return which share of a gradient's second moment one of the values has that were added up to it."""
@@ -105,18 +129,22 @@ class _Search:
     def __init__(self, trace: Trace, partners: Partners) -> None:
         self._trace, self._partners = trace, partners
         self.lost: dict[int, str] = {}
+        self.derived: dict[int, tuple[int, float]] = {}
         self.meetings: dict[int, list[tuple[Op, int, int]]] = {}
         self.met: dict[int, frozenset[int]] = {}
         self.carry: set[int] = set()
         self._alike: set[int] = set()
         self._made: dict[int, tuple[frozenset[object], int, int]] = {}
         self._gradients = {v.id for v in trace.values if v.kind == "cotangent"}
+        self._sent = self._of_own_layers()
         derived = self._derived()
         for op in trace.ops:
             if op.phase != "backward":
                 continue
             if op.of in derived:
                 self.lost[op.index] = _DERIVED
+            elif (factor := self._own_factor(op)) is not None:
+                self.derived[op.index] = factor, 1.0 if self.derived else 1 / self._features(op)
             if not self._gradients.isdisjoint(op.inputs):
                 self._gradients.update(op.outputs)
                 self._look(op)
@@ -138,6 +166,27 @@ class _Search:
         several = [layer for layer, read in layers.items() if layer and len(read) > 1]
         ways = [(op.index, self._passes(i).keys()) for op in own for i in op.inputs if op.functional not in _PRODUCTS]
         return found | {index for index, passes in ways if any(layer <= passes for layer in several)}
+
+    def _of_own_layers(self) -> set[int]:
+        """Return what a forward's own gradient sends back through layers, and what is made of that."""
+        found = set[int]()
+        for op in self._trace.forward_ops:
+            if op.of is not None and (op.functional in _PRODUCTS or not found.isdisjoint(op.inputs)):
+                found.update(op.outputs)
+        return found
+
+    def _own_factor(self, op: Op) -> int | None:
+        """Return the factor by which a gradient goes on through a product of a forward's own gradient; else None."""
+        own = None if op.of is None else self._trace.ops[op.of]
+        if own is None or own.of is None or {op.functional, own.functional} != {"aten.mul"} or len(own.inputs) != 2:
+            return None
+        return next((i for i in op.inputs if i in own.inputs and i not in self._sent), None)
+
+    def _features(self, op: Op) -> int:
+        """Return of how many features a layer made what a product reads; 1 where no layer did."""
+        made = [self._trace.producer(i) for i in op.inputs if i in self._gradients]
+        layers = [m for m in made if m is not None and m.functional in _PRODUCTS]
+        return self._trace.values[_operands(layers[0])[0]].shape[-1] if layers else 1
 
     def _look(self, op: Op) -> None:
         if op.functional in _PRODUCTS:
