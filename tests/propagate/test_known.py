@@ -256,3 +256,28 @@ def test_reading_a_known_number_needs_no_rule_and_numbers_are_not_kept() -> None
     found = iw.predict(Reads(), batch())
     assert any(op.packet == "aten._local_scalar_dense" for op in found.trace.ops)
     assert found.unsupported == {} and not found.trace.folded.tensors
+
+
+class Weighted(nn.Module):
+    """A layer of x times Σ v·w of two vectors of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.v, self.w = (nn.Parameter(torch.randn(8, generator=generator)) for _ in range(2))
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x) * (self.v.softmax(0) * self.w).sum()
+        return out
+
+
+def test_products_of_two_vectors_that_stay_as_they_are_are_computed() -> None:
+    """The average square of eight products is not that of independents, 10 % off."""
+    model, batch = Weighted(), torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    plan = iw.plan(model, "pytorch")
+    rows = iw.predict(model, batch, plan=plan).rows
+    found = {tuple(row["shape"]): row["forward_rms"] for row in rows if row["op"] in ("aten.mul", "aten.sum")}
+    both = (model.v.softmax(0) * model.w).detach()
+    assert found[8,] == pytest.approx(float(both.square().mean().sqrt()), rel=1e-5)
+    assert found[()] == pytest.approx(float(both.sum().abs()), rel=1e-5)

@@ -184,11 +184,13 @@ def known_values(
         The Known, for as many walks over the trace as one likes.
     """
     kept = kept or {}
-    made, folded = scalars(trace, kept), trace.folded
+    found, folded = scalars(trace, kept), trace.folded
+    made = {value: number for value, number in found.items() if number.numel() == 1}
+    vectors = {value: measured(numbers) for value, numbers in found.items() if numbers.numel() > 1}
     if made:
         first = {**folded.first, **{value: value for value in made}}
         folded = replace(folded, tensors={**folded.tensors, **made}, first=first)
-    return Known(folded, _batched(trace), kept, rows or {}, prepared or {})
+    return Known(folded, _batched(trace), kept, rows or {}, {**(prepared or {}), **vectors})
 
 
 def _batched(trace: Trace) -> frozenset[int]:

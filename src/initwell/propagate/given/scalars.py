@@ -3,7 +3,8 @@ weight: they are computed, for a law of their moments knows less than they do.
 
 A parameter that is not drawn anew is what it is. Most of what models make of such, a transpose or a cast, is a weight
 again and is described by its moments. A single number has none worth the name: Σ_i λ_i·μ_i of two given vectors is one
-draw, and e to that power a factor on all that follows.
+draw, and e to that power a factor on all that follows. Nor have a few products λ_i·μ_i: their average square is that of
+these few pairs, and not the product of two averages.
 """
 
 import math
@@ -18,10 +19,13 @@ from initwell.trace.trace import Op, Trace
 
 MOST = 2**22
 """Entries of all that is computed on the way to one number."""
+# Of longer vectors the average of a product is that of independents.
+_FEW = 256
+_OF_TWO = frozenset(f"aten.{name}" for name in ("add", "sub", "mul", "div"))
 
 
 def scalars(trace: Trace, kept: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Compute the values of one entry that kept parameters and known numbers make.
+    """Compute what kept parameters and known numbers make, where it is one entry, or a few of two vectors.
 
     Args:
         trace: from ``record``.
@@ -49,7 +53,8 @@ def scalars(trace: Trace, kept: Mapping[int, Tensor]) -> dict[int, Tensor]:
     for op in trace.ops:
         if op.phase == "forward" and _follows(op, trace, kept, follows):
             follows.update(op.outputs)
-            if _single(op, trace) and (number := _computed(op, trace, kept, found)) is not None:
+            wanted = _single(op, trace) or _of_two_vectors(op, trace, kept, follows)
+            if wanted and (number := _computed(op, trace, kept, found)) is not None:
                 found[op.outputs[0]] = number
     return found
 
@@ -73,6 +78,14 @@ def only_computes(op: Op) -> bool:
 def _single(op: Op, trace: Trace) -> bool:
     made = [trace.values[value] for value in op.outputs]
     return len(made) == 1 and math.prod(made[0].shape) == 1 and made[0].dtype.startswith(("float", "bfloat"))
+
+
+def _of_two_vectors(op: Op, trace: Trace, kept: Mapping[int, Tensor], follows: set[int]) -> bool:
+    """Whether an op adds or multiplies two short vectors that kept parameters made."""
+    own = [i for i in op.inputs if i in kept or i in follows]
+    shapes = [trace.values[i].shape for i in (*own, *op.outputs)]
+    vectors = all(1 <= math.prod(shape) == max(shape, default=1) <= _FEW for shape in shapes)
+    return op.functional in _OF_TWO and len({*own}) == len(op.inputs) == 2 and vectors
 
 
 def _computed(last: Op, trace: Trace, kept: Mapping[int, Tensor], found: Mapping[int, Tensor]) -> Tensor | None:
