@@ -182,6 +182,15 @@ def test_models_that_cannot_be_used(model: nn.Module, message: str) -> None:
         plan(model, "kaiming")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_scripted_models_are_refused_with_a_cure() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.ReLU()))
+    with pytest.raises(ArgumentError, match=r"model: got a scripted Sequential\. Hand in the model that it was"):
+        plan(scripted, "kaiming")
+    with pytest.raises(ArgumentError, match=r"a scripted Sequential at '1'"):
+        plan(nn.Sequential(nn.Linear(3, 3), scripted), "kaiming")
+
+
 @pytest.mark.parametrize("seed", [-1, 1.5, True, "3", 2**64])
 def test_bad_seeds(seed: int) -> None:
     with pytest.raises(ArgumentError, match="seed"):

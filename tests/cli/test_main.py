@@ -51,6 +51,11 @@ def parsed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
         (["plan", MLP, *INPUT, "--scheme", "kaiming", "--rule", "x"], "Write PATTERN=SCHEME"),
         (["plan", "resnet", "--scheme", "kaiming"], "Name it as path.py:callable"),
         (["plan", "zoo:mlp", "--scheme", "kaiming"], "give --input 8x1x28x28 or --data"),
+        (["predict", "zoo:lenet", "--input", "8,16"], "was read as 2 inputs, of shapes (8,) and (16,)"),
+        (
+            ["predict", "zoo:lenet", "--input", "8"],
+            "input: got '8'. Its samples are single numbers. A zoo net is built",
+        ),
         (["plan", "zoo:mpl", *INPUT, "--scheme", "kaiming"], "Did you mean 'mlp'?"),
         (["plan", "zoo:mlp:dept=3", *INPUT, "--scheme", "kaiming"], "Did you mean 'depth'?"),
         (["plan", MLP, "--input", "4xx4", "--scheme", "kaiming"], "'4xx4'. Write a shape"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.prune import BasePruningMethod
@@ -89,7 +90,7 @@ def sites_of(model: nn.Module) -> tuple[Site, ...]:
         than looked up, then by the alphabetically first, so that the order of modules does not matter.
 
     Raises:
-        ArgumentError: not a module, without parameters, or with lazy ones that have no shape yet.
+        ArgumentError: not a module, a scripted one, without parameters, or with lazy ones that have no shape yet.
 
     >>> [site.parameter for site in sites_of(nn.Sequential(nn.Linear(3, 4), nn.ReLU()))]
     ['0.weight', '0.bias']
@@ -98,6 +99,11 @@ def sites_of(model: nn.Module) -> tuple[Site, ...]:
         raise ArgumentError("model", f"{type(model).__name__}", "Hand in a torch.nn.Module.")
     groups: dict[Any, list[Site]] = {}
     for path, chain in modules_of(model):
+        if isinstance(chain[-1], ScriptModule):
+            # All modules of a script are of one class, which does not say what they do.
+            got = f"a scripted {chain[-1].original_name}" + (f" at {path!r}" if path else "")
+            cure = "Hand in the model that it was scripted or traced from, and script that again afterwards."
+            raise ArgumentError("model", got, cure)
         for site in _own(path, chain):
             groups.setdefault(_identity(site.tensor), []).append(site)
     if not groups:

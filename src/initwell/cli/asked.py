@@ -45,6 +45,9 @@ def build(options: argparse.Namespace, example: Example | None) -> "nn.Module":
     import torch
 
     shape = example.shape if example else ()
+    if options.model.startswith("zoo:") and getattr(options, "input", None) and not shape:
+        cure = batches.read_as(options.input) or "Its samples are single numbers."
+        raise ArgumentError("input", repr(options.input), f"{cure} A zoo net is built for images: give 8x1x28x28.")
     classes = options.classes or (example.classes if example else 0)
     # A model's own constructor draws its weights from the global generator: --seed decides them too.
     torch.manual_seed(options.seed)
