@@ -54,7 +54,7 @@ def parsed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
         (["predict", "zoo:lenet", "--input", "8,16"], "was read as 2 inputs, of shapes (8,) and (16,)"),
         (
             ["predict", "zoo:lenet", "--input", "8"],
-            "input: got '8'. Its samples are single numbers. A zoo net is built",
+            "input: got '8'. Its samples are single numbers",
         ),
         (["plan", "zoo:mpl", *INPUT, "--scheme", "kaiming"], "Did you mean 'mlp'?"),
         (["plan", "zoo:mlp:dept=3", *INPUT, "--scheme", "kaiming"], "Did you mean 'depth'?"),
