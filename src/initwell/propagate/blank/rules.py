@@ -227,7 +227,9 @@ def _norm_back(way: Way, op: Op, found: Signal) -> Rows | None:
 def _softmax(way: Way, op: Op, found: Signal) -> Rows | None:
     rows, _ = way.of(op, "self")
     last = int(op.arguments["dim"]) % len(found.dims) == len(found.dims) - 1
-    return mixing.softmaxed(rows, found) if rows is not None and last else None
+    # Of rows that were counted as samples, or that ask for others than themselves, weights are as any.
+    own = rows is not None and found.shape[-1] == rows.tokens.padded.shape[1]
+    return mixing.softmaxed(rows, found) if rows is not None and last and own else None
 
 
 def _softmax_back(way: Way, op: Op, found: Signal) -> Rows | None:

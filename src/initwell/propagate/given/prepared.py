@@ -35,6 +35,7 @@ _LINEAR = frozenset(
     f"aten.{name}"
     for name in ("add", "sub", "mul", "div", "neg", "cat", "stack", "constant_pad_nd", "clone", "_to_copy")
 )
+_JOINS = frozenset({"aten.cat", "aten.constant_pad_nd"})
 _WHY = "made of the batch before any weight and measured, as independent of what else is made of it"
 
 
@@ -78,6 +79,8 @@ def prepared(
         if not changed.isdisjoint(op.inputs) or not (op.functional in VIEWS or op.functional in COPIES):
             changed.update(made)
             bends = len(op.inputs) == 1 and op.functional not in _LINEAR
+            if _shows_parts(op, trace, found):
+                continue
             if all(_is_plain(tensor) and _is_even(tensor, by_row=not bends) for tensor in made.values()):
                 found |= {value: _measured(trace, value, tensor, samples) for value, tensor in made.items()}
     rows = {v: unlike_rows(numbers[v]) for v in (*inputs, *found)}
@@ -96,6 +99,17 @@ def _follows(op: Op, trace: Trace, numbers: Mapping[int, Tensor]) -> bool:
         # Batch norms write running statistics without saying so; and all norms have rules that know more.
         and "norm" not in op.functional.replace("vector_norm", "")
     )
+
+
+def _shows_parts(op: Op, trace: Trace, found: Collection[int]) -> bool:
+    """Whether an op shows all of what was joined of parts in another shape, and those were left to the rules."""
+    shown: Op | None = op
+    while shown is not None and (shown.functional in VIEWS or shown.functional in COPIES):
+        if math.prod(trace.values[shown.outputs[0]].shape) != math.prod(trace.values[shown.inputs[0]].shape):
+            return False
+        shown = trace.producer(shown.inputs[0])
+    joins = shown is not None and shown.functional in _JOINS
+    return joins and shown is not op and shown is not None and shown.outputs[0] not in found
 
 
 def _run(op: Op, trace: Trace, numbers: Mapping[int, Tensor]) -> dict[int, Tensor] | None:

@@ -84,10 +84,11 @@ class Open:
         """Average over rows what a row has, by how many of its entries are open."""
         return float(sum(share * value(n) for n, share in self.rows))
 
-    def pairs(self, value: Callable[[float], float]) -> float:
-        """Average over all pairs of different entries of a row what those have of which both are open."""
+    def pairs(self, value: Callable[[float], float], sizes: Sizes | None = None) -> float:
+        """Average over all pairs of different entries of a row, or of rows of these sizes, what two open ones have."""
         total = self.count * (self.count - 1)
-        return float(sum(share * n * (n - 1) / total * value(n) for n, share in self.rows if n > 1))
+        rows = self.rows if sizes is None else sizes
+        return float(sum(share * n * (n - 1) / total * value(n) for n, share in rows if n > 1))
 
 
 def all_open(count: int) -> Open:

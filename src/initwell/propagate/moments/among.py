@@ -95,6 +95,34 @@ def _shares(
     return tuple((n, s / most.strength if p.q > 0 else 1.0) for n, s, p in zip(sizes, found, parts, strict=True))
 
 
+def shared_by(signal: Signal, axis: int, rows: Sequence[int], part: Array, whole: Array) -> Signal:
+    """Multiply how strongly those along an axis follow others by part/whole, by segment of the one other that has any.
+
+    Of a row of scores that are all 0 the gradient goes with all that its weights' own goes with, of a row of large
+    ones with a small share of it.
+
+    Args:
+        signal: any signal.
+        axis: of the moments, along which something is followed.
+        rows: others of its axes.
+        part: by segment of those, an axis for each, how much of the whole goes with what is followed, of one entry.
+        whole: the same of the whole.
+    """
+    for k, i in enumerate(rows):
+        lengths = np.array(signal.atoms[i].patterns.parts, float)
+        shape = [-1 if j == k else 1 for j in range(len(rows))]
+        part, whole = part * lengths.reshape(shape), whole * lengths.reshape(shape)
+    unlike = [k for k, i in enumerate(rows) if signal.atoms[i].parts]
+    average, old = float(part.sum()) / max(float(whole.sum()), 1e-300), signal.atoms[axis].follows
+    if len(unlike) == 1 and (part >= 0).all() and average > 0 and not any(s.among for s in old):
+        others = tuple(k for k in range(len(rows)) if k not in unlike)
+        each = part.sum(others) / np.maximum(whole.sum(others), 1e-300)
+        most = float(each.max())
+        among = tuple(zip(signal.atoms[rows[unlike[0]]].parts, (each / most).tolist(), strict=True))
+        return with_sources(signal, {axis: tuple(s.of(s.strength * most)._replace(among=among) for s in old)})
+    return with_sources(signal, {axis: tuple(s.of(s.strength * average) for s in old)})
+
+
 def is_apart(signal: Signal, axis: int) -> bool:
     """Whether rows follow something among the segments of this axis, in some more than in others."""
     sizes = [*signal.atoms[axis].parts]

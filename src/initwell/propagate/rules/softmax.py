@@ -9,8 +9,8 @@ follow those rows, of which a contraction asks (see ``gram``), are moments of we
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from itertools import accumulate
 
 import numpy as np
@@ -21,10 +21,11 @@ from initwell.propagate.laws.rows import SMALL, Moment, Open, all_open, known_va
 from initwell.propagate.laws.swing import of_weights
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.alike import merged, plain, refined, replaced_atoms
+from initwell.propagate.moments.among import shared_by
 from initwell.propagate.moments.atoms import joined, permuted, together
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.gram import rescaled, shared_out, strength
-from initwell.propagate.moments.segments import common
+from initwell.propagate.moments.segments import Array, common
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.hull import back, hull, opened, surrounded, within
 from initwell.propagate.rules.keys import Keys
@@ -194,10 +195,7 @@ def _of_two_kinds(s: Signal, rows: Uneven) -> Signal:
     for i, rate in rates.items():
         varies = found.averaged(()) - found.averaged([i])
         found = rescaled(found, i, rate / varies if varies > 0 else 0.0)
-    coupled = rows.coupled(found, lambda kind: kind.coupled((1, 1)))
-    for i in rows.axes[0]:
-        found = rescaled(found, i, coupled)
-    return found
+    return rows.following(found, lambda kind: kind.coupled((1, 1)))
 
 
 def _back_through_two_kinds(g: Signal, s: Signal, rows: Uneven) -> Signal:
@@ -214,10 +212,7 @@ def _back_through_two_kinds(g: Signal, s: Signal, rows: Uneven) -> Signal:
     for k, i in enumerate(rows.axes[1]):
         rate = (whole - apart) * moment.steep(scores, left, k)
         found = _following(found, inner, s, (i, k), apart + grown.averaged([k]) * (whole - apart), rate)
-    coupled = rows.coupled(found, lambda kind: coupling_of_two_kinds(kind, common=shared > 0), inner)
-    for i in rows.axes[0]:
-        found = rescaled(found, i, coupled)
-    return found
+    return rows.following(found, lambda kind: coupling_of_two_kinds(kind, common=shared > 0), inner)
 
 
 def _apart(p: Signal, s: Signal, axis: int, weights: Weights, left: Open) -> float:
@@ -327,12 +322,23 @@ def softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     for k, rate in enumerate(moment.rates(scores, weights, left)):
         i = k + (k >= axis)
         found = _following(found, inner, s, (i, i), whole.averaged([k]), factor * rate)
-    coupled = left.pairs(lambda n: gradient_coupling(weights.of(n), v, common=shared > 0))
-    share = left.uneven[1] * coupled / whole.q * (1 - 1 / left.count) if whole.q > 0 else 0.0
-    if keys is not None and (varies := gram.apart(found, axis)) > 0:
-        share *= found.q / (1 - 1 / left.count) / varies
-    found = rescaled(found, axis, share)
+    if keys is None:
+        others = [i for i in range(len(found.atoms)) if i != axis]
+        part = _by_rows(scores, left, lambda n, v: gradient_coupling(weights.of(n), v, common=shared > 0))
+        found = shared_by(found, axis, others, left.uneven[1] * (1 - 1 / left.count) * part, whole.diagonal)
+    elif (varies := gram.apart(found, axis)) > 0:
+        coupled = left.pairs(lambda n: gradient_coupling(weights.of(n), v, common=shared > 0))
+        found = rescaled(found, axis, left.uneven[1] * coupled / whole.q * found.q / varies if whole.q > 0 else 0.0)
     return found if mask is None else replace(found, closed=mask)
+
+
+def _by_rows(s: Signal, left: Open, value: Callable[..., float]) -> Array:
+    """Return by segment of rows what a pair of a row's entries has, by how many are open and their scores' variance."""
+    found = np.empty(s.diagonal.shape)
+    for place in np.ndindex(found.shape):
+        v = known_variance(float(s.diagonal[place]) * left.uneven[0])
+        found[place] = left.pairs(partial(value, v=v), left.sizes(place))
+    return found
 
 
 def _following(found: Signal, g: Signal, s: Signal, axes: tuple[int, int], apart: float, rate: float) -> Signal:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from initwell.propagate.laws.mixtures import Monomial, TwoKinds
 from initwell.propagate.laws.rows import known_variance, stepped
+from initwell.propagate.moments.among import shared_by
 from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.by_pairs import by_pattern
 from initwell.propagate.moments.segments import Array, Indices
@@ -79,8 +80,8 @@ class Uneven:
         whole, apart = (lambda kind, of=of: float(of(kind)[0, 0]) for of in (_own, _apart))
         return self.averaged(whole), self.averaged(apart)
 
-    def coupled(self, found: Signal, value: Callable[[TwoKinds], float], inner: Signal | None = None) -> float:
-        """Return how strongly entries of the first kind of a row go with what scores or gradients follow.
+    def following(self, found: Signal, value: Callable[[TwoKinds], float], inner: Signal | None = None) -> Signal:
+        """Return the result as strongly going with what scores or gradients follow as its entries of the first kind do.
 
         Args:
             found: the result, of the same atoms: of its entries, the share that is no other's.
@@ -89,13 +90,14 @@ class Uneven:
         """
         alone = [np.arange(len(atom.patterns.parts)) for atom in self.atoms[1]]
         five = self.averages(self.split(found.moments)).reshape(*(a.patterns.counts.size for a in self.atoms[1]), 5)
-        own = (five[..., 0] - five[..., 1])[np.ix_(*alone)].ravel()
-        factors = np.array([value(kind) for kind in self.kinds])[self.which].ravel()
+        own = (five[..., 0] - five[..., 1])[np.ix_(*alone)].reshape(self.which.shape)
+        factors = np.array([value(kind) for kind in self.kinds])[self.which]
         if inner is not None:
-            factors = factors * inner.diagonal.ravel()
-        pairs = np.array([kind.counts[0] ** 2 for kind in self.kinds])[self.which].ravel() * _lengths(self.atoms[1])
-        whole = float(pairs @ own)
-        return float(pairs @ factors) / whole if whole > 0 else 0.0
+            factors = factors * inner.diagonal.reshape(self.which.shape)
+        pairs = np.array([kind.counts[0] ** 2 for kind in self.kinds])[self.which]
+        for i in self.axes[0]:
+            found = shared_by(found, i, self.axes[1], pairs * factors, pairs * own)
+        return found
 
     def split(self, moments: Array) -> Array:
         """Return moments with one axis of all patterns of rows, and one of all patterns of entries."""
