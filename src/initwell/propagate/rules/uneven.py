@@ -123,13 +123,21 @@ class Uneven:
         return np.where(a != b, 4, 2 * a + ~agree)
 
     def averages(self, moments: Array) -> Array:
-        """Average moments over the patterns of entries that are one of the five: shape (patterns of rows, 5)."""
+        """Average moments over the patterns of entries that are one of the five: shape (patterns of rows, 5).
+
+        What the one entry of a kind has in common with others of it, of which there are none, is free: all that a
+        second one has, as of a sink, and of a first one what it has in common with the second kind.
+        """
         counts, found = _counts(self.atoms[0]), np.zeros((len(moments), 5))
         first, second = self.pairs()
         for a, b in {*zip(first.tolist(), second.tolist(), strict=True)}:
             rows, places = (first == a) & (second == b), self.places(a, b)
             weights = np.where(places[:, None] == np.arange(5), counts[:, None], 0.0)
-            found[rows] = moments[rows] @ (weights / np.maximum(weights.sum(axis=0), 1.0))
+            pairs = weights.sum(axis=0)
+            five = moments[rows] @ (weights / np.maximum(pairs, 1.0))
+            five[:, 1] = five[:, 1 if pairs[1] > 0 else 4]
+            five[:, 3] = five[:, 3 if pairs[3] > 0 else 2]
+            found[rows] = five
         return found
 
     def scores(self, s: Signal) -> Signal:
