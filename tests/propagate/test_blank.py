@@ -139,3 +139,25 @@ def test_without_padding_nothing_changes() -> None:
     models = [attending(causal=True), attending(causal=True, padding=None)]
     rows = [iw.predict(m, tokens, plan=iw.plan(m, "kaiming")).rows for m in models]
     assert [r["gradient_rms"] for r in rows[0]] == [r["gradient_rms"] for r in rows[1]]
+
+
+class Places(nn.Module):
+    """Words and the places they stand at, of which padding has none, normalized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(50, WIDTH, padding_idx=0), nn.Embedding(LENGTH + 1, WIDTH, padding_idx=0)
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        open_ = (x != 0).int()
+        out: Tensor = self.norm(self.words(x) + self.places(open_.cumsum(1) * open_))
+        return out
+
+
+def test_words_and_their_places_are_blank_together() -> None:
+    """1/√ε times the gradient, of 40 rows of 48: exact but for the draw of the gradient, 2 %."""
+    model, tokens = Places(), batch()
+    (found,) = (r["gradient_rms"] for r in iw.predict(model, tokens).rows if r["op"].startswith("aten.add"))
+    (size,) = (r["gradient_rms"] for r in iw.measure(model, tokens).rows if r["op"].startswith("aten.add"))
+    assert found == pytest.approx(size, rel=0.06)

@@ -81,7 +81,7 @@ class Blank:
         small = sizes < SMALL * sizes.mean()
         if not _fits(small) or value not in self.signals:
             return False
-        tokens = self.values.once(f"small {value}", lambda: Tokens(small))
+        tokens = _same(self.values, small)
         self.rows[value] = Rows(tokens, sizes[tokens.at], float(sizes[~small].mean()))
         return True
 
@@ -152,7 +152,12 @@ class _Others(Mapping[int, Signal]):
 def _tokens(values: Known, index: int, padding: int) -> Tokens | None:
     padded = (values[index] == padding).numpy()
     padded = padded.reshape(-1, padded.shape[-1]) if padded.ndim else padded.reshape(1, 1)
-    return Tokens(padded) if _fits(padded) else None
+    return _same(values, padded) if _fits(padded) else None
+
+
+def _same(values: Known, padded: NDArray[np.bool_]) -> Tokens:
+    """Return one record for the same rows: words and their positions are blank together."""
+    return values.once(f"blank rows {padded.shape} {hash(padded.tobytes())}", lambda: Tokens(padded))
 
 
 def _fits(padded: NDArray[np.bool_]) -> bool:
