@@ -76,6 +76,48 @@ def test_a_gated_delta_rule_against_draws() -> None:
     assert checked == 9
 
 
+class Shifted(nn.Module):
+    """Averages over tokens weighted by e^(k_t − w(T − t)), of keys and values of each token and the one before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.k, self.v, self.out = (nn.Linear(64, 64, bias=False) for _ in range(4))
+        self.rates = nn.Parameter(torch.linspace(-3.0, 1.0, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.layer_norm(self.first(x), (64,))
+        x = (x + nn.functional.pad(x, (0, 0, 1, -1))) / 2
+        k, v, decay = self.k(x), self.v(x), -self.rates.exp()
+        above, below, largest = torch.zeros_like(k[:, 0]), torch.zeros_like(k[:, 0]), k[:, 0]
+        found = []
+        for t in range(TOKENS):
+            before, largest = largest + decay, torch.maximum(largest + decay, k[:, t])
+            old, new = (before - largest).exp(), (k[:, t] - largest).exp()
+            above, below = old * above + new * v[:, t], old * below + new
+            found.append(above / below)
+        made: Tensor = self.out(torch.stack(found, 1))
+        return made
+
+
+def test_layers_that_read_sums_of_neighbours_are_played_with_them() -> None:
+    """Neighbours' values are alike, and others not: with all alike, sums were 10 to 13 % too small, keys' g 24 % too large.
+
+    16 draws of 8 rows of 12 tokens, measured and played: standard errors of 1 % each, and of gradients not more.
+    """
+    model, x = Shifted(), batch()
+    predicted = iw.predict(model, x, plan=iw.plan(model, "kaiming")).rows
+    squares = np.zeros((SEEDS, len(predicted), 2))
+    for seed in range(SEEDS):
+        iw.init_(model, "kaiming", seed=seed)
+        rows = iw.measure(model, x, seed=seed).rows
+        squares[seed] = [[row["forward_rms"] ** 2, (row["gradient_rms"] or 0.0) ** 2] for row in rows]
+    measured_rms = np.sqrt(squares.mean(0))
+    sums = [i for i, row in enumerate(predicted) if row["op"] == "aten.div" or row["path"] in ("out", "k", "v")]
+    for place in sums[1:]:
+        assert predicted[place]["forward_rms"] == pytest.approx(measured_rms[place, 0], rel=0.06), place
+        assert predicted[place]["gradient_rms"] == pytest.approx(measured_rms[place, 1], rel=0.1), place
+
+
 def test_what_a_rule_of_the_caller_says_comes_before_that() -> None:
     """A model may have a better law of its own for what is played otherwise."""
     model = Delta()

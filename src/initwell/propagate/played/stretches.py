@@ -4,10 +4,13 @@ A stretch begins at an op that has no law of its own, such as the solution of a 
 made of its results and what its operands are made of, up to layers of fresh weights on all sides. What these make is a
 Gaussian, whatever they read; and what they read is a matter of second moments alone. In the backward it is what can be
 made of the stretch's own values, known numbers, and the gradients that arrive from the layers that read it.
+
+A layer that reads sums of a token and the one before it makes neighbours alike, and others not. A Signal of rows says
+how alike two tokens are on average, so such layers are part of the stretch, which begins at what they read the sums of.
 """
 
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from initwell.trace.ops import CONTRACTIONS, COPIES, VIEWS
@@ -19,6 +22,9 @@ _MOST = 1500
 _LARGEST = 1 << 23
 # All values of a stretch together, where channels alone are why it is played.
 _WORK = 1 << 28
+_SHIFTING = frozenset({"aten.constant_pad_nd", "aten.cat", "aten.roll"})
+_SUMMING = frozenset({"aten.add", "aten.sub", "aten.rsub", "aten.lerp"})
+_MIXING = frozenset({*VIEWS, *COPIES, *_SHIFTING, *_SUMMING, "aten.mul", "aten.div"})
 _SENDING = frozenset({"aten.convolution_backward", "aten.mm", "aten.bmm"})
 
 
@@ -86,6 +92,7 @@ class _Growth:
         self.inputs, self.parameters = set[int](), set[int]()
         self.outer = set[tuple[int, int]]()
         self.arriving: dict[int, int] = {}
+        self.mixing = set[int]()
 
     def grown(self, seed: Op) -> Stretch | None:
         """Return the stretch around an op; None where it has no end."""
@@ -121,10 +128,32 @@ class _Growth:
             made = self.trace.producer(value)
             if made is None and self.trace.values[value].kind in ("parameter", "buffer"):
                 self.parameters.add(value)
-            elif made is None or self._is_layer(made):
+            elif made is None or self._is_outside(made, op):
                 self.inputs.add(value)
             else:
                 yield made
+
+    def _is_outside(self, made: Op, op: Op) -> bool:
+        """Whether what an op of the stretch reads is made before it."""
+        if self._is_layer(made):
+            return not self._reads_neighbours(made)
+        return op.index in self.mixing and made.index not in self.mixing
+
+    def _reads_neighbours(self, layer: Op) -> bool:
+        """Whether a layer reads sums of shifted rows: it is taken in, with all that makes these sums."""
+        if self.channels or layer.index in self.mixing:
+            return not self.channels
+        found = _reached(layer, lambda op: (self.trace.producer(i) for i in op.inputs if i not in self.values))
+        if not any(op.functional in _SHIFTING for op in found) or not any(op.functional in _SUMMING for op in found):
+            return False
+        self.mixing.update(op.index for op in found)
+        # The same rows are shifted for other layers, too.
+        for op in found:
+            for end in _reached(op, lambda made: (o for i in made.outputs for o in self.trace.consumers(i))):
+                for later in self.trace.consumers(end.outputs[0]):
+                    if later.phase == "forward" and self._is_layer(later):
+                        self._reads_neighbours(later)
+        return True
 
     def _behind(self, op: Op) -> Iterator[Op]:
         for value in (*op.outputs, *(new for _, new in op.mutates)):
@@ -211,6 +240,17 @@ class _Growth:
                     base = self.trace.values[old].base
                     bases.add(old if base is None else base)
         return frozenset(v.id for v in self.trace.values if v.id in bases or v.base in bases)
+
+
+def _reached(start: Op, beside: Callable[[Op], Iterable[Op | None]]) -> list[Op]:
+    """Return an op and those of the forward that cut, shift and add up rows on the way from it."""
+    found, ahead = {start.index: start}, [start]
+    while ahead:
+        for op in beside(ahead.pop()):
+            if op is not None and op.phase == "forward" and op.functional in _MIXING and op.index not in found:
+                found[op.index] = op
+                ahead.append(op)
+    return [*found.values()]
 
 
 _ENDLESS = frozenset({"aten.embedding", "aten._softmax", "aten.topk"}) | (
