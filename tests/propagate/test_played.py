@@ -100,7 +100,7 @@ class Shifted(nn.Module):
 
 
 def test_layers_that_read_sums_of_neighbours_are_played_with_them() -> None:
-    """Neighbours' values are alike, and others not: with all alike, sums were 10 to 13 % too small, keys' g 24 % too large.
+    """Neighbours' values are alike, and others not: with all alike, sums were 10 to 13 % too small.
 
     16 draws of 8 rows of 12 tokens, measured and played: standard errors of 1 % each, and of gradients not more.
     """
