@@ -281,3 +281,51 @@ def test_products_of_two_vectors_that_stay_as_they_are_are_computed() -> None:
     both = (model.v.softmax(0) * model.w).detach()
     assert found[8,] == pytest.approx(float(both.square().mean().sqrt()), rel=1e-5)
     assert found[()] == pytest.approx(float(both.sum().abs()), rel=1e-5)
+
+
+class Turned(nn.Module):
+    """Pairs of channels turned by a frozen table, whose first half are sines and whose second half cosines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        angles = torch.arange(20.0)[:, None] * 10000 ** (-torch.arange(0, 16, 2) / 16)
+        self.table = nn.Embedding(20, 16, _weight=torch.cat([angles.sin(), angles.cos()], 1))
+        self.table.weight.requires_grad_(False)
+        self.layer = nn.Linear(16, 16, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sines, cosines = self.table(torch.arange(x.shape[1])).chunk(2, -1)
+        a, b = self.layer(x).chunk(2, -1)
+        return torch.cat([a * torch.stack([cosines]) - b * torch.stack([sines])], -1)
+
+
+def test_each_part_of_a_frozen_table_is_as_large_as_it_is() -> None:
+    """Both halves counted as the whole table's average, 0.707, and that was called exact."""
+    model, x = Turned(), torch.randn(4, 20, 16, generator=torch.Generator().manual_seed(0))
+    found = iw.predict(model, x, plan=iw.plan(model, "xavier")).rows
+    cosines, sines = (row for row in found if row["op"] == "aten.stack")
+    for row, part in ((cosines, model.table.weight[:, 8:]), (sines, model.table.weight[:, :8])):
+        assert row["forward_rms"] == pytest.approx(float(part.square().mean().sqrt()), rel=1e-6)
+        assert row["fidelity"] == "exact"
+
+
+class OneKey(nn.Module):
+    """Attention to one key, whose value is what it makes, before a sum and a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(24, 24, bias=False) for _ in range(3))
+        self.norm = nn.LayerNorm(24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = x[:, :1]
+        y: Tensor = self.norm(one + 3 * (self.q(one) @ self.k(one).mT).softmax(-1) @ self.v(one))
+        return y
+
+
+def test_a_gradient_times_what_it_came_back_through_is_not_exact() -> None:
+    """A norm's gradient is orthogonal to its row: that of the one weight is a third of what independent ones give."""
+    model, x = OneKey(), torch.randn(16, 2, 24, generator=torch.Generator().manual_seed(0))
+    (row,) = (r for r in iw.predict(model, x, plan=iw.plan(model, "xavier")).rows if r["op"] == "aten._softmax")
+    assert row["forward_rms"] == 1.0
+    assert row["fidelity"] == "approximate"

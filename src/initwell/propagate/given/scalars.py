@@ -4,11 +4,12 @@ weight: they are computed, for a law of their moments knows less than they do.
 A parameter that is not drawn anew is what it is. Most of what models make of such, a transpose or a cast, is a weight
 again and is described by its moments. A single number has none worth the name: Σ_i λ_i·μ_i of two given vectors is one
 draw, and e to that power a factor on all that follows. Nor have a few products λ_i·μ_i: their average square is that of
-these few pairs, and not the product of two averages.
+these few pairs, and not the product of two averages. And where a model takes a table apart that it neither draws nor
+trains, such as one of sines and cosines, each part is as large as it is, and not as the table is on average.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import torch
 from torch import Tensor
@@ -21,11 +22,12 @@ MOST = 2**22
 """Entries of all that is computed on the way to one number."""
 # Of longer vectors the average of a product is that of independents.
 _FEW = 256
+_PARTS = frozenset(f"aten.{name}" for name in ("slice", "split", "split_with_sizes", "select", "unbind", "narrow"))
 _OF_TWO = frozenset(f"aten.{name}" for name in ("add", "sub", "mul", "div"))
 
 
 def scalars(trace: Trace, kept: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Compute what kept parameters and known numbers make, where it is one entry, or a few of two vectors.
+    """Compute what kept parameters and known numbers make: one entry, a few of two vectors, parts of a frozen table.
 
     Args:
         trace: from ``record``.
@@ -49,13 +51,15 @@ def scalars(trace: Trace, kept: Mapping[int, Tensor]) -> dict[int, Tensor]:
     if not kept:
         return {}
     follows: set[int] = set()
+    frozen = {value for value, numbers in kept.items() if not numbers.requires_grad}
     found: dict[int, Tensor] = {}
     for op in trace.ops:
         if op.phase == "forward" and _follows(op, trace, kept, follows):
             follows.update(op.outputs)
-            wanted = _single(op, trace) or _of_two_vectors(op, trace, kept, follows)
-            if wanted and (number := _computed(op, trace, kept, found)) is not None:
-                found[op.outputs[0]] = number
+            if all(i in frozen or i in trace.folded.tensors for i in op.inputs):
+                frozen.update(op.outputs)
+            if _single(op, trace) or _of_two_vectors(op, trace, kept, follows) or _part(op, trace, frozen):
+                found.update(_computed(op, trace, kept, found))
     return found
 
 
@@ -88,12 +92,18 @@ def _of_two_vectors(op: Op, trace: Trace, kept: Mapping[int, Tensor], follows: s
     return op.functional in _OF_TWO and len({*own}) == len(op.inputs) == 2 and vectors
 
 
-def _computed(last: Op, trace: Trace, kept: Mapping[int, Tensor], found: Mapping[int, Tensor]) -> Tensor | None:
-    """Run an op and those before it; None where that takes too much, or PyTorch refuses."""
+def _part(op: Op, trace: Trace, frozen: Set[int]) -> bool:
+    """Whether an op takes a part of what frozen tables show; of a weight itself a part is a weight."""
+    taken = op.functional in _PARTS and op.inputs[0] in frozen
+    return taken and trace.values[trace.shown(op.inputs[0])].kind != "parameter"
+
+
+def _computed(last: Op, trace: Trace, kept: Mapping[int, Tensor], found: Mapping[int, Tensor]) -> Mapping[int, Tensor]:
+    """Run an op and those before it; return what it makes, or nothing where that takes too much or PyTorch refuses."""
     numbers: dict[int, Tensor] = {}
     ops = _before(last, trace, kept, found)
     if sum(math.prod(trace.values[v].shape) for op in ops for v in op.outputs) > MOST:
-        return None
+        return {}
     for op in ops:
         for i in op.inputs:
             if i not in numbers:
@@ -101,9 +111,9 @@ def _computed(last: Op, trace: Trace, kept: Mapping[int, Tensor], found: Mapping
         try:
             out = called(overload(op), op.arguments, lambda ref: numbers[ref.id])
         except RuntimeError:
-            return None  # a view of strides that its meta tensor had and its numbers have not
+            return {}  # a view of strides that its meta tensor had and its numbers have not
         numbers.update(zip(op.outputs, (t for t in tree_leaves(out) if isinstance(t, Tensor)), strict=False))
-    return numbers.get(last.outputs[0])
+    return {value: numbers[value] for value in last.outputs if value in numbers}
 
 
 def _before(last: Op, trace: Trace, kept: Mapping[int, Tensor], found: Mapping[int, Tensor]) -> list[Op]:

@@ -40,6 +40,8 @@ from initwell.propagate.table import Call, Rule
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op
 
+# Behind a norm it is orthogonal to the whole row that the activation is a part of.
+_WHY = "a gradient times an activation that it came back through, as independent"
 _LAYERS = frozenset({"aten.mm", "aten.addmm", "aten.linear", "aten.convolution"})
 
 
@@ -243,7 +245,11 @@ def _mm(call: Call) -> Sequence[Signal]:
 
 
 def _bmm(call: Call) -> Sequence[Signal]:
-    return [read_state(call, product(call, "self", "mat2", (2, 1), batched=True, second=undone(call)))]
+    found = read_state(call, product(call, "self", "mat2", (2, 1), batched=True, second=undone(call)))
+    if call.op.phase == "backward" and found.fidelity == "exact" and found.q > 0:
+        varied = [np.ptp(call.signal(name).moments) > 0 for name in ("self", "mat2")]
+        return [found.approximate(_WHY) if all(varied) else found]
+    return [found]
 
 
 def _addmm(call: Call) -> Sequence[Signal]:
