@@ -14,8 +14,9 @@ homogeneous of degree k has x·∇f = k·f. Taken op by op, with R(v) = Σ v·�
 with β the share that makes s independent of R(y): for a sum E[v y]/E[y²] and Var s = n E[g²](E[v²] − β² E[y²]), for
 a function E[v φ′ φ]/E[φ²] and Var s = n E[g²](E[(v φ′)²] − β² E[φ²]), for one of several parts its share of Σ y² g²,
 where the shares' s add up to 0: what rotary embeddings take apart and put together again keeps its R. So R is a sum of
-such independent sources, of which those of the two ways around a residual block cancel where a norm follows. At any
-other op it counts as random. Of a norm by hand the share ε/(m + ε) varies from row to row, and where several rows' R
+such independent sources, of which those of the two ways around a residual block cancel where a norm follows. What
+starts at an output of the model is one more. H heads that are one row later on have R/H and s each, with E[s²] of
+(1 − 1/H)(1 − ρ) of what chance gives, ρ how alike they and their gradients are. At any other op it counts as random. Of a norm by hand the share ε/(m + ε) varies from row to row, and where several rows' R
 add up to 0, what their own shares leave of them does not. Assumption: a row's gradient is otherwise independent of it.
 """
 
@@ -199,10 +200,7 @@ class Radial:
         return self._function(op, value)
 
     def _regrouped(self, op: Op, value: int, parts: Parts) -> Parts:
-        """Return R of rows that a view makes longer, or shorter, on their way to or from a linear layer.
-
-        H heads side by side are one row: each has 1/H of its R, and something of its own, which adds up to 0.
-        """
+        """Return R of rows that a view makes longer, or shorter, on their way to or from a linear layer."""
         if op.functional not in REGROUPING:
             return parts
         before, after = (length(self._trace, i) for i in (value, op.outputs[0]))
