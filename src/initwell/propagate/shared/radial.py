@@ -16,8 +16,9 @@ a function E[v φ′ φ]/E[φ²] and Var s = n E[g²](E[(v φ′)²] − β² E[
 where the shares' s add up to 0: what rotary embeddings take apart and put together again keeps its R. So R is a sum of
 such independent sources, of which those of the two ways around a residual block cancel where a norm follows. What
 starts at an output of the model is one more. H heads that are one row later on have R/H and s each, with E[s²] of
-(1 − 1/H)(1 − ρ) of what chance gives, ρ how alike they and their gradients are. At any other op it counts as random. Of a norm by hand the share ε/(m + ε) varies from row to row, and where several rows' R
-add up to 0, what their own shares leave of them does not. Assumption: a row's gradient is otherwise independent of it.
+(1 − 1/H)(1 − ρ) of what chance gives, ρ how alike they and their gradients are. At any other op it counts as random.
+Of a norm by hand the share ε/(m + ε) varies from row to row, and where several rows' R add up to 0, what their own
+shares leave of them does not. Assumption: a row's gradient is otherwise independent of it.
 """
 
 import math
