@@ -79,3 +79,38 @@ def test_a_value_joined_with_its_own_multiple(factor: float, measured_rms: Measu
     largest = measured[:, 0].max()
     for row, (forward, _) in zip(found.rows, measured, strict=True):
         assert row["forward_rms"] == pytest.approx(forward, rel=0.05, abs=1e-5 * largest)
+
+
+class Recurrence(nn.Module):
+    """s ← 0.9·s + h_t over the places of one layer's output, all of which hold its bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        state, states = h[:, 0], []
+        for place in range(1, h.shape[1]):
+            state = 0.9 * state + h[:, place]
+            states.append(state)
+        out: Tensor = self.leave(torch.stack(states, 1))
+        return out
+
+
+def test_places_of_one_value_that_are_added_up_have_their_mean_in_common(measured_rms: Measured) -> None:
+    """8 draws of 64 rows, standard errors of 1 %: taken as independent, states were up to 28 % too small."""
+    model, batch = Recurrence(), torch.randn(64, 16, 16, generator=torch.Generator().manual_seed(0))
+    rows = iw.predict(model, batch, plan=iw.plan(model, "pytorch")).rows
+    measured = measured_rms(model, batch, "pytorch", 8)
+    for row, found in zip(rows, measured, strict=True):
+        assert row["forward_rms"] == pytest.approx(found[0], rel=0.05), row["op"]
+
+
+def test_gradients_of_more_places_than_segments_are_added_up_in_few(measured_rms: Measured) -> None:
+    """Each place has a gradient of its own; 48 segments of it would be 2400 pairs, and those of 256 places 9 GB."""
+    model, batch = Recurrence(), torch.randn(16, 48, 16, generator=torch.Generator().manual_seed(0))
+    found = iw.predict(model, batch, plan=iw.plan(model, "pytorch"))
+    measured = measured_rms(model, batch, "pytorch", 8)
+    assert found.rows[0]["gradient_rms"] == pytest.approx(measured[0, 1], rel=0.05)
+    assert found.rows[0]["fidelity"] == "approximate"

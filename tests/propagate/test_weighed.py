@@ -89,3 +89,30 @@ def test_more_unlike_numbers_than_segments_are_said_to_be_taken_as_alike() -> No
 
     rows = iw.predict(Noise(), torch.randn(4, 64, 8, generator=torch.Generator().manual_seed(0))).rows
     assert [row["fidelity"] for row in rows if row["op"] == "aten.mul"] == ["approximate"]
+
+
+class Kernels(nn.Module):
+    """Kernel attention, φ(q)·Σ φ(k) vᵀ over φ(q)·Σ φ(k)."""
+
+    def __init__(self, phi: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.queries, self.keys, self.values, self.last = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.phi = phi
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).view(len(x), LENGTH, HEADS, -1).transpose(1, 2) for f in (self.queries, self.keys, self.values))
+        q, k = self.phi(q), self.phi(k)
+        y = (q @ (k.transpose(-1, -2) @ v)) / (q @ k.sum(2)[..., None])
+        found: Tensor = self.last(y.transpose(1, 2).reshape(x.shape))
+        return found
+
+
+def test_what_comes_back_to_queries_by_way_of_both_parts_of_a_quotient(measured_rms: Callable[..., np.ndarray]) -> None:
+    """8 draws of 256 rows, standard errors of 1 %: of independent parts it was four times as large."""
+    batch = torch.randn(16, LENGTH, WIDTH, generator=torch.Generator().manual_seed(0))
+    model = Kernels(nn.functional.softplus)
+    predicted = iw.predict(model, batch, plan=iw.plan(model, "pytorch")).rows
+    measured = measured_rms(model, batch, "pytorch", 8)
+    at = next(i for i, row in enumerate(predicted) if row["path"] == "queries")
+    assert predicted[at]["gradient_rms"] == pytest.approx(measured[at, 1], rel=0.1)
+    assert predicted[at]["fidelity"] == "approximate"

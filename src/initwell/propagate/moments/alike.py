@@ -108,6 +108,14 @@ def settled(signal: Signal, axis: int) -> Signal:
     return signal
 
 
+def bounded(signal: Signal) -> Signal:
+    """Settle every axis of more than ``MOST`` segments, as where gradients of very many slices were added up."""
+    for axis, atom in enumerate(signal.atoms):
+        if len(atom.parts) > MOST:
+            signal = settled(signal, axis)
+    return signal
+
+
 def _alike(signal: Signal, axis: int, place: int) -> bool:
     one, two = (signal.diagonal.take(i, axis) for i in (place, place + 1))
     return bool((np.abs(one - two) <= 1e-8 * np.abs(two) + 1e-10 * abs(signal.q)).all())

@@ -46,7 +46,6 @@ class Patterns:
         agree: weights that average over pairs that agree; adds up to 1.
         differ: weights that average over pairs that differ.
         every: weights that average over all pairs.
-        rows: shape (S, patterns): averages over the second index, for a first index in each segment.
     """
 
     parts: tuple[int, ...]
@@ -57,7 +56,13 @@ class Patterns:
     agree: Array
     differ: Array
     every: Array
-    rows: Array
+
+    @cached_property
+    def rows(self) -> Array:
+        """Averages over the second index, for a first index in each segment: of shape (S, patterns)."""
+        n = np.array(self.parts, dtype=np.float64)
+        ours = self.first == np.arange(len(n))[:, None]
+        return np.asarray(np.where(ours, self.counts, 0.0) / (n[:, None] * n.sum()))
 
 
 @cache
@@ -73,11 +78,10 @@ def patterns(parts: tuple[int, ...]) -> Patterns:
     total = float(n.sum())
     agree, differ = counts.copy(), counts.copy()
     agree[s:], differ[:s] = 0.0, 0.0
-    rows = np.where(one == np.arange(s)[:, None], counts, 0.0) / (n[:, None] * total)
     # A segment of length 1 has no pair that differs within it; of such an axis, take that one entry.
     differ = differ / (total * (total - 1)) if total > 1 else agree
     swap = np.concatenate([np.arange(s), s + np.arange(s * s).reshape(s, s).T.ravel()])
-    return Patterns(parts, one, two, swap, counts, agree / total, differ, counts / total**2, rows)
+    return Patterns(parts, one, two, swap, counts, agree / total, differ, counts / total**2)
 
 
 Layout = tuple[tuple[int, ...], ...]

@@ -10,6 +10,7 @@ from initwell.propagate.laws.averages import tails
 from initwell.propagate.laws.functions import as_image
 from initwell.propagate.laws.lengths import behind, of_rows
 from initwell.propagate.laws.swing import of_inverse, of_square
+from initwell.propagate.moments.alike import bounded
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.again import of_sum
@@ -34,6 +35,7 @@ from initwell.propagate.rules.lengths import by_length_of_few
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
 from initwell.propagate.rules.overwritten import rows_kept
+from initwell.propagate.rules.quotients import of_quotient
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.states import refuse_uneven, written
 from initwell.propagate.rules.targets import of_targets
@@ -73,6 +75,8 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
             return [found]
         if beta == 1.0 and (found := gradient_by_hand(call, first, second)) is not None:
             return [found]
+        if beta == 1.0 and (found := of_quotient(call, first, second)) is not None:
+            return [found]
         if (found := of_neighbours(call, first, second, beta)) is not None:
             return [merged_fidelity(found, a, b)]
         if fixed(b) and not b.segmented and a.shape == call.shape():
@@ -84,7 +88,8 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
         found = joined(found, common(call, first, second, beta), (a, b))
         if (with_few := beside(call, first, second, beta)) is not None:
             found = joined(found, with_few, (a, b)).approximate(ALONE)
-        return [of_sum(call, found, first, second)]
+        whole = of_sum(call, found, first, second)
+        return [bounded(whole) if whole.segmented else whole]
 
     return rule
 

@@ -27,11 +27,10 @@ from initwell.propagate.table import Call
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _EVEN = "a value and its own normalized one, all channels of one size"
-_MOST = 12
+# Terms of one sum; of more, those with the largest factors count, and the rest as independent.
+_MOST = 256
 # So many ops lie between a weight and the factor that is made of it.
 _STEPS = 6
-# Cuts that keep the dimension.
-_KEEPING = CUTS - {"aten.select", "aten.unbind"}
 _TERMS = frozenset({"aten.add", "aten.sub", "aten.neg", "aten.mul"})
 _NORMS: Mapping[str, str] = {
     "aten.native_batch_norm": "training",
@@ -161,6 +160,8 @@ def _between_parts(call: Call, one: int, two: int) -> Array | None:
     apart = end <= second[2][0] or second[2][1] <= begin
     if whole is None or a is None or b is None or not apart or a.dims != b.dims or not whole.dims[dim]:
         return None
+    if len(a.dims) < len(whole.dims) and len(whole.dims[dim]) > 1:
+        return None
     axis, outer = whole.axes([dim])[0], whole.dims[dim][0]
     inner = whole.shape[dim] // outer.size
     if outer.parts or any(place % inner for place in (begin, end, *second[2])):
@@ -172,7 +173,7 @@ def _between_parts(call: Call, one: int, two: int) -> Array | None:
 def _part(trace: Trace, value: int) -> tuple[int, int, tuple[int, int]] | None:
     """Return what a value is a part of, along which dimension, and from where to where; None if it is none."""
     op = trace.producer(value)
-    if op is None or op.functional not in _KEEPING:
+    if op is None or op.functional not in CUTS:
         return None
     whole = op.inputs[0]
     dim = (op.arguments.get("dim") or 0) % len(trace.values[whole].shape)
@@ -198,7 +199,7 @@ def _terms(call: Call, value: int, factor: float, end: int) -> list[Term]:
         if all(isinstance(r, ValueRef) and trace.values[r.id].shape == trace.values[value].shape for r in refs):
             alpha = float(op.arguments.get("alpha") or 1.0) * (-1.0 if op.functional == "aten.sub" else 1.0)
             found = _terms(call, refs[0].id, factor, end) + _terms(call, refs[1].id, factor * alpha, end)
-            return found if len(found) <= _MOST else [Term(factor, value)]
+            return found if len(found) <= _MOST else sorted(found, key=lambda term: -abs(term.factor))[:_MOST]
     if op.functional == "aten.neg":
         return _terms(call, op.inputs[0], -factor, end)
     if op.functional == "aten.mul" and (times := _times(call, op)) is not None:

@@ -1,0 +1,132 @@
+"""Gradients of what is in both parts of a quotient: queries of kernel attention, o = q·S/(q·s).
+
+With positive features of queries and keys, S = Σ_t k_t v_tᵀ and s = Σ_t k_t, the gradient at q comes by way of both,
+
+    G_i = Σ_t k_ti (v_t − o)·g/(q·s)        k = μ + δ, δ of its own in each feature and key
+
+and what all features have in common cancels, for o is an average of the v: of A_i = Σ_t k_ti v_t·g and of
+B_i = Σ_t k_ti o·g are left
+
+    a_i = Σ_t δ_ti (v_t − o)·g        E[A A'] where i agrees, less where it differs, less the same of B
+    μ Σ_t (v_t − o)·g                 −Σ_j q_j a_j/(d E[q]), for d features, as weights q·k_t differ
+
+so that of E[a²] for two features that agree 1 + c, and for others c are left, c = E[q²]/(d E[q]²) − 2/d. Taken as
+independent, A and B are four times as large as their sum. Assumption: weights are about even.
+"""
+
+import numpy as np
+
+from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.centring import centred
+from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.table import Call
+from initwell.trace.ops import COPIES, VIEWS
+from initwell.trace.trace import Op, Trace, ValueRef
+
+_SPREAD = frozenset({"aten.expand", "aten.unsqueeze", "aten.squeeze"})
+_THROUGH = frozenset({*VIEWS, *COPIES, *_SPREAD})
+# What lies between a sum and the factor that a quotient is written with.
+_INVERSE = frozenset({"aten.reciprocal", "aten.add", "aten.clamp", "aten.clamp_min", "aten.mul"})
+_CONTRACTS = frozenset({"aten.bmm"})
+_WHY = "a gradient of what is in both parts of a quotient, weights as about even"
+_LONGEST = 12
+
+
+def of_quotient(call: Call, first: str, second: str) -> Signal | None:
+    """Add what comes back to a value by way of a quotient's two parts; None where that is not what happens.
+
+    Args:
+        call: of the sum.
+        first: one operand's name.
+        second: the other's.
+    """
+    if call.op.phase == "forward" or not (call.has(first) and call.has(second)):
+        return None
+    for one, two in ((first, second), (second, first)):
+        parts = _parts(call, one, two)
+        if parts is not None and (found := _left(call, one, two, parts)) is not None:
+            return found
+    return None
+
+
+def _parts(call: Call, one: str, two: str) -> Signal | None:
+    """Return the value that a numerator, through the first, and a denominator were made of; None if it is none."""
+    trace = call.trace
+    above, below = (_forward_of(trace, call[name]) for name in (one, two))
+    if above is None or below is None or above.functional not in _CONTRACTS:
+        return None
+    if below.functional not in {"aten.mul", *_CONTRACTS} or not _divides(trace, above, below):
+        return None
+    roots = {_root(trace, i) for i in above.inputs}
+    q = next((root for root in (_root(trace, i) for i in below.inputs) if root in roots), None)
+    found = None if q is None else call.known.get(q)
+    return found if found is not None and found.mean else None
+
+
+def _root(trace: Trace, value: int) -> int:
+    """Return what a value shows, however it is turned or spread."""
+    while (op := trace.producer(value)) is not None and op.functional in _THROUGH and op.inputs:
+        value = op.inputs[0]
+    return value
+
+
+def _forward_of(trace: Trace, ref: object) -> Op | None:
+    """Return the forward op through which a gradient came, ahead of views."""
+    op = trace.producer(ref.id) if isinstance(ref, ValueRef) else None
+    for _ in range(_LONGEST):
+        if op is None or op.phase == "forward" or not (op.functional in _THROUGH and op.inputs):
+            break
+        op = trace.producer(op.inputs[0])
+    return None if op is None or op.phase == "forward" or op.of is None else trace.ops[op.of]
+
+
+def _divides(trace: Trace, above: Op, below: Op) -> bool:
+    """Whether what one op made is divided by a sum of what another made, or by that itself."""
+    numerator = _carried(trace, above.outputs[0])
+    for op in trace.consumers(numerator):
+        if op.phase == "forward" and op.functional in ("aten.mul", "aten.div"):
+            other = next((i for i in op.inputs if i != numerator), None)
+            if other is not None and _is_of(trace, other, below, inverse=op.functional == "aten.mul"):
+                return True
+    return False
+
+
+def _carried(trace: Trace, value: int) -> int:
+    for _ in range(_LONGEST):
+        later = [op for op in trace.consumers(value) if op.phase == "forward" and op.functional in _THROUGH]
+        if len(later) != 1:
+            break
+        value = later[0].outputs[0]
+    return value
+
+
+def _is_of(trace: Trace, value: int, below: Op, *, inverse: bool) -> bool:
+    inverted = not inverse
+    for _ in range(_LONGEST):
+        op = trace.producer(value)
+        if op is None or op is below:
+            return op is below and inverted
+        if not (op.functional in _THROUGH or op.functional in _INVERSE or op.functional == "aten.sum"):
+            return False
+        if len(op.inputs) != 1:
+            return False
+        inverted = inverted or op.functional == "aten.reciprocal"
+        value = op.inputs[0]
+    return False
+
+
+def _left(call: Call, one: str, two: str, q: Signal) -> Signal | None:
+    a, b = together(call.signal(one), call.signal(two), call.shape())
+    axes = a.axes([len(a.dims) - 1])
+    if not axes or any(a.atoms[i].parts for i in axes):
+        return None
+    # Features have nothing in common but what they differ in together: n/(n − 1) of what their average leaves.
+    count = a.shape[-1]
+    here = tuple([slice(1) if i in axes else slice(None) for i in range(a.moments.ndim)])
+    own = (centred(a, axes) - centred(b, axes))[here] * (count / (count - 1))
+    if own[(0,) * own.ndim] <= 0:
+        return None
+    moments = np.zeros_like(a.moments)
+    moments[here] = own
+    found = a.changed(moments + own * ((q.q / q.mean**2 - 2) / count), 0.0)
+    return replace(found, joint=True).approximate(_WHY)
