@@ -35,7 +35,7 @@ from initwell.propagate.rules.lengths import by_length_of_few
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
 from initwell.propagate.rules.overwritten import rows_kept
-from initwell.propagate.rules.quotients import of_quotient
+from initwell.propagate.rules.quotients import of_quotient, of_shift
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.states import refuse_uneven, written
 from initwell.propagate.rules.targets import of_targets
@@ -75,7 +75,7 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
             return [found]
         if beta == 1.0 and (found := gradient_by_hand(call, first, second)) is not None:
             return [found]
-        if beta == 1.0 and (found := of_quotient(call, first, second)) is not None:
+        if beta == 1.0 and (found := of_quotient(call, first, second) or of_shift(call, first, second)) is not None:
             return [found]
         if (found := of_neighbours(call, first, second, beta)) is not None:
             return [merged_fidelity(found, a, b)]

@@ -1,4 +1,8 @@
-"""Gradients of what is in both parts of a quotient: queries of kernel attention, o = q·S/(q·s).
+"""Gradients of what is in both parts of a quotient: queries of kernel attention, o = q·S/(q·s), and the least entry of
+rows y = (x − lo)/(hi − lo).
+
+The gradient at lo is −Σ u, u = g/(hi − lo), by way of the numerator and Σ u y by way of the denominator. Both are sums
+of the same u, so that E[(Σ u)(Σ u y)'] = E[y]·E[(Σ u)(Σ u)'].
 
 With positive features of queries and keys, S = Σ_t k_t v_tᵀ and s = Σ_t k_t, the gradient at q comes by way of both,
 
@@ -18,7 +22,7 @@ import numpy as np
 
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.centring import centred
-from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.table import Call
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef
@@ -27,6 +31,7 @@ _SPREAD = frozenset({"aten.expand", "aten.unsqueeze", "aten.squeeze"})
 _THROUGH = frozenset({*VIEWS, *COPIES, *_SPREAD})
 # What lies between a sum and the factor that a quotient is written with.
 _INVERSE = frozenset({"aten.reciprocal", "aten.add", "aten.clamp", "aten.clamp_min", "aten.mul"})
+_SHIFTS = frozenset({"aten.sub", "aten.add"})
 _CONTRACTS = frozenset({"aten.bmm"})
 _WHY = "a gradient of what is in both parts of a quotient, weights as about even"
 _LONGEST = 12
@@ -47,6 +52,50 @@ def of_quotient(call: Call, first: str, second: str) -> Signal | None:
         if parts is not None and (found := _left(call, one, two, parts)) is not None:
             return found
     return None
+
+
+def of_shift(call: Call, first: str, second: str) -> Signal | None:
+    """Add what comes back to one number a row that is taken off the row and off its divisor; else None.
+
+    Args:
+        call: of the sum.
+        first: one operand's name.
+        second: the other's.
+    """
+    if call.op.phase == "forward" or not (call.has(first) and call.has(second)):
+        return None
+    trace = call.trace
+    for one, two in ((first, second), (second, first)):
+        (above, turned), (below, other) = (_summed(trace, call[name]) for name in (two, one))
+        if above is None or below is None or below.functional != "aten.div" or above.functional not in _SHIFTS:
+            continue
+        if trace.shown(below.inputs[0]) != above.outputs[0] or below.outputs[0] not in call.known:
+            continue
+        a, b = together(call.signal(one), call.signal(two), call.shape())
+        # What a quotient sends to its divisor is −Σ g·y.
+        both = b.moments * call.known[below.outputs[0]].mean * (-turned * other)
+        moments = np.maximum(a.moments + b.moments + 2 * both, 0.0)
+        return replace(merged_fidelity(b.changed(moments, 0.0), a), joint=True)
+    return None
+
+
+def _summed(trace: Trace, ref: object) -> tuple[Op | None, int]:
+    """Return the forward op whose operand a gradient is the sum of over a row, and the sign that it got since."""
+    sign, op = 1, trace.producer(ref.id) if isinstance(ref, ValueRef) else None
+    found: Op | None = None
+    for _ in range(_LONGEST):
+        if op is None or op.phase == "forward" or not op.inputs:
+            break
+        if op.functional == "aten.sum" and op.of is not None:
+            found = trace.ops[op.of]
+            if found.functional == "aten.div":
+                return found, sign
+        elif op.functional == "aten.neg":
+            sign = -sign
+        elif op.functional not in _THROUGH:
+            break
+        op = trace.producer(op.inputs[0])
+    return found, sign
 
 
 def _parts(call: Call, one: str, two: str) -> Signal | None:
