@@ -15,6 +15,7 @@ from initwell.propagate.rules.branch import shifted
 from initwell.propagate.rules.experts import rows_looked_up, rows_put_back
 from initwell.propagate.rules.lookup import Lookup, looked_up, lookup, picked, put_back, put_down, scattered, shuffled
 from initwell.propagate.rules.overwritten import rows_named, rows_of, rows_written, written_over
+from initwell.propagate.rules.staggered import staggered
 from initwell.propagate.rules.tables import as_often_as_shown
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -119,6 +120,8 @@ def _index_select(call: Call) -> Sequence[Signal]:
     dim = call["dim"] % max(len(x.dims), 1)
     if _is_shuffle(call, ref):
         return [shuffled(x, dim, call.shape()[dim])]
+    if (moved := staggered(call)) is not None:
+        return [moved]
     real, sample = _real(call, {dim: ref})
     return [looked_up(x, lookup(x.dims, real, sample))]
 

@@ -18,6 +18,7 @@ from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.cropping import cropped
 from initwell.propagate.rules.even_rows import of_even_rows
 from initwell.propagate.rules.parts import padded
+from initwell.propagate.rules.staggered import staggered
 from initwell.propagate.rules.weighted import of_rows_left
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -29,6 +30,8 @@ def _same(call: Call) -> Sequence[Signal]:
 
 def _view(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
+    if call.op.phase == "backward" and (moved := staggered(call)) is not None:
+        return [moved]
     found = viewed(x, call.shape())
     if call.op.phase == "forward" and x.image is not None and x.image.base is not None:
         found = _of_factors(x, call.shape())
