@@ -3,6 +3,7 @@
 Against 16 draws of the weights; a standard error is 1 to 2 %, that of a scalar's gradient is not looked at.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -114,3 +115,39 @@ def test_gradients_of_more_places_than_segments_are_added_up_in_few(measured_rms
     measured = measured_rms(model, batch, "pytorch", 8)
     assert found.rows[0]["gradient_rms"] == pytest.approx(measured[0, 1], rel=0.05)
     assert found.rows[0]["fidelity"] == "approximate"
+
+
+class Doubled(nn.Module):
+    """Attention of rows and of a token that stands twice before them: what becomes of both, put together."""
+
+    def __init__(self, together: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 32))
+        self.first, self.second = nn.LayerNorm(32), nn.LayerNorm(32)
+        self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(6))
+        self.together = together
+
+    def attended(self, x: Tensor, n: int) -> Tensor:
+        q, k, v = (layer(x) for layer in self.layers[n : n + 3])
+        out: Tensor = x + (q @ k.mT / math.sqrt(32)).softmax(-1) @ v
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        token = self.token.expand(len(x), -1, -1)
+        h = self.attended(self.first(torch.cat([token, token, x], 1)), 0)
+        h = self.attended(self.second(h), 3)
+        return self.together(h[:, 0], h[:, 1])
+
+
+def test_two_tokens_that_are_one_add_up() -> None:
+    """Whatever the weights, to twice one of them, and to 0; as two of their own their sum is a third less."""
+    ways: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+        lambda a, b: 2 * a,
+        lambda a, b: a + b,
+        lambda a, b: a - b,
+    )
+    batch, sizes = torch.randn(8, 16, 32, generator=torch.Generator().manual_seed(0)), []
+    for together in ways:
+        model = Doubled(together)
+        sizes.append(iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows[-1]["forward_rms"])
+    assert sizes[1:] == pytest.approx([sizes[0], 0.0], rel=1e-6, abs=1e-3 * sizes[0])

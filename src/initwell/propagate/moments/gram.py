@@ -336,7 +336,12 @@ def varied(signal: Signal, axes: Sequence[int], value: int) -> Array:
     found = (_roots(signal, axes) - signal.moments) * source.strength
     if source.among:
         found = found * by_pattern(signal, axes, source)
-    return np.asarray(found if source.apart == 1 else found * np.where(_differ(signal, axes), source.apart, 1.0))
+    if source.apart == 1:
+        return np.asarray(found)
+    others = [i for i, atom in enumerate(signal.atoms) if atom.follows and i not in axes]
+    # Two rows go with it no more than each does: of tokens that are one and the same, as much.
+    own = np.abs(_roots(replace(signal, moments=found), others))
+    return np.where(_differ(signal, axes), np.clip(found * source.apart, -own, own), found)
 
 
 def apart(signal: Signal, axis: int) -> float:

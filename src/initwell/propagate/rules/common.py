@@ -22,6 +22,7 @@ from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.branch import fixed
+from initwell.propagate.shared.pairs import Pair, Stretch, picked
 from initwell.propagate.shared.reuse import CUTS, Reuse, indices_of
 from initwell.propagate.table import Call
 from initwell.trace.trace import Op, Trace, ValueRef
@@ -163,11 +164,24 @@ def _between_parts(call: Call, one: int, two: int) -> Array | None:
     if len(a.dims) < len(whole.dims) and len(whole.dims[dim]) > 1:
         return None
     axis, outer = whole.axes([dim])[0], whole.dims[dim][0]
+    if outer.parts:
+        return _between_segments(whole, dim, (first[2], second[2]), (a, b))
     inner = whole.shape[dim] // outer.size
-    if outer.parts or any(place % inner for place in (begin, end, *second[2])):
+    if any(place % inner for place in (begin, end, *second[2])):
         return None
     found = whole.moments.take(1, axis) if end - begin == inner else whole.moments.take([1, 1], axis)
     return np.asarray(found - product_of_means(a, b)) if found.shape == a.moments.shape else None
+
+
+def _between_segments(
+    whole: Signal, dim: int, places: tuple[Stretch, Stretch], parts: tuple[Signal, Signal]
+) -> Array | None:
+    """Return Cov(a, b'), half of it the other way round, of parts that lie in a segment each: as of two tokens."""
+    dropped = len(parts[0].dims) < len(whole.dims)
+    pair = picked(Pair(whole.dims, whole.moments), dim, *places, drop=dropped)
+    if pair is None or pair.dims != parts[0].dims:
+        return None
+    return np.asarray(pair.plus(pair.swapped()).moments / 2 - product_of_means(*parts))
 
 
 def _part(trace: Trace, value: int) -> tuple[int, int, tuple[int, int]] | None:
