@@ -184,7 +184,7 @@ class Residual(Experts):
         return y
 
 
-@pytest.mark.parametrize("name", ["softmax, normalized", "sigmoid, in groups"])
+@pytest.mark.parametrize("name", ["softmax", "softmax, normalized", "sigmoid, in groups"])
 def test_what_reaches_the_scales_before_experts_and_of_their_weights(name: str) -> None:
     """8 draws of 64 tokens: standard errors of 1 to 4 %.
 

@@ -131,6 +131,16 @@ def _chain(trace: Trace, scale: int, bases: set[int]) -> frozenset[int] | None:
     return frozenset(chain)
 
 
+def is_weight(trace: Trace, value: int | None) -> bool:
+    """Whether a value is a parameter, or made of one alone."""
+    for _ in range(_LONGEST):
+        if value is None or trace.values[value].kind == "parameter":
+            break
+        made = trace.producer(value)
+        value = made.inputs[0] if made is not None and len(made.inputs) == 1 else None
+    return value is not None
+
+
 def is_taken_off(trace: Trace, op: Op) -> bool:
     """Whether a row's mean is only subtracted from it: what deviations get counts it already."""
     if op.functional != "aten.mean":

@@ -35,6 +35,7 @@ from initwell.propagate.shared.handwritten import (
     carrying,
     gates_by_row,
     is_taken_off,
+    is_weight,
     left_of,
     length,
     meeting,
@@ -59,6 +60,7 @@ from initwell.propagate.shared.routed import (
     terms,
     together,
 )
+from initwell.propagate.shared.routers import with_experts
 from initwell.propagate.shared.streams import REGROUPING, alike, are_one_row, in_common, in_heads, widened
 from initwell.trace.trace import Op, Trace
 
@@ -74,7 +76,6 @@ _PRODUCTS = frozenset({"aten.bmm", "aten.mm"})
 _SHUT = frozenset({"aten.masked_fill", "aten.where"})
 _NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
 _JOINED = frozenset({"aten.cat", "aten.stack"})
-_LONGEST = 9
 # Of what is less than this share of a row's gradient, the rounding of 32 bits is the larger part.
 _ROUNDING = 3e-6
 
@@ -178,7 +179,7 @@ class Radial:
                 return None
             sent, n = summed(way for way in ways if way is not None), widened(self._trace, op, value)[0]
             return together(sent, n) if n > 1 else self._regrouped(op, value, sent)
-        if op.functional in _LINEAR and self._is_weight(operand(op, _LINEAR[op.functional][1])):
+        if op.functional in _LINEAR and is_weight(self._trace, operand(op, _LINEAR[op.functional][1])):
             return self._less_bias(op) if operand(op, _LINEAR[op.functional][0]) == value else None
         if op.functional in _PRODUCTS:
             # Of queries times keys, and of weights times values, the rows are those of what comes first.
@@ -189,7 +190,7 @@ class Radial:
                 return self._attended(op, self._attention.keys(op))
             return self._values_part(op, parts)
         if op.functional == "aten._softmax":
-            return self._attended(op, self._attention.scores(op, value))
+            return self._scores_part(op, value)
         if op.functional in ("aten.mul", "aten.div") or op.functional in MOVED:
             return self._moved(op, value) if op.functional in MOVED else self._product(op, value)
         if op.functional in _SHUT and self._is_shut(op.outputs[0]):
@@ -296,15 +297,6 @@ class Radial:
     def _variation(self, parts: Parts) -> float:
         return sum(c * c * self._variance[source] for source, c in parts.items())
 
-    def _is_weight(self, value: int | None) -> bool:
-        """Whether a value is a parameter, or made of one alone."""
-        for _ in range(_LONGEST):
-            if value is None or self._trace.values[value].kind == "parameter":
-                break
-            made = self._trace.producer(value)
-            value = made.inputs[0] if made is not None and len(made.inputs) == 1 else None
-        return value is not None
-
     def _less_bias(self, op: Op) -> Parts | None:
         out, bias = op.outputs[0], operand(op, "self") if op.functional == "aten.addmm" else None
         whole, own = self._signals.get(out), self._signals.get(bias if bias is not None else -1)
@@ -326,6 +318,15 @@ class Radial:
         ratio = math.sqrt(self._variation(found) / self._variation(keys))
         shared = {source: c * linked[1] * ratio for source, c in keys.items()}
         return summed([shared, {source: c * math.sqrt(1 - linked[1] ** 2) for source, c in found.items()}])
+
+    def _scores_part(self, op: Op, value: int) -> Parts | None:
+        """Return R of the scores of a softmax, those of a router from R of its experts' sum."""
+        linked = with_experts(self._trace, self._signals, op) if self._gates else None
+        parts, chance = (None, None) if linked is None else (self._of(linked[0]), self._by_chance(linked[0]))
+        if linked is None or parts is None or chance is None:
+            return self._attended(op, self._attention.scores(op, value))
+        self._variance[op.index, "attended"] = chance * linked[2]
+        return {**{source: c * linked[1] for source, c in parts.items()}, (op.index, "attended"): 1.0}
 
     def _attended(self, op: Op, variance: float | None) -> Parts | None:
         """Return a source of its own, of this variance."""
