@@ -76,3 +76,13 @@ def test_places_that_are_all_alike_have_nothing_of_their_own() -> None:
     error = 1e-17 * np.random.default_rng(0).standard_normal((5, 5))
     found = _places(np.stack([np.full((5, 5), 3.0), error - error.mean()]))
     assert np.allclose(found, even(5))
+
+
+def test_of_a_single_place_an_average_is_a_number_times_it() -> None:
+    """(1/9 − 0.3) y over zeros; 0 where padding does not count: as of two values it was 1.4 times as large as one."""
+    model, batch = Difference(), iw.signal((64, 16, 1, 1))
+    found = iw.predict(model, batch, plan=iw.plan(model, "lecun"))
+    assert found.rows[-1]["forward_rms"] == pytest.approx(0.3 - 1 / 9, rel=1e-6)
+    stream = Mixed(depth=1)
+    rows = iw.predict(stream, torch.randn(16, 32, 1, 1), plan=iw.plan(stream, "lecun")).rows
+    assert next(row["forward_rms"] for row in rows if row["op"].startswith("aten.sub")) == 0

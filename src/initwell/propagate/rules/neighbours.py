@@ -180,6 +180,8 @@ def _summed(x: Signal, terms: Sequence[_Term]) -> Signal | None:
     maps = next(t.maps for t in terms if t.maps)
     first = len(x.dims) - len(maps)
     axes = x.axes(range(first, len(x.dims)))
+    if not axes and len(maps) and first >= 1:
+        terms, maps = [_at_one_place(t) for t in terms], ()
     if x.segmented or first < 1 or len(axes) != len(maps) or any(len(m) != len(m.T) for m in maps):
         return None
     level = centred(x, x.axes(range(1, len(x.dims))))
@@ -204,6 +206,11 @@ def _summed(x: Signal, terms: Sequence[_Term]) -> Signal | None:
     means = x.means * sum(t.factor for t in terms if not t.centred)
     found = replace(x.changed(moments, means, gaussian=x.gaussian), profile=tuple(map(_places, tables)), joint=True)
     return found.approximate(_WHY)
+
+
+def _at_one_place(term: _Term) -> _Term:
+    """Return a term of images of a single place, of which an average over neighbours is a number times it."""
+    return replace(term, factor=term.factor * math.prod(float(m.item()) for m in term.maps), maps=())
 
 
 def _pair(one: _Term, two: _Term, axis: int, places: Array) -> tuple[Array, Array]:
