@@ -18,6 +18,11 @@ _MADE_BY = """
     pow mul mean sum add rsqrt sqrt reciprocal var clamp clamp_min linalg_vector_norm _to_copy expand sub div maximum
 """
 _SCALES = frozenset(f"aten.{name}" for name in _MADE_BY.split())
+LINEAR: Mapping[str, tuple[str, str]] = {
+    "aten.mm": ("self", "mat2"),
+    "aten.addmm": ("mat1", "mat2"),
+    "aten._grouped_mm": ("self", "mat2"),
+}
 _LONGEST = 9
 _STEP = 1e-3
 # Ops of an activation that is written by hand.
@@ -182,6 +187,21 @@ def operand(op: Op, name: str) -> int | None:
     """Return the value id of an argument; None where it is no tensor."""
     ref = op.arguments.get(name)
     return ref.id if isinstance(ref, ValueRef) else None
+
+
+def rows_and_weight(trace: Trace, op: Op) -> tuple[int | None, int | None] | None:
+    """Return the value ids of rows and of the weight that a linear layer multiplies each of them with; else None.
+
+    A 1×1 convolution takes the channels of each place as a linear layer takes a row.
+    """
+    if op.functional in LINEAR:
+        x, weight = (operand(op, name) for name in LINEAR[op.functional])
+        return x, weight
+    x, weight = operand(op, "input"), operand(op, "weight")
+    if op.functional != "aten.convolution" or x is None or weight is None or operand(op, "bias") is not None:
+        return None
+    before, after, kernel = (trace.values[i].shape[2:] for i in (x, op.outputs[0], weight))
+    return (x, weight) if math.prod(kernel) == 1 == op.arguments["groups"] and before == after else None
 
 
 def size(trace: Trace, value: int) -> int:

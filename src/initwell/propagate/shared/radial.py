@@ -4,7 +4,7 @@ A norm written by hand, y = x·r with r a function of the row x, sends the sum R
 at random that would have the variance n·E[y²]·E[g²]; but g is a gradient, and by Euler's theorem a function f that is
 homogeneous of degree k has x·∇f = k·f. Taken op by op, with R(v) = Σ v·∂L/∂v over a row:
 
-    y = W v, a view, a product with what is independent     R(v) = R(y)
+    y = W v, a 1×1 convolution, a view, a product with what is independent     R(v) = R(y)
     y = v + w                                               R(v) = β R(y) + s,  R(w) = (1 − β) R(y) − s
     y = φ(v)                                                R(v) = β R(y) + s
     y = a norm of v                                         R(v) = ε/(m + ε) R(y), m the row's average square
@@ -31,6 +31,7 @@ from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.shared.attended import SAME, Attended
 from initwell.propagate.shared.handwritten import (
+    LINEAR,
     Norm,
     carrying,
     gates_by_row,
@@ -45,6 +46,7 @@ from initwell.propagate.shared.handwritten import (
     operand,
     over,
     points,
+    rows_and_weight,
     size,
     started,
 )
@@ -67,11 +69,6 @@ from initwell.trace.trace import Op, Trace
 Found = Sequence[Signal | None]
 
 _REASON = "what a gradient has along its row, which a norm's scale gets: from sums and functions as independent"
-_LINEAR: Mapping[str, tuple[str, str]] = {
-    "aten.mm": ("self", "mat2"),
-    "aten.addmm": ("mat1", "mat2"),
-    "aten._grouped_mm": ("self", "mat2"),
-}
 _PRODUCTS = frozenset({"aten.bmm", "aten.mm"})
 _SHUT = frozenset({"aten.masked_fill", "aten.where"})
 _NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
@@ -179,8 +176,8 @@ class Radial:
                 return None
             sent, n = summed(way for way in ways if way is not None), widened(self._trace, op, value)[0]
             return together(sent, n) if n > 1 else self._regrouped(op, value, sent)
-        if op.functional in _LINEAR and is_weight(self._trace, operand(op, _LINEAR[op.functional][1])):
-            return self._less_bias(op) if operand(op, _LINEAR[op.functional][0]) == value else None
+        if (layer := rows_and_weight(self._trace, op)) is not None and is_weight(self._trace, layer[1]):
+            return self._less_bias(op) if layer[0] == value else None
         if op.functional in _PRODUCTS:
             # Of queries times keys, and of weights times values, the rows are those of what comes first.
             parts = self._of(op.outputs[0])
@@ -244,7 +241,7 @@ class Radial:
 
     def _ends(self, op: Op) -> bool:
         """Whether an op, a layer or part of a norm, reads a row as a whole."""
-        return op.functional in {*_LINEAR, *_NORMS} or op.index in self._ops or op.outputs[0] in self._chains
+        return op.functional in {*LINEAR, *_NORMS} or op.index in self._ops or op.outputs[0] in self._chains
 
     def _norm(self, op: Op, value: int) -> Parts | None:
         """Return R of the rows of a norm: of what the normalized ones get, as much as ε leaves of their length."""
