@@ -230,3 +230,23 @@ def test_a_language_model_head_by_measurement(smoothing: float) -> None:
             if runs[0].rows[i][key]:
                 true = np.sqrt(np.mean([r.rows[i][key] ** 2 for r in runs]))
                 assert row[key] == pytest.approx(true, rel=0.04), (row["op"], key)
+
+
+def test_a_mixture_of_densities_has_a_likelihood() -> None:
+    """Its log-sum-exp and their mean, one number, are run on drawn numbers."""
+
+    class Mixture(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.heads = nn.Linear(16, 32), nn.ModuleList(nn.Linear(32, 5) for _ in range(3))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            weights, means, scales = (head(torch.tanh(self.enter(x))) for head in self.heads)
+            return weights.log_softmax(-1), means, F.elu(scales) + 1.001
+
+    def loss(found: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        weights, means, scales = found
+        return -torch.logsumexp(weights - scales.log() - 0.5 * ((1.0 - means) / scales) ** 2, -1).mean()
+
+    rows = iw.predict(Mixture(), torch.randn(16, 16, generator=torch.Generator().manual_seed(0)), loss=loss).rows
+    assert rows[-1]["forward_rms"] is not None

@@ -139,3 +139,25 @@ def test_the_least_entry_of_rows_is_taken_off_both_parts_of_a_quotient(measured_
     for i, row in enumerate(predicted):
         if row["op"] == "aten.amin" or row["path"] == "first":
             assert row["gradient_rms"] == pytest.approx(measured[i, 1], rel=0.12), row["op"]
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_norm_of_first_rows_is_unknown_of_one_table_for_all_samples_and_of_groups(heads: int) -> None:
+    """The first row is one score times a value: 1/s² has no expectation, and what was said of it was 80 % too small."""
+
+    class Retention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.all, self.last = nn.Linear(32, 96, bias=False), nn.Linear(32, 32, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.all(x).chunk(3, -1)
+            steps = torch.arange(10)[:, None] - torch.arange(10)
+            y = ((q @ k.transpose(1, 2)) * torch.where(steps >= 0, 0.9 ** steps.clamp(min=0), 0.0)) @ v
+            y = nn.functional.layer_norm(y, (32,)) if heads == 1 else nn.functional.group_norm(y.view(-1, 32), heads)
+            found: Tensor = self.last(y.view_as(x))
+            return found
+
+    found = iw.predict(Retention(), torch.randn(8, 10, 32, generator=torch.Generator().manual_seed(0)))
+    assert next(row for row in found.rows if row["path"] == "all")["gradient_rms"] is None
+    assert any("one or two scores" in note for note in found.notes)

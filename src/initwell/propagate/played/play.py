@@ -227,7 +227,7 @@ class _Play:
             return None
         mean = float(np.mean([s.mean for s in each]))
         found = replace(each[0].changed(moments, mean), joint=True, profile=each[0].profile).approximate(_WHY)
-        rows = edge and self.stretch.entries is None and not self._is_gradient(value)
+        rows = edge and tensors[0].ndim > 0 and self.stretch.entries is None and not self._is_gradient(value)
         return replace(found, swing=self._swing(tensors)) if rows else found
 
     def _frequent(self, value: int) -> float:

@@ -188,7 +188,7 @@ def refuse_first_rows(call: Call, value: int, features: int) -> None:
     counts = None if product is None else _counts(product)
     if product is None or counts is None:
         return
-    squares = counts.min() * (features // call.trace.values[product.op.outputs[0]].shape[-1])
+    squares = counts.min() * max(features // call.trace.values[product.op.outputs[0]].shape[-1], 1)
     if 0 < squares <= _NONE:
         raise UnknowableError("a norm's gradient at rows of linear attention that are made of one or two scores")
 

@@ -372,6 +372,8 @@ def _group_norm_backward(call: Call) -> Sequence[Signal | None]:
     forward = call.forward()
     tag, eps, gates = forward.outputs[0], float(forward.arguments["eps"]), gates_of(call)
     x, dims = _in_groups(call, call.signal("input"))
+    if len(shape) == 2:
+        refuse_rows(call, call["input"].id, x.shape[2])
     inner, _ = _in_groups(call, _unscaled(call, g, (1, shape[1], *[1] * (len(shape) - 2))))
     dx = normalized_backward(inner, x, dims, eps, tag=tag, gates=gates)
     product = viewed(times_hat(_in_groups(call, g)[0], x, dims, eps, tag=tag, gates=gates), shape)

@@ -56,7 +56,12 @@ def weights_of(call: Call) -> tuple[Tensor, Signal] | None:
     """
     for name, other in (("other", "self"), ("self", "other")):
         known, ref = call.value(name), call[other]
-        if known is None or known.ndim < 3 or not isinstance(ref, ValueRef) or not call.has(other):
+        if (
+            known is None
+            or min(known.shape[-2:], default=0) < 2
+            or not isinstance(ref, ValueRef)
+            or not call.has(other)
+        ):
             continue
         if are_scores(call, ref):
             return known, call.signal(other)
