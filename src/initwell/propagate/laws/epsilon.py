@@ -1,7 +1,7 @@
 """What ε leaves of rows that a norm divides by √(s² + ε), where s² is about as small, or differs from row to row.
 
 With e = ε/E[s²] and m = s²/E[s²], a normalized row has the mean square m/(m + e), and what comes back through it is
-divided by m + e. Neither is what it is at m = 1: m is taken to have the gamma law (Welch 1938) of
+divided by m + e. Neither is what it is at m = 1: m is taken to have the law of sizes (``averages``) of
 
     1 + Var m = (1 + 2/ν)(1 + swing)(1 + lengths)
 
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initwell.propagate.laws.averages import gamma_law, shown
+from initwell.propagate.laws.averages import law_of_sizes, shown
 from initwell.propagate.laws.lengths import of_rows
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.segments import Array
@@ -66,7 +66,7 @@ def left(e: float, varies: float, rows: int) -> Left:
     >>> round(left(1.0, 2.0, 10**6).same, 4)  # m = z²: 1 − √(π e/2)·erfc(1/√2)
     0.3443
     """
-    points, weights = gamma_law(1.0, varies) if varies > 0 else (np.ones(1), np.ones(1))
+    points, weights = law_of_sizes(1.0, varies) if varies > 0 else (np.ones(1), np.ones(1))
     kept, inverse = points / (points + e), 1 / (points + e)
     same, back = float(weights @ kept), shown(inverse, weights, rows)
     return Left(

@@ -132,7 +132,7 @@ class Covariances:
             return tables.both_shown(p, q, self._known, self._values) if same else None
         if name == tables.PUT_BACK:
             return self._put_back(p, q)
-        if name == "aten.mul" and _factors(p) is not None and _factors(q) is not None:
+        if name == "aten.mul" and self._are_of_one_shape(p, q):
             return self._multiplied(p, q)
         return self._unlike(v, p, w, q)
 
@@ -270,11 +270,14 @@ class Covariances:
             return None
         (a, b), (c, d) = one, two
         (ma, mb), (mc, md) = ([self._terms.mean(value) for value in both] for both in (one, two))
-        if any(self.trace.values[x].shape != self.trace.values[y].shape for x, y in ((a, b), (a, c), (a, d))):
-            return None
         straight = self._twofold((a, c, mb * md), (b, d, ma * mc))
         crossed = self._twofold((a, d, mb * mc), (b, c, ma * md))
         return total((1.0, straight), (1.0, crossed))
+
+    def _are_of_one_shape(self, p: Op, q: Op) -> bool:
+        """Whether both are products of two values of one shape, and not of rows and a number for each."""
+        values = [argument(op, name) for op in (p, q) for name in ("self", "other")]
+        return None not in values and len({self.trace.values[v].shape for v in values if v is not None}) == 1
 
     def _twofold(self, one: tuple[int, int, float], two: tuple[int, int, float]) -> Pair | None:
         """Return m₁·Cov₁ + m₂·Cov₂ + Cov₁·Cov₂; what is certain to be 0 is not looked for."""
