@@ -213,7 +213,8 @@ class Radial:
 
     def _of_heads(self, op: Op, value: int, heads: int, parts: Parts, share: float) -> Parts:
         """Return R of each of several rows that are one later on, which holds a share of what they have at random."""
-        normed = next((o.outputs[0] for o in self._trace.consumers(op.outputs[0]) if o.index in self._ops), None)
+        later = self._trace.consumers(op.outputs[0]) if op.functional in REGROUPING else ()
+        normed = next((o.outputs[0] for o in later if o.index in self._ops), None)
         # Before a norm rows of unlike sizes have gradients of their inverse: what the normalized ones have is the same.
         alone = self._alone(op, value) if normed is None else self._by_chance(normed)
         if alone is None:
