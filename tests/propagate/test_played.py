@@ -1,6 +1,7 @@
 """Stretches played with drawn numbers: a gated delta rule between linear layers, against draws; numbers by a Signal."""
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ class Delta(nn.Module):
         self.qkvz, self.steps = nn.Linear(64, 4 * HEADS * WIDTH, bias=False), nn.Linear(64, 2 * HEADS, bias=False)
         self.rates = nn.Parameter(torch.tensor([-3.0, -1.0, 0.0, 2.0]))
         self.out = nn.Linear(HEADS * WIDTH, 64, bias=False)
+        self.after: Callable[[Tensor], Tensor] = lambda y: y
 
     def forward(self, x: Tensor) -> Tensor:
         x = nn.functional.layer_norm(x, (64,))
@@ -42,7 +44,7 @@ class Delta(nn.Module):
         decay = (past.unsqueeze(-1) - past.unsqueeze(-2)).masked_fill(later, -float("inf")).exp()
         seen = (write * k) @ k.transpose(-1, -2) * decay
         new = torch.linalg.solve_triangular(seen, write * v, upper=False, unitriangular=True)
-        y = (q @ k.transpose(-1, -2) * decay) @ new
+        y = self.after((q @ k.transpose(-1, -2) * decay) @ new)
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-3) * nn.functional.silu(z)
         found: Tensor = self.out(y.transpose(1, 2).flatten(-2))
         return found
@@ -74,6 +76,23 @@ def test_a_gated_delta_rule_against_draws() -> None:
             assert row["fidelity"] == "approximate" or row["path"] in ("qkvz", "steps")
             checked += 1
     assert checked == 9
+
+
+def test_gradients_of_rows_that_were_written_over_are_those_of_these_rows() -> None:
+    """What is written to the later half of the rows is never read: its gradient is 0, and not that of all rows."""
+
+    def half(y: Tensor) -> Tensor:
+        y = y.clone()
+        y[:, :, TOKENS // 2 :] = 3 * y[:, :, TOKENS // 2 :]
+        return torch.cat([y[:, :, : TOKENS // 2]] * 2, 2)
+
+    model, x = Delta(), batch()
+    model.after = half
+    found, real = iw.predict(model, x, plan=iw.plan(model, "lecun")).rows, iw.measure(model, x).rows
+    written = [i for i, r in enumerate(found) if r["op"] == "aten.mul" and r["shape"] == (8, HEADS, TOKENS // 2, WIDTH)]
+    assert len(written) == 1
+    assert real[written[0]]["gradient_rms"] == 0
+    assert found[written[0]]["gradient_rms"] == 0
 
 
 class Shifted(nn.Module):

@@ -22,9 +22,10 @@ from initwell.propagate.moments.signal import Signal
 from initwell.trace.ops import ACTIVATIONS, BENDING, COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef
 
-_CUTS = (
-    "slice select narrow split split_with_sizes unsafe_split unsafe_split_with_sizes chunk unsafe_chunk unbind unfold"
-)
+_CUTS = """
+    slice select narrow split split_with_sizes unsafe_split unsafe_split_with_sizes chunk unsafe_chunk unbind unfold
+    as_strided diagonal
+"""
 WHOLE = frozenset({*VIEWS, *COPIES}) - {f"aten.{name}" for name in _CUTS.split()}
 """Ops that show or copy all entries of their input."""
 _SOLVED = frozenset({"aten.linalg_solve_triangular"})
