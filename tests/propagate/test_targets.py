@@ -18,17 +18,6 @@ SEEDS = 8
 SHAPE = (32, 64)
 CHANCE = torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))
 SIGNS, COUNTS = (CHANCE > 0.4) * 2.0 - 1, (4 * CHANCE).round()
-LABELS = (CHANCE > 0.7).float()
-
-
-def focal(y: Tensor) -> Tensor:
-    """Binary focal loss, as torchvision writes it."""
-    p, loss = y.sigmoid(), F.binary_cross_entropy_with_logits(y, LABELS, reduction="none")
-    right = p * LABELS + (1 - p) * (1 - LABELS)
-    weights = 0.25 * LABELS + 0.75 * (1 - LABELS)
-    return (weights * loss * (1 - right) ** 2).mean()
-
-
 LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "poisson of rates": lambda y: F.poisson_nll_loss(y.exp(), COUNTS, log_input=False),
     "hinge": lambda y: F.hinge_embedding_loss(y, SIGNS),
@@ -37,8 +26,6 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "binary": lambda y: F.binary_cross_entropy(y.sigmoid(), CHANCE),
     "binary with weights": lambda y: F.binary_cross_entropy_with_logits(y, CHANCE, pos_weight=torch.tensor(3.0)),
     "divergence": lambda y: F.kl_div(F.log_softmax(y, 1), CHANCE.softmax(1), reduction="batchmean"),
-    "focal": focal,
-    "logarithm of what is chosen": lambda y: -(y.sigmoid() * LABELS + (1 - y.sigmoid()) * (1 - LABELS)).log().mean(),
     "by hand": lambda y: (CHANCE * (y - 1).square() - (1 - CHANCE) * torch.tanh(y)).mean(),
 }
 

@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from initwell.propagate.given.measured import measured
 from initwell.propagate.laws.functions import Function, as_image, combined, function_moments, line, multiple, unscaled
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, replace
-from initwell.propagate.rules.choosing import BENT, Term, bent, fewer
 from initwell.propagate.table import Call
 from initwell.trace.ops import COPIES
 from initwell.trace.trace import Op, Trace, ValueRef
@@ -30,10 +30,11 @@ from initwell.trace.trace import Op, Trace, ValueRef
 LOSS = "(loss)"
 TARGETS = "targets of a loss as drawn at random, independent of the model's output"
 _ONE = line(0.0, 1.0)
-_UNIT: list[Term] = [(torch.ones(()), _ONE)]
+_UNIT: "list[Term]" = [(torch.ones(()), _ONE)]
 _MOST = 6
 _DEEPEST = 24
 _PASSED = frozenset({*COPIES, "aten.detach", "aten.alias", "aten.expand"})
+Term = tuple[Tensor, Pointwise]
 
 
 class _Search:
@@ -121,8 +122,6 @@ class _Search:
             rest = _plus(_UNIT, _scaled(chosen, -1.0))
             one, two = self.terms(a["self"], depth), self.terms(a["other"], depth)
             return _plus(_times(chosen, one), _times(rest, two))
-        if name in BENT and (whole := bent(self.terms(a["self"], depth), BENT[name](a))) is not None:
-            return whole
         if name in JUDGED:
             return JUDGED[name](self, op, depth)
         return self._bent(value, a.get("grad_output"), depth)
@@ -256,13 +255,13 @@ def _plus(one: list[Term] | None, two: list[Term] | None) -> list[Term] | None:
             found.append((b, f))
         else:
             found[place] = (found[place][0] + b, f)
-    return fewer([(b, f) for b, f in found if bool((b != 0).any())]) or [(torch.zeros(()), _ONE)]
+    return [(b, f) for b, f in found if bool((b != 0).any())] or [(torch.zeros(()), _ONE)]
 
 
 def _times(one: list[Term] | None, two: list[Term] | None) -> list[Term] | None:
     if one is None or two is None:
         return None
-    return fewer([(b * c, _both(f, g)) for b, f in one for c, g in two])
+    return [(b * c, _both(f, g)) for b, f in one for c, g in two]
 
 
 def _both(f: Pointwise, g: Pointwise) -> Pointwise:
@@ -271,7 +270,7 @@ def _both(f: Pointwise, g: Pointwise) -> Pointwise:
 
 def _inverse(terms: list[Term] | None) -> list[Term] | None:
     if terms is None or len(terms) > 1:
-        return bent(terms, np.reciprocal)
+        return None
     ((b, f),) = terms
     if bool((b == 0).any()):
         return None
