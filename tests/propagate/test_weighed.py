@@ -161,3 +161,27 @@ def test_a_norm_of_first_rows_is_unknown_of_one_table_for_all_samples_and_of_gro
     found = iw.predict(Retention(), torch.randn(8, 10, 32, generator=torch.Generator().manual_seed(0)))
     assert next(row for row in found.rows if row["path"] == "all")["gradient_rms"] is None
     assert any("one or two scores" in note for note in found.notes)
+
+
+class ByKey(nn.Module):
+    """Weights of attention times one known number for each key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = (nn.Linear(64, 64, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = (self.q(x) @ self.k(x).transpose(-1, -2) / 8).softmax(-1)
+        found: Tensor = (weights * torch.linspace(0.1, 3.0, 12)) @ x
+        return found
+
+
+def test_known_numbers_of_one_dimension_weigh_keys() -> None:
+    """They are no table of rows and keys. 8 draws of 8 samples of 12 tokens: standard errors below 1 %."""
+    model, x = ByKey(), torch.randn(8, 12, 64, generator=torch.Generator().manual_seed(0))
+    found = iw.predict(model, x, plan=iw.plan(model, "xavier")).rows
+    squares = []
+    for seed in range(8):
+        iw.init_(model, "xavier", seed=seed)
+        squares.append([row["forward_rms"] ** 2 for row in iw.measure(model, x, seed=seed).rows])
+    assert [row["forward_rms"] for row in found] == pytest.approx(np.sqrt(np.mean(squares, axis=0)), rel=0.08)

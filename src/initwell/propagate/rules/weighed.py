@@ -58,7 +58,8 @@ def weights_of(call: Call) -> tuple[Tensor, Signal] | None:
         known, ref = call.value(name), call[other]
         if (
             known is None
-            or min(known.shape[-2:], default=0) < 2
+            or known.ndim < 2
+            or min(known.shape[-2:]) < 2
             or not isinstance(ref, ValueRef)
             or not call.has(other)
         ):
