@@ -86,7 +86,7 @@ def _law(u: Signal, mean: float, variance: float) -> tuple[Array, Array]:
 
 
 def law_of_sizes(mean: float, variance: float) -> tuple[Array, Array]:
-    """Return points and weights of rows' average squares: of a gamma law, or log-normal where they vary by more than 26.
+    """Return points and weights of rows' average squares: a gamma law, or log-normal where they vary by more than 26.
 
     >>> points, weights = law_of_sizes(1.0, 50.0)
     >>> [round(float(weights @ points**k), 2) for k in (0, 1, 2, -1)]  # E[1/v] = 1 + s²
