@@ -16,7 +16,7 @@ E[g_j g'_k] over k.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.norm import normalized
 from initwell.propagate.table import Call
 from initwell.trace.trace import Op, ValueRef
+
+Way = Callable[[Call, str, str], Signal | None]
 
 # What is left where almost all of a gradient lies along its row.
 _LEAST = 1e-3
@@ -99,9 +101,21 @@ def gradient_by_hand(call: Call, first: str, second: str) -> Signal | None:
         first: one operand's name.
         second: the other's.
     """
+    return either_way(call, first, second, (_less_mean, _less_scale, _less_sum))
+
+
+def either_way(call: Call, first: str, second: str, ways: Sequence[Way]) -> Signal | None:
+    """Return what the first of several ways makes of two gradients that are added, either of which may come first.
+
+    Args:
+        call: of a sum. None where it is of the forward, or where an operand has no signal.
+        first: one operand's name.
+        second: the other's.
+        ways: each gets the call and both names; None where it is none of its own.
+    """
     if call.op.phase == "forward" or not (call.has(first) and call.has(second)):
         return None
-    for way in (_less_mean, _less_scale, _less_sum):
+    for way in ways:
         for one, two in ((first, second), (second, first)):
             if (found := way(call, one, two)) is not None:
                 return found

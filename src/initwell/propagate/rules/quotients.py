@@ -23,6 +23,7 @@ import numpy as np
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
+from initwell.propagate.rules.byhand import either_way
 from initwell.propagate.table import Call
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef
@@ -45,13 +46,12 @@ def of_quotient(call: Call, first: str, second: str) -> Signal | None:
         first: one operand's name.
         second: the other's.
     """
-    if call.op.phase == "forward" or not (call.has(first) and call.has(second)):
-        return None
-    for one, two in ((first, second), (second, first)):
-        parts = _parts(call, one, two)
-        if parts is not None and (found := _left(call, one, two, parts)) is not None:
-            return found
-    return None
+    return either_way(call, first, second, (_both_parts,))
+
+
+def _both_parts(call: Call, one: str, two: str) -> Signal | None:
+    parts = _parts(call, one, two)
+    return None if parts is None else _left(call, one, two, parts)
 
 
 def of_shift(call: Call, first: str, second: str) -> Signal | None:
@@ -62,21 +62,22 @@ def of_shift(call: Call, first: str, second: str) -> Signal | None:
         first: one operand's name.
         second: the other's.
     """
-    if call.op.phase == "forward" or not (call.has(first) and call.has(second)):
-        return None
+    return either_way(call, first, second, (_shifted,))
+
+
+def _shifted(call: Call, one: str, two: str) -> Signal | None:
+    """Add what comes by way of the divisor, the first, and of the row, the second."""
     trace = call.trace
-    for one, two in ((first, second), (second, first)):
-        (above, turned), (below, other) = (_summed(trace, call[name]) for name in (two, one))
-        if above is None or below is None or below.functional != "aten.div" or above.functional not in _SHIFTS:
-            continue
-        if trace.shown(below.inputs[0]) != above.outputs[0] or below.outputs[0] not in call.known:
-            continue
-        a, b = together(call.signal(one), call.signal(two), call.shape())
-        # What a quotient sends to its divisor is −Σ g·y.
-        both = b.moments * call.known[below.outputs[0]].mean * (-turned * other)
-        moments = np.maximum(a.moments + b.moments + 2 * both, 0.0)
-        return replace(merged_fidelity(b.changed(moments, 0.0), a), joint=True)
-    return None
+    (above, turned), (below, other) = (_summed(trace, call[name]) for name in (two, one))
+    if above is None or below is None or below.functional != "aten.div" or above.functional not in _SHIFTS:
+        return None
+    if trace.shown(below.inputs[0]) != above.outputs[0] or below.outputs[0] not in call.known:
+        return None
+    a, b = together(call.signal(one), call.signal(two), call.shape())
+    # What a quotient sends to its divisor is −Σ g·y.
+    both = b.moments * call.known[below.outputs[0]].mean * (-turned * other)
+    moments = np.maximum(a.moments + b.moments + 2 * both, 0.0)
+    return replace(merged_fidelity(b.changed(moments, 0.0), a), joint=True)
 
 
 def _summed(trace: Trace, ref: object) -> tuple[Op | None, int]:

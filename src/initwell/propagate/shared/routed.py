@@ -26,9 +26,10 @@ from initwell.trace.trace import Op, Trace
 
 Parts = Mapping[object, float]
 
-_PICKED = frozenset({"aten.topk", "aten.gather"})
+PICKED = frozenset({"aten.topk", "aten.gather"})
+"""Ops that pick entries of a row."""
 _ADDED = frozenset({"aten.sum", "aten.mean"})
-MOVED = frozenset({*_PICKED, *_ADDED, "aten.index"})
+MOVED = frozenset({*PICKED, *_ADDED, "aten.index"})
 """Ops that put rows, or entries of rows, elsewhere, copy them or add them up, as averages do."""
 
 
@@ -54,7 +55,7 @@ def copies(trace: Trace, op: Op) -> int:
         op: one of ``MOVED``.
     """
     rank = len(trace.values[op.inputs[0]].shape)
-    if op.functional in _PICKED:
+    if op.functional in PICKED:
         return int(int(op.arguments["dim"]) % max(rank, 1) == rank - 1)
     indices = op.arguments.get("indices", ())
     if op.functional != "aten.index" or len(indices) != 1:

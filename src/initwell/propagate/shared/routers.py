@@ -23,12 +23,11 @@ import numpy as np
 from initwell.propagate.laws.rows import stepped
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.shared.attended import SAME
-from initwell.propagate.shared.routed import MOVED, copies, terms
+from initwell.propagate.shared.routed import MOVED, PICKED, copies, terms
 from initwell.trace.trace import Op, Trace
 
 _ENTRIES = 400_000
 _FURTHEST = 16
-_PICKED = frozenset({"aten.topk", "aten.gather"})
 
 
 def with_experts(trace: Trace, signals: Mapping[int, Signal], softmax: Op) -> tuple[int, float, float] | None:
@@ -58,7 +57,7 @@ def _added_up(trace: Trace, softmax: Op) -> tuple[int, int, bool] | None:
         )
         if op is None:
             return None
-        if op.functional in _PICKED:
+        if op.functional in PICKED:
             chosen = trace.values[op.outputs[0]].shape[-1]
         divided |= op.functional == "aten.div"
         value = op.outputs[0]
