@@ -10,7 +10,7 @@ from torch import nn
 
 from initwell.errors import ArgumentError, ModelError
 from initwell.propagate.default import default_table
-from initwell.propagate.engine import RuleError
+from initwell.propagate.engine import RuleError, RuleWarning
 from initwell.propagate.moments.signal import Signal, constant
 from initwell.propagate.predict import predict
 from initwell.propagate.table import Call, RuleTable
@@ -50,6 +50,23 @@ def test_a_failing_rule_is_reported_with_its_op_and_module() -> None:
     assert isinstance(found.value.__cause__, ZeroDivisionError)
     with pytest.raises(ModelError, match="a signal of shape"):
         predict(model, torch.ones(2, 4), rules={"aten.relu": lambda call: [constant((3,), 1.0)]})
+
+
+def test_a_rule_that_fails_here_leaves_its_values_unknown_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes before it and what it has no part in are predicted as ever: one defect is not the end of a walk."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU()), nn.Linear(4, 4)), torch.ones(2, 4)
+    whole = predict(model, x)
+    monkeypatch.setitem(default_table().rules, "aten.relu", broken)
+    with pytest.warns(RuleWarning, match=r"aten\.relu\.default failed at 1\.0 \(forward\).*by nothing.*report"):
+        found = predict(model, x)
+    sizes = [row["forward_rms"] for row in found.rows]
+    assert sizes == [whole.rows[0]["forward_rms"], None, None]
+    assert found.rows[1]["gradient_rms"] == whole.rows[1]["gradient_rms"]
+    assert any("a rule failed at, with ZeroDivisionError: by nothing: aten.relu at 1.0" in note for note in found.notes)
 
 
 class Odd(nn.Module):

@@ -1,6 +1,7 @@
 """The walk: one Signal for every value of a Trace, op by op. It knows no op by name."""
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,11 @@ _TOO_DEEP = "a value made in so many steps that what it is a function of cannot 
 
 
 class RuleError(ModelError):
-    """A rule failed; names the op and the module path, from the original error."""
+    """A rule of the caller's own failed; names the op and the module path, from the original error."""
+
+
+class RuleWarning(UserWarning):
+    """A rule of initwell failed: what its op makes is unknown. Names the op, the module path and the error."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,10 @@ def walk(trace: Trace, table: RuleTable, start: Mapping[int, Signal], values: Kn
         The Walk.
 
     Raises:
-        RuleError: a rule failed, or returned what does not fit its op's outputs.
+        RuleError: a rule of the caller's own failed, or returned what does not fit its op's outputs.
+
+    Warns:
+        RuleWarning: another rule did; what it was to find is unknown, and the walk goes on.
     """
     values = Known.nothing() if values is None else values
     with uncollected(), values.once("remembered", Remembered).during():
@@ -124,7 +132,8 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
             found = (None,) * len(op.outputs)
             causes.setdefault(_TOO_DEEP, f"{op.packet} at {op.path or 'the model itself'}")
         except Exception as error:
-            raise _failure(op, error) from error
+            found = (None,) * len(op.outputs)
+            causes.setdefault(*_failure(op, error, table))
         if found is None:
             if op.packet not in table.ignored and op.functional not in table.ignored:
                 unsupported[op.packet] += 1
@@ -141,9 +150,14 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
     return Walk(known, dict(sorted(unsupported.items())), dict(+unknown), causes)
 
 
-def _failure(op: Op, error: Exception) -> RuleError:
+def _failure(op: Op, error: Exception, table: RuleTable) -> tuple[str, str]:
+    """Return what failed and where, as a cause; a rule of the caller's own is for the caller to mend."""
     where = op.path or "the model itself"
-    return RuleError(f"The rule of {op.name} failed at {where} ({op.phase}): {type(error).__name__}: {error}")
+    message = f"The rule of {op.name} failed at {where} ({op.phase}): {type(error).__name__}: {error}"
+    if not table.given.isdisjoint((op.packet, op.functional)):
+        raise RuleError(message) from error
+    warnings.warn(f"{message}. Its values are unknown. Please report this.", RuleWarning, stacklevel=2)
+    return f"what a rule failed at, with {type(error).__name__}: {error}", f"{op.packet} at {where}"
 
 
 def _random(trace: Trace, values: Known) -> list[tuple[Op, tuple[tuple[int, ...], ...]]]:

@@ -112,10 +112,12 @@ class RuleTable(Record):
     Attributes:
         rules: packet of the out-of-place op → rule.
         ignored: packet → why its outputs need no signal.
+        given: packets whose rules are the caller's own.
     """
 
     rules: Mapping[str, Rule]
     ignored: Mapping[str, str]
+    given: frozenset[str] = frozenset()
 
     @classmethod
     def build(cls, parts: Iterable[Mapping[str, Rule]], ignored: Mapping[str, str]) -> "RuleTable":
@@ -163,7 +165,7 @@ class RuleTable(Record):
         for packet, rule in rules.items():
             _check(packet, rule)
         ignored = {k: v for k, v in self.ignored.items() if k not in rules}
-        return RuleTable({**self.rules, **rules}, ignored)
+        return RuleTable({**self.rules, **rules}, ignored, self.given | rules.keys())
 
 
 def _check(packet: object, rule: object) -> None:
