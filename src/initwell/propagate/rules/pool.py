@@ -100,9 +100,9 @@ def largest(x: Signal, axes: Sequence[Axis]) -> Signal:
     common = max(float(of_pairs(u, [n[0] for n in near]).flat[0]), 0.0)
     mean, within, between = 0.0, 0.0, 0.0
     drawn: list[tuple[Array, Array]] = []
-    for count, share in _counts(axes):
+    for count, share, size in _kinds(axes, read_places(u, len(axes))):
         points, chance = peak_law(u, count, common)
-        values = phi.fn(points)
+        values = phi.fn(points * math.sqrt(size))
         drawn.append((values, share * chance))
         centre = float(values @ chance)
         mean, between = mean + share * centre, between + share * centre**2
@@ -176,13 +176,23 @@ def _near_along(places: Array, axis: Axis) -> tuple[Near, Near]:
     return both[0], both[1]
 
 
-def _counts(axes: Sequence[Axis]) -> list[tuple[int, float]]:
-    found: Counter[int] = Counter()
-    every = [Counter(a.inside.sum(axis=1).tolist()).items() for a in axes]
-    for chosen in product(*every):
-        found[math.prod(n for n, _ in chosen)] += math.prod(k for _, k in chosen)
-    total = sum(found.values())
-    return [(n, k / total) for n, k in found.items()]
+def _kinds(axes: Sequence[Axis], places: Sequence[Array]) -> list[tuple[int, float, float]]:
+    """Return (entries, how often, E[u²] of them over that of all) of windows with as many entries.
+
+    Windows read the places inside more often than the border, which is smaller where what was pooled was padded.
+    """
+    found: dict[int, tuple[float, float]] = {}
+    for chosen in product(*by_axis(_kinds_along, places, axes)):
+        entries, number, size = (math.prod(column) for column in zip(*chosen, strict=True))
+        before = found.get(int(entries), (0.0, 0.0))
+        found[int(entries)] = before[0] + number, before[1] + number * size
+    total = sum(number for number, _ in found.values())
+    return [(n, number / total, size / number) for n, (number, size) in found.items()]
+
+
+def _kinds_along(places: Array, axis: Axis) -> list[tuple[int, int, float]]:
+    entries, size = axis.inside.sum(axis=1), _membership(axis) @ sizes(places)
+    return [(n, k, float(size[entries == n].mean())) for n, k in Counter(entries.tolist()).items()]
 
 
 def _together(u: Signal, axes: Sequence[Axis], near: Sequence[tuple[Near, Near]]) -> Array:
