@@ -93,3 +93,25 @@ def test_rows_that_vary_by_more_than_a_few_squares_are_not_next_to_nothing(varia
     found = left(1e-6, variance, 10**6)
     assert found.same == pytest.approx(float((m / (m + 1e-6)).mean()), rel=1e-3)
     assert found.other == pytest.approx(float(np.sqrt(m / (m + 1e-6)).mean()) ** 2, rel=1e-3)
+
+
+class CosineOfPadded(nn.Module):
+    """Cosines of rows of which the last are zeros, as where windows are padded (Swin v2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(x, (0, 0, 0, 4))
+        q, k = (nn.functional.normalize(layer(x), dim=-1) for layer in (self.q, self.k))
+        return q @ k.transpose(1, 2)
+
+
+def test_rows_of_zeros_over_a_length_that_is_kept_above_a_floor(measured_rms: Callable[..., np.ndarray]) -> None:
+    """They stay zeros; 0/0 made them unknown, and all behind them. 8 draws, a standard error of 0.5 %."""
+    model, batch = CosineOfPadded(), torch.randn(16, 12, 32, generator=torch.Generator().manual_seed(1))
+    predicted = iw.predict(model, batch, plan=iw.plan(model, "kaiming"))
+    measured = measured_rms(model, batch, "kaiming", 8)
+    for row, (forward, _) in zip(predicted.rows, measured, strict=True):
+        assert row["forward_rms"] == pytest.approx(forward, rel=0.02), (row["path"], row["op"])

@@ -88,7 +88,10 @@ def _normalized(x: Signal, scale: Signal, tag: int) -> Signal | None:
     slope = (math.log(above) - math.log(below)) / (2 * step)
     if not -0.5001 <= slope < -1e-6:
         return None
-    eps = max(v * (-0.5 / slope - 1.0), 0.0)
+    with np.errstate(divide="ignore"):
+        most = float(image.phi.fn(np.zeros(1))[0])
+    # A divisor that is kept above a floor makes 0 of rows that are 0, as of padding: so does an ε as small.
+    eps = max(v * (-0.5 / slope - 1.0), v * (k / most) ** 2 if math.isfinite(most) else 0.0)
     found = normalized(x, average.dims, eps, centred=False, tag=tag)
     return replace(merged_fidelity(scaled(found, k * math.sqrt(v + eps)), scale), joint=True)
 
