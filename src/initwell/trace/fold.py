@@ -26,6 +26,9 @@ MOST_BYTES = 2**28
 
 _EMPTY_NAMES = "empty empty_like empty_strided empty_permuted new_empty new_empty_strided"
 _EMPTY = frozenset(f"aten.{name}" for name in _EMPTY_NAMES.split())
+# Ops whose last output says at which places of an axis entries were picked.
+_PICK_NAMES = "topk sort max min argmax argmin argsort kthvalue median"
+_PICKS = frozenset(f"aten.{name}" for name in _PICK_NAMES.split())
 _TEXT = ("str", "Optional[str]")
 # Arguments that say where a result is to lie: here, on the CPU.
 _ELSEWHERE: Mapping[str, Any] = {"device": torch.device("cpu"), "pin_memory": None}
@@ -102,7 +105,7 @@ class Folder:
         """
         kind = self._kind(func)
         self._place(op, replaced)
-        if not replaced and self._filled(op):
+        if not replaced and (self._filled(op) or self._only_place(op)):
             return
         new = (*op.outputs, *(new for _, new in replaced))
         if kind is None or not new:
@@ -145,6 +148,17 @@ class Folder:
                 self._keep(op.outputs[0], torch.full(shape, a["value"], dtype=dtype, device="cpu"))
                 return True
         return False
+
+    def _only_place(self, op: Op) -> bool:
+        """Learn where the largest is along an axis of length 1, as of a router with one expert: at 0."""
+        dim, packet = op.arguments.get("dim"), functional(op.name)
+        if packet not in _PICKS or not isinstance(dim, int) or len(op.inputs) != 1:
+            return False
+        shape, index = self.values[op.inputs[0]].shape, op.outputs[-1]
+        if not shape or shape[dim] != 1 or not self._reserved([index]):
+            return False
+        self._keep(index, torch.zeros(self.values[index].shape, dtype=torch.int64, device="cpu"))
+        return True
 
     def replaced(self, old: int, new: int) -> None:
         """Learn of a view that is read again after its memory was written, and so is a new value."""

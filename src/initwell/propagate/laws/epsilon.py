@@ -139,7 +139,7 @@ def shrunk(found: Signal, x: Signal, dims: Sequence[int], variance: Array, eps: 
     whole = 0 in dims
     lefts = by_segment(None if whole else x, dims, variance, eps, free)
     same, other = (lefts.of(name) * (variance + eps) / variance for name in ("same", "other"))
-    moments = found.moments * over_pairs(found.atoms, np.sqrt(other))
+    moments = np.asarray(found.moments * over_pairs(found.atoms, np.sqrt(other)))
     axes = found.axes(dims)
     rows = tuple([slice(None) if i in axes else slice(n) for i, n in enumerate(found.means.shape)])
     moments[rows] *= same / other

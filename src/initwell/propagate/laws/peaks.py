@@ -18,6 +18,8 @@ from functools import cache, lru_cache
 import numpy as np
 
 from initwell.propagate.laws.gaussian import Series, covariance, nodes, series_moments
+from initwell.propagate.moments.alike import plain
+from initwell.propagate.moments.atoms import joined
 from initwell.propagate.moments.places import by_axis, by_kinds, exactly, off_average, own_correlations
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal
@@ -74,9 +76,19 @@ def of_pairs(u: Signal, near: Sequence[Near]) -> Array:
     return np.clip(total / weight, -1.0, 1.0) if weight else np.asarray(far)
 
 
+def _of_one_atom(u: Signal, dims: Sequence[int]) -> Signal:
+    """Take what lies along each of some dimensions together, whatever parts it was seen in."""
+    u = plain(u, *range(len(u.dims)))
+    for dim in dims:
+        while len(u.dims[dim]) > 1:
+            u = joined(u, u.axes([dim])[0])
+    return u
+
+
 def within_window(u: Signal, kernel: Sequence[int]) -> float:
     """Return the average correlation of two different entries of windows that tile the last dimensions."""
     near = []
+    u = _of_one_atom(u, range(len(u.dims) - len(kernel), len(u.dims)))
     for i, k in enumerate(kernel):
         places = u.profile[i] if len(u.profile) == len(kernel) else None
         if places is None or places.ndim == 1:

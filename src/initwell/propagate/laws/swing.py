@@ -144,7 +144,8 @@ def copied(x: Signal) -> list[int]:
 
 def _within_rows(found: Signal, factor: float, axes: Sequence[int] = ()) -> Signal:
     """Multiply the moments of entries of one row, or of those that these axes repeat."""
-    sizes = found.means.shape[: len(found.atoms) - len(found.dims[-1])]
+    features = len(found.dims[-1]) if found.dims else 0
+    sizes = found.means.shape[: len(found.atoms) - features]
     same = tuple([slice(None) if i in axes else slice(n) for i, n in enumerate(sizes)])
     moments = found.moments.copy()
     moments[same] *= factor

@@ -147,6 +147,8 @@ class Signal:
             raise ArgumentError("moments", f"shape {self.moments.shape} for {len(lengths)} atoms", cure)
         if self.means.shape != segments:
             self._write_out(segments)
+        if not atoms:
+            self._write_one()
 
     def _fit_as(self, other: "Signal") -> None:
         """Refuse moments that do not belong to the atoms, which are those of another signal."""
@@ -154,6 +156,12 @@ class Signal:
             self._count(self.atoms)
         elif self.means.shape != other.means.shape:
             self._write_out(other.means.shape)
+        if not self.atoms:
+            self._write_one()
+
+    def _write_one(self) -> None:
+        """Keep one number as an array: NumPy's arithmetic returns scalars, which rules could not write to."""
+        self.__dict__.update(moments=np.asarray(self.moments), means=np.asarray(self.means))
 
     def _write_out(self, segments: tuple[int, ...]) -> None:
         means = self.means

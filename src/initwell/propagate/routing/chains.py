@@ -137,7 +137,7 @@ def _chain(trace: Trace, values: Container[int], root: int, choices: list[int]) 
     for n in shape[:-1]:
         tokens *= n
     whole, experts = _whole(trace, choices, width, tokens)
-    if not whole or tokens < 2:
+    if not whole or tokens < 2 or width < 2:
         return None
     picked = [i for i in whole if trace.ops[i].functional == "aten.topk"]
     forward, made, chosen = set[int](), {root}, set[int]()

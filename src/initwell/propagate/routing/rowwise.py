@@ -4,6 +4,7 @@ A value of such an op is held as rows × its entries of one token. A gradient is
 entries × entries of the gradient that arrived.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,7 +81,7 @@ class Rows:
     ) -> None:
         """Begin with logits, rows × experts, and the model's own vectors of one number."""
         self.trace, self.values, self.chain, self.numbers = trace, values, chain, numbers or {}
-        self._found: dict[int, Array] = {chain.root: logits}
+        self._found: dict[int, Array] = {chain.root: logits.reshape(len(logits), *self._rest(chain.root))}
         self._linear: dict[int, Array] = {}
 
     def value(self, ref: object) -> Any:
@@ -217,6 +218,8 @@ class Rows:
             name = next(n for n in ("self", "other") if self._is_linear(a.get(n)))
         g = self.linear(a[name])
         if kind in _SHAPES or kind in ("aten.index", "aten.index_put"):
+            if math.prod(rest) != math.prod(g.shape[1:-1]):
+                raise UnfitError("rows that are picked from others")
             return g.reshape(len(g), *rest, g.shape[-1])
         if kind == "aten.expand":
             small = _padded(self._rest(a["self"].id), rest)

@@ -279,7 +279,8 @@ def _one_size(call: Call, norm: Op) -> float:
         if scale is None or scale.base is not None or scale.pre.average is None or scale.pre.average.kind == "mean":
             continue
         one, two, three = (_power(scale, n if norm.functional == "aten.mul" else -n) for n in (2, -2, 4))
-        return min(one / (two * three), 1.0)
+        apart = two * three
+        return min(one / apart, 1.0) if 0 < apart < math.inf else 1.0
     return 1.0
 
 

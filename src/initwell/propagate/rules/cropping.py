@@ -13,7 +13,7 @@ import numpy as np
 
 from initwell.propagate.given.mask import side_by_side
 from initwell.propagate.moments.places import mixed, weighed
-from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.moments.signal import Signal, constant, replace
 from initwell.propagate.rules.ends import first_apart
 from initwell.propagate.rules.parts import (
     MOVED,
@@ -68,9 +68,15 @@ def surrounded(signal: Signal, pads: Mapping[int, tuple[int, int]], value: float
 
     Args:
         signal: any signal.
-        pads: how many entries before and behind, by dimension.
+        pads: how many entries before and behind, by dimension; of what is shorter than is taken away nothing is left.
         value: of them.
+
+    >>> from initwell.propagate.moments.signal import independent
+    >>> surrounded(independent((4, 1), 1.0), {1: (1, -1)}, 0.0).q
+    0.0
     """
+    if any(signal.shape[dim] + min(before, 0) + min(after, 0) <= 0 for dim, (before, after) in pads.items()):
+        return constant([n + sum(pads.get(dim, ())) for dim, n in enumerate(signal.shape)], value)
     for dim, (before, after) in pads.items():
         signal = cropped(signal, dim, max(-before, 0), signal.shape[dim] - max(-after, 0))
     first = len(signal.dims) - len(signal.profile)

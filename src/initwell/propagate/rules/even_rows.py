@@ -25,9 +25,10 @@ def of_even_rows(call: Call, squares: Signal, rows: Signal) -> Signal:
         squares: the average, as of Gaussian entries.
         rows: what is squared.
     """
-    left = 1 - sum(a**4 for tag, a in rows.roots if _by_row(call, tag)) / max(rows.q, 1e-300) ** 2
-    if left >= 1:
+    same = sum(a**4 for tag, a in rows.roots if _by_row(call, tag))
+    if same <= 0 or rows.q <= 0:
         return squares
+    left = 1 - same / rows.q**2
     level = over_pairs(squares.atoms, squares.means)
     return replace(squares, moments=level + max(left, _LEAST) * (squares.moments - level))
 

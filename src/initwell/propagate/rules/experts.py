@@ -18,6 +18,7 @@ from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.moments.slots import Slots, by_row, marked, slot_axis, summed_by_expert
 from initwell.propagate.routing.chains import choice, is_order, is_token
 from initwell.propagate.rules.contraction import contract, tilt_of_layer
+from initwell.propagate.rules.extremes import of_one
 from initwell.propagate.rules.ordered import cumulated
 from initwell.propagate.rules.parts import one_atom
 from initwell.propagate.rules.shape import summed
@@ -117,8 +118,10 @@ def _by_expert(a: Signal, b: Signal) -> Signal:
     return merged_fidelity(summed_by_expert(a.changed(moments, means, dims=dims)), b)
 
 
-def _whole_numbers(call: Call) -> Sequence[None]:
-    """Give whole numbers no signal, where they are those of a choice."""
+def _whole_numbers(call: Call) -> Sequence[Signal | None]:
+    """Give whole numbers no signal, where they are those of a choice; what is alone in its row is in order."""
+    if call.trace.values[call.op.outputs[0]].is_floating and (alone := of_one(call)) is not None:
+        return alone
     if choice(call.trace, call["self"]) is None:
         raise UnknownSignalError("whole numbers that come from no known choice")
     return [None] * len(call.op.outputs)

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.laws.functions import Function
-from initwell.propagate.moments.atoms import expanded, permuted
+from initwell.propagate.moments.atoms import expanded, permuted, viewed
 from initwell.propagate.moments.incidence import Axis, axis_of
 from initwell.propagate.moments.signal import Image, Signal, constant, replace
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.pool import largest, to_largest
-from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef
 
@@ -158,6 +158,8 @@ def _scatter(call: Call) -> Sequence[Signal]:
     index = call["index"]
     op = _behind(call.trace, index.id) if isinstance(index, ValueRef) else None
     base, source = call.signal("self"), call.signal("src")
+    if base.dims and base.shape[int(call["dim"]) % len(base.dims)] == 1 and source.shape == base.shape:
+        return [source]
     if op is None or op.packet not in ("aten.max", "aten.min") or base.q != 0 or len(op.outputs) != 2:
         raise UnknownSignalError("an index that is not the place of a maximum")
     x = scaled(call.of(op.arguments["self"]), _SIGNS[op.packet])
@@ -169,4 +171,19 @@ def _scatter(call: Call) -> Sequence[Signal]:
     return [permuted(found, [order.index(d) for d in range(len(order))])]
 
 
-RULES: Mapping[str, Rule] = {**dict.fromkeys(_SIGNS, _extreme), "aten.scatter": _scatter}
+def of_one(call: Call) -> Sequence[Signal | None] | None:
+    """Return what is picked along a dimension of length 1: the one entry; None for other dimensions."""
+    x = call.signal("self")
+    dim = call.op.arguments.get("dim")
+    one = isinstance(dim, int) and bool(x.dims) and x.shape[dim] == 1
+    return [viewed(x, call.shape()), *[None] * (len(call.op.outputs) - 1)] if one else None
+
+
+def _chosen(call: Call) -> Sequence[Signal | None]:
+    found = of_one(call)
+    if found is None:
+        raise UnknowableError("the largest entries of what no router's scores are known for")
+    return found
+
+
+RULES: Mapping[str, Rule] = {"aten.topk": _chosen, **dict.fromkeys(_SIGNS, _extreme), "aten.scatter": _scatter}

@@ -56,9 +56,10 @@ def _prelu(call: Call) -> Sequence[Signal]:
 
 
 def _prelu_backward(call: Call) -> Sequence[Signal]:
-    g, u = call.signal("grad_output"), call.signal("self")
+    u = call.signal("self")
+    g, pre = _alike(call.signal("grad_output"), u, call.shape())
     below = Activation("min(u, 0)", _below, _below, kinks=(0.0,))
-    return [_noted(call, pulled_back(_slope(call), u, g, u)), pulled_back(below, u, g, u)]
+    return [_noted(call, pulled_back(_slope(call), pre, g, u)), pulled_back(below, pre, g, u)]
 
 
 def _drawn(call: Call) -> tuple[Activation, float]:
@@ -90,8 +91,9 @@ def _diagonal(f: Function, u: Signal) -> Array:
 
 def _rrelu_backward(call: Call) -> Sequence[Signal]:
     phi, spread = _drawn(call)
-    g, u = call.signal("grad_output"), call.signal("self")
-    found = pulled_back(phi, u, g, u)
+    origin = call.signal("self")
+    g, u = _alike(call.signal("grad_output"), origin, call.shape())
+    found = pulled_back(phi, u, g, origin)
     if spread:
         found = _with_own(found, spread * g.diagonal * _diagonal(Function(_negative, (0.0,)), u))
     return [found]

@@ -257,9 +257,9 @@ def _difference(call: Call) -> Signal:
     x, target = together(x, target, shape)
     d = added(x, target, 1.0, -1.0, gaussian=x.gaussian).approximate(TARGETS)
     share = (x.q - x.mean**2) / max(d.q - d.mean**2, 1e-300)
-    for dim in range(len(d.dims)):
+    for axis in range(len(d.atoms)):
         # Its rows follow what the output's follow in so far as they are the output.
-        d = rescaled(d, dim, share)
+        d = rescaled(d, axis, share)
     return d
 
 
