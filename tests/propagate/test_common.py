@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import initwell as iw
 
@@ -143,3 +144,28 @@ def test_what_is_taken_as_independent_is_marked() -> None:
         "Approximate: a gate's gradient",
         "Approximate: channels of a sum",
     }
+
+
+@pytest.mark.parametrize("shift", [1, -1, 2])
+def test_a_token_and_the_one_before_it_mixed_by_a_learned_share(shift: int) -> None:
+    """h + (shift(h) − h)·m, as in RWKV-6, is h·(1 − m) + shift(h)·m; where zeros come in it is h·(1 − m).
+
+    It was taken as h + |shift(h) − h|·m of independents: 61 % too large for m uniform in 0 to 1.
+    """
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.share, self.out = nn.Parameter(torch.linspace(0, 1, 64)), nn.Linear(64, 64, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = F.layer_norm(x, (64,))
+            mixed: Tensor = self.out(h + (F.pad(h, (0, 0, shift, -shift)) - h) * self.share)
+            return mixed
+
+    model, x = Mixed(), torch.randn(64, 12, 64, generator=torch.Generator().manual_seed(0))
+    row = iw.predict(model, x, plan=iw.plan(model, "xavier")).rows[-1]
+    share = model.share.detach()
+    squares = (1 - share) ** 2 + share**2 * (12 - abs(shift)) / 12
+    assert row["op"] == "aten.mm"
+    assert row["forward_rms"] == pytest.approx(float(squares.mean()) ** 0.5, rel=0.01)

@@ -85,7 +85,7 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
             return [shifted(scaled(b, beta), a.mean)]
         found = added(*together(a, b, call.shape()), 1.0, beta)
         found = law_beside(call, found, first, second, beta) if found.law is not None else found
-        found = joined(found, common(call, first, second, beta), (a, b))
+        found = joined(found, common(call, first, second, beta, found))
         if (with_few := beside(call, first, second, beta)) is not None:
             found = joined(found, with_few, (a, b)).approximate(ALONE)
         whole = of_sum(call, found, first, second)

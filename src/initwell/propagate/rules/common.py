@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import product_of_means
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.segments import Array
@@ -58,7 +59,7 @@ class Term(NamedTuple):
     inner: float = 1.0
 
 
-def common(call: Call, first: str, second: str, beta: float) -> tuple[Array, bool] | None:
+def common(call: Call, first: str, second: str, beta: float, whole: Signal) -> tuple[Array, bool] | None:
     """Return E[a b'] + E[b a'] of a + βb, as far as the two hold one value; None where they hold none.
 
     Args:
@@ -66,9 +67,10 @@ def common(call: Call, first: str, second: str, beta: float) -> tuple[Array, boo
         first: name of a.
         second: name of b.
         beta: factor of b.
+        whole: the sum, its terms taken as independent.
 
     Returns:
-        The moments, and whether a normalized value was among those that both hold.
+        The moments, by the patterns of the sum, and whether a normalized value was among those that both hold.
     """
     refs = call.tensors(first, second)
     if refs is None:
@@ -85,9 +87,10 @@ def common(call: Call, first: str, second: str, beta: float) -> tuple[Array, boo
     one, two = _whole(ends[0], one, two), _whole(ends[1], two, one)
     # Where weights are used more than once, terms that vary together are looked for elsewhere: see ``covariance``.
     alone = not call.values.once("reuse", lambda: Reuse(call.trace)).any
-    pairs = [(_pair(call, s, t, alone=alone), s.of is not None or t.of is not None) for s in one for t in two]
-    known = [(found, norm) for found, norm in pairs if found is not None]
-    if not known or any(found.shape != known[0][0].shape for found, _ in known):
+    pairs = [(_pair(call, s, t, alone=alone), s, t) for s in one for t in two]
+    fitted = [(_fitted(call, found, s, whole), s.of is not None or t.of is not None) for found, s, t in pairs]
+    known = [(found, norm) for found, norm in fitted if found is not None]
+    if not known or len(known) < sum(found is not None for found, _, _ in pairs):
         return None
     return 2 * beta * np.sum([found for found, _ in known], axis=0), any(norm for _, norm in known)
 
@@ -146,6 +149,22 @@ def _pair(call: Call, one: Term, two: Term, *, alone: bool) -> Array | None:
         plain, made = (one, two) if one.of is None else (two, one)
         return _direct(call, plain, made) if plain.of is None and made.of is not None else None
     return _between(call, one, two)
+
+
+def _fitted(call: Call, moments: Array | None, term: Term, whole: Signal) -> Array | None:
+    """Return what a term has in common with another by the patterns of the sum, such as the first place and the rest.
+
+    Args:
+        call: of the sum.
+        moments: by the patterns of the term.
+        term: one of the two.
+        whole: the sum.
+    """
+    x = call.known.get(term.value)
+    if moments is None or x is None or x.dims == whole.dims or moments.shape != x.moments.shape:
+        return moments if moments is not None and x is not None and moments.shape == whole.moments.shape else None
+    found, _ = together(x.changed(moments, 0.0), whole, whole.shape)
+    return found.moments if found.dims == whole.dims else None
 
 
 def _between_parts(call: Call, one: int, two: int) -> Array | None:
@@ -305,19 +324,21 @@ def _between(call: Call, one: Term, two: Term) -> Array | None:
     return np.asarray(sign * one.factor * two.factor * a.moments * math.sqrt(b.q / a.q))
 
 
-def joined(found: Signal, common: tuple[Array, bool] | None, parts: Sequence[Signal]) -> Signal:
+def joined(found: Signal, common: tuple[Array, bool] | None, parts: Sequence[Signal] = ()) -> Signal:
     """Add what two terms of a sum have in common to its moments.
 
     Args:
         found: the sum, its terms taken as independent.
         common: from the function of that name.
-        parts: the terms.
+        parts: the terms, where it has their patterns and not those of the sum.
     """
     if common is None or common[0].shape != found.moments.shape or any(p.dims != found.dims for p in parts):
         return found
     moments = found.moments + common[0]
-    here = (0,) * moments.ndim
-    if moments[here] < 1e-9 * found.moments[here]:
+    own = tuple([slice(n) for n in found.means.shape])
+    rounding = moments[own] < 1e-9 * found.moments[own]
+    if rounding.all():
         moments = np.zeros_like(moments)
+    moments[own] = np.where(rounding, 0.0, moments[own])
     found = replace(found, moments=moments, joint=True, law=None)
     return found.approximate(_EVEN) if common[1] else found
