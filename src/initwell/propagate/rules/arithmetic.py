@@ -14,7 +14,7 @@ from initwell.propagate.moments.alike import bounded
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.again import of_sum
-from initwell.propagate.rules.beside import ALONE, beside, law_beside
+from initwell.propagate.rules.beside import beside, law_beside
 from initwell.propagate.rules.branch import (
     added,
     fixed,
@@ -85,9 +85,8 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
             return [shifted(scaled(b, beta), a.mean)]
         found = added(*together(a, b, call.shape()), 1.0, beta)
         found = law_beside(call, found, first, second, beta) if found.law is not None else found
-        found = joined(found, common(call, first, second, beta, found))
-        if (with_few := beside(call, first, second, beta)) is not None:
-            found = joined(found, with_few, (a, b)).approximate(ALONE)
+        found = joined(found, common(call, found, first, second, beta))
+        found = joined(found, beside(call, first, second, beta), (a, b))
         whole = of_sum(call, found, first, second)
         return [bounded(whole) if whole.segmented else whole]
 

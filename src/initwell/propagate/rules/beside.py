@@ -32,7 +32,7 @@ _LEAST = 1e-4
 _POINTS = 241
 
 
-def beside(call: Call, first: str, second: str, beta: float) -> tuple[Array, bool] | None:
+def beside(call: Call, first: str, second: str, beta: float) -> tuple[Array, Sequence[str]] | None:
     """Return E[a b′] + E[b a′] of a + βb, where few weights made one of the other; None where they did not.
 
     Args:
@@ -46,7 +46,7 @@ def beside(call: Call, first: str, second: str, beta: float) -> tuple[Array, boo
         conv = _few(call, made.id)
         if conv is not None and call.trace.shown(conv.arguments["input"].id) == call.trace.shown(x.id):
             found = _together(call, conv, call.of(x), call.of(made))
-            return None if found is None else (2 * beta * found, False)
+            return None if found is None else (2 * beta * found, [ALONE])
     return None
 
 

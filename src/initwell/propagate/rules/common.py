@@ -7,128 +7,83 @@ Batch norm of one value, taken twice, is one and the same x̂; and of x with x̂
 Backward, dx = Pg/s with P a projection, so that E[Pg (Pg)'] is E[g (Pg)'], and E[g dx'] = E[1/s]/E[1/s²]·E[dx dx'].
 Sums and differences are taken apart into such terms; all others, which fresh weights make independent, count as that.
 A step x + s·(f − x) of a learned length s, made of weights alone, holds x twice: E[x (s x)'] = E[s] E[x x'], and so do
-its gradients.
+its gradients. Of any independent x and s, s·x = E[s]·x + E[x]·s and a rest that goes with neither, for which
+
+    Cov(rest, rest') = Cov(s x, s'x') − E[s]² Cov(x, x') − E[x]² Cov(s, s')
+
+What was moved along a dimension, as by a token shift, is a term too: see ``moved``.
 Assumption: sizes of channels differ little, as lognormal ones.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
-from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import product_of_means
 from initwell.propagate.moments.centring import centred
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
-from initwell.propagate.rules.branch import fixed
-from initwell.propagate.shared.pairs import Pair, Stretch, picked
+from initwell.propagate.rules.moved import APART, across
+from initwell.propagate.rules.terms import Term, apart, terms_of
+from initwell.propagate.shared.pairs import Pair, Stretch, aligned, of, picked, total
 from initwell.propagate.shared.reuse import CUTS, Reuse, indices_of
 from initwell.propagate.table import Call
-from initwell.trace.trace import Op, Trace, ValueRef
+from initwell.trace.trace import Trace
 
 _EVEN = "a value and its own normalized one, all channels of one size"
-# Terms of one sum; of more, those with the largest factors count, and the rest as independent.
-_MOST = 256
-# So many ops lie between a weight and the factor that is made of it.
-_STEPS = 6
-_TERMS = frozenset({"aten.add", "aten.sub", "aten.neg", "aten.mul"})
-_NORMS: Mapping[str, str] = {
-    "aten.native_batch_norm": "training",
-    "aten._native_batch_norm_legit": "training",
-    "aten.native_batch_norm_backward": "train",
-}
+_GATED = "a value and a product that holds it, its other factor as independent"
+# What two terms of a sum have in common, and why it is approximate.
+Found = tuple[Array, Sequence[str]]
 
 
-class Term(NamedTuple):
-    """One term of a sum.
-
-    Attributes:
-        factor: with which it enters.
-        value: its id.
-        of: of a normalized value, what was normalized; of a gradient that comes back from it, that too.
-        gradient: the gradient that went in, if it is one.
-        inner: the factor of that.
-    """
-
-    factor: float
-    value: int
-    of: int | None = None
-    gradient: int | None = None
-    inner: float = 1.0
-
-
-def common(call: Call, first: str, second: str, beta: float, whole: Signal) -> tuple[Array, bool] | None:
-    """Return E[a b'] + E[b a'] of a + βb, as far as the two hold one value; None where they hold none.
+def common(call: Call, found: Signal, first: str, second: str, beta: float) -> Found | None:
+    """Return Cov(a, b') + Cov(b, a') of a + βb, as far as the two hold one value; None where they hold none.
 
     Args:
         call: of the sum.
+        found: the sum, its terms taken as independent.
         first: name of a.
         second: name of b.
         beta: factor of b.
-        whole: the sum, its terms taken as independent.
 
     Returns:
-        The moments, by the patterns of the sum, and whether a normalized value was among those that both hold.
+        The covariances by the sum's patterns, and the assumptions that they rest on.
     """
     refs = call.tensors(first, second)
     if refs is None:
         return None
     a, b = refs
     shape = tuple(call.shape())
-    if any(tuple(call.trace.values[ref.id].shape) != shape for ref in (a, b)):
+    if any(tuple(call.trace.values[ref.id].shape) != shape for ref in (a, b)) or _of_one_base(call.of(a), call.of(b)):
         return None
-    if call.values.once(f"apart {call.op.index} {first}", lambda: _apart(call.trace, a.id, b.id)):
+    if call.values.once(f"apart {call.op.index} {first}", lambda: apart(call.trace, a.id, b.id)):
         return None
     ends = [call.trace.shown(ref.id) for ref in (a, b)]
-    one, two = (_terms(call, ref.id, 1.0, end) for ref, end in zip((a, b), reversed(ends), strict=True))
+    one, two = (terms_of(call, ref.id, 1.0, end) for ref, end in zip((a, b), reversed(ends), strict=True))
     # A sum as a whole may be what was normalized, what came back as a gradient, or a term; else its terms are.
     one, two = _whole(ends[0], one, two), _whole(ends[1], two, one)
     # Where weights are used more than once, terms that vary together are looked for elsewhere: see ``covariance``.
     alone = not call.values.once("reuse", lambda: Reuse(call.trace)).any
-    pairs = [(_pair(call, s, t, alone=alone), s, t) for s in one for t in two]
-    fitted = [(_fitted(call, found, s, whole), s.of is not None or t.of is not None) for found, s, t in pairs]
-    known = [(found, norm) for found, norm in fitted if found is not None]
-    if not known or len(known) < sum(found is not None for found, _, _ in pairs):
+    pairs = [(_pair(call, found, s, t, alone=alone), s, t) for s in one for t in two]
+    known = [(pair.moments, _why(s, t)) for pair, s, t in pairs if pair is not None and pair.dims == found.dims]
+    if not known:
         return None
-    return 2 * beta * np.sum([found for found, _ in known], axis=0), any(norm for _, norm in known)
+    return 2 * beta * np.sum([moments for moments, _ in known], axis=0), sum((why for _, why in known), ())
 
 
-def _apart(trace: Trace, one: int, two: int) -> bool:
-    """Whether no term of one value can be, or be made from, a term of the other.
-
-    A residual stream has all of its blocks for terms, and what is added to it only a few. So both are gone through side
-    by side until one has no more; the other need not be followed behind the first of these, for ids go by time.
-    """
-    sides = [(set[int](), [one]), (set[int](), [two])]
-    while all(left for _, left in sides):
-        for found, left in sides:
-            _step(trace, found, left)
-    few, other = sides if not sides[0][1] else sides[::-1]
-    first = min(few[0])
-    while other[1]:
-        if other[1][-1] < first:
-            other[1].pop()
-        else:
-            _step(trace, *other)
-    return few[0].isdisjoint(other[0])
+def _of_one_base(a: Signal, b: Signal) -> bool:
+    """Whether two values are g·x and g·y, of one g: what they have in common is counted where they are added."""
+    one, two = a.image, b.image
+    return one is not None and two is not None and one.base is not None and one.base is two.base
 
 
-def _step(trace: Trace, found: set[int], left: list[int]) -> None:
-    """Look at one value, and note what its terms may name, whatever their factors are."""
-    here = left.pop() if left else None
-    if here is None or here in found:
-        return
-    found.add(here)
-    op = trace.producer(here)
-    left.append(trace.shown(here))
-    if op is not None and op.functional in _TERMS:
-        left += op.inputs
-    elif op is not None and op.functional in _NORMS:
-        found.add(trace.shown(op.arguments["input"].id))
-        gradient = op.arguments.get("grad_out")
-        left += [] if gradient is None else [gradient.id]
+def _why(one: Term, two: Term) -> tuple[str, ...]:
+    """Return the assumptions of what two terms have in common."""
+    lags = [0 if term.move is None else term.move.lag for term in (one, two)]
+    norm, gated, apart = one.of is not None or two.of is not None, one.gated or two.gated, lags[0] != lags[1]
+    return tuple(why for why, holds in ((_EVEN, norm), (_GATED, gated), (APART, apart)) if holds)
 
 
 def _whole(value: int, terms: list[Term], others: list[Term]) -> list[Term]:
@@ -139,32 +94,36 @@ def _source(term: Term) -> int | None:
     return term.of if term.gradient is None else term.gradient
 
 
-def _pair(call: Call, one: Term, two: Term, *, alone: bool) -> Array | None:
-    """Return E[a b'] of two terms; None where they have nothing in common, or what is not looked for here."""
+def _pair(call: Call, found: Signal, one: Term, two: Term, *, alone: bool) -> Pair | None:
+    """Return Cov(a, b') of two terms; None where they have nothing in common, or what is not looked for here."""
     if one.of is None and two.of is None:
-        x = call.known.get(one.value) if alone and one.value == two.value else None
-        found = _between_parts(call, one.value, two.value) if x is None and alone else None if x is None else x.moments
-        return None if found is None else one.factor * two.factor * found
+        pair = _of_one(call, found, one, two) if alone and one.value == two.value else None
+        if pair is None and alone and one.move == two.move is None:
+            parts = _between_parts(call, one.value, two.value)
+            pair = None if parts is None or parts.shape != found.moments.shape else Pair(found.dims, parts)
+        return None if pair is None else pair.times(one.factor * two.factor)
+    if one.move is not None or two.move is not None:
+        return None
     if one.of is None or two.of is None:
         plain, made = (one, two) if one.of is None else (two, one)
         return _direct(call, plain, made) if plain.of is None and made.of is not None else None
     return _between(call, one, two)
 
 
-def _fitted(call: Call, moments: Array | None, term: Term, whole: Signal) -> Array | None:
-    """Return what a term has in common with another by the patterns of the sum, such as the first place and the rest.
-
-    Args:
-        call: of the sum.
-        moments: by the patterns of the term.
-        term: one of the two.
-        whole: the sum.
-    """
-    x = call.known.get(term.value)
-    if moments is None or x is None or x.dims == whole.dims or moments.shape != x.moments.shape:
-        return moments if moments is not None and x is not None and moments.shape == whole.moments.shape else None
-    found, _ = together(x.changed(moments, 0.0), whole, whole.shape)
-    return found.moments if found.dims == whole.dims else None
+def _of_one(call: Call, found: Signal, one: Term, two: Term) -> Pair | None:
+    """Return the covariance of a value with itself, moved or not."""
+    if any(value not in call.known for value in (one.value, *(value for _, value in one.less))):
+        return None
+    pair: Pair | None = total((1.0, of(call.known[one.value])), *((-c * c, of(call.known[x])) for c, x in one.less))
+    if pair is not None and (one.move is not None or two.move is not None):
+        dim = next(term.move.dim for term in (one, two) if term.move is not None)
+        atoms = found.dims[dim]
+        pair = across(pair.signal(), one.move, two.move, atoms[0].patterns.parts) if len(atoms) == 1 else None
+        pair = None if pair is None else pair.plus(pair.swapped()).times(0.5)
+    if pair is None or pair.dims == found.dims or pair.signal().shape != found.shape:
+        return pair
+    fitted = aligned(pair.signal(), found)[0]
+    return Pair(fitted.dims, fitted.moments)
 
 
 def _between_parts(call: Call, one: int, two: int) -> Array | None:
@@ -214,75 +173,7 @@ def _part(trace: Trace, value: int) -> tuple[int, int, tuple[int, int]] | None:
     return None if found is None else (whole, dim, found)
 
 
-def _terms(call: Call, value: int, factor: float, end: int) -> list[Term]:
-    """Take a value apart into terms; itself, if it is no sum, or if it is ``end``."""
-    op, trace = call.trace.producer(value), call.trace
-    value = trace.shown(value) if op is not None and len(op.outputs) == 1 and _plain(call, value) else value
-    op = trace.producer(value)
-    if (
-        op is None
-        or value == end
-        or (op.mutates and value not in op.outputs and value not in (new for _, new in op.mutates))
-    ):
-        return [Term(factor, value)]
-    if op.functional in ("aten.add", "aten.sub"):
-        refs = [op.arguments["self"], op.arguments["other"]]
-        if not isinstance(refs[1], ValueRef):
-            return _terms(call, refs[0].id, factor, end)
-        if all(isinstance(r, ValueRef) and trace.values[r.id].shape == trace.values[value].shape for r in refs):
-            alpha = float(op.arguments.get("alpha") or 1.0) * (-1.0 if op.functional == "aten.sub" else 1.0)
-            found = _terms(call, refs[0].id, factor, end) + _terms(call, refs[1].id, factor * alpha, end)
-            return found if len(found) <= _MOST else sorted(found, key=lambda term: -abs(term.factor))[:_MOST]
-    if op.functional == "aten.neg":
-        return _terms(call, op.inputs[0], -factor, end)
-    if op.functional == "aten.mul" and (times := _times(call, op)) is not None:
-        return _terms(call, times[1], factor * times[0], end)
-    if op.functional in _NORMS and op.arguments.get(_NORMS[op.functional]) and value == op.outputs[0]:
-        gradient = op.arguments.get("grad_out")
-        of = trace.shown(op.arguments["input"].id)
-        if gradient is None:
-            return [Term(factor, value, of)]
-        inner = _terms(call, gradient.id, 1.0, end)
-        if len(inner) == 1:
-            return [Term(factor, value, of, inner[0].value, inner[0].factor)]
-        return [Term(factor, value, of, trace.shown(gradient.id))]
-    return [Term(factor, value)]
-
-
-def _times(call: Call, op: Op) -> tuple[float, int] | None:
-    """Return the factor that an op multiplies a value by, on average, and that value; None if it depends on another.
-
-    The factor is a number, one that is the same everywhere, or made of weights alone, other than those of the value.
-    """
-    shape = call.trace.values[op.outputs[0]].shape
-    for one, other in (("self", "other"), ("other", "self")):
-        x, factor = op.arguments[one], op.arguments[other]
-        if not isinstance(x, ValueRef) or call.trace.values[x.id].shape != shape:
-            continue
-        if isinstance(factor, (int, float)):
-            return float(factor), x.id
-        known = call.known.get(factor.id) if isinstance(factor, ValueRef) else None
-        if known is None or known.mean == 0:
-            continue
-        if (one == "self" and fixed(known)) or (known.shape != shape and _of_weights(call, factor.id, _STEPS)):
-            return known.mean, x.id
-    return None
-
-
-def _of_weights(call: Call, value: int, steps: int) -> bool:
-    """Whether a value is made of parameters alone, in few steps."""
-    op = call.trace.producer(value)
-    if op is None:
-        return call.trace.values[value].kind == "parameter"
-    return steps > 0 and bool(op.inputs) and all(_of_weights(call, v, steps - 1) for v in op.inputs)
-
-
-def _plain(call: Call, value: int) -> bool:
-    source = call.trace.shown(value)
-    return tuple(call.trace.values[source].shape) == tuple(call.trace.values[value].shape)
-
-
-def _direct(call: Call, plain: Term, term: Term) -> Array | None:
+def _direct(call: Call, plain: Term, term: Term) -> Pair | None:
     """Return the moments of a value with what was made of it itself."""
     made, x = call.known.get(term.value), call.known.get(term.of) if term.of is not None else None
     if (
@@ -301,7 +192,7 @@ def _direct(call: Call, plain: Term, term: Term) -> Array | None:
     if variance <= 0:
         return None
     if term.gradient is None:
-        return np.asarray(factor * parts / math.sqrt(variance))
+        return Pair(made.dims, factor * parts / math.sqrt(variance))
     g = call.known.get(term.gradient)
     if g is None or g.dims != made.dims or g.segmented:
         return None
@@ -310,10 +201,10 @@ def _direct(call: Call, plain: Term, term: Term) -> Array | None:
         return None
     # E[1/s] is E[1/s²]^(3/8) in units of E[s²], as of a lognormal s.
     inverse = made.q * variance / power
-    return np.asarray(factor / term.inner * made.moments * math.sqrt(variance) * inverse ** (-5 / 8))
+    return Pair(made.dims, factor / term.inner * made.moments * math.sqrt(variance) * inverse ** (-5 / 8))
 
 
-def _between(call: Call, one: Term, two: Term) -> Array | None:
+def _between(call: Call, one: Term, two: Term) -> Pair | None:
     """Return the moments of two values that are normalized from one, or of two gradients that are one."""
     if one.of is None or one.of != two.of or one.gradient != two.gradient:
         return None
@@ -321,10 +212,10 @@ def _between(call: Call, one: Term, two: Term) -> Array | None:
     if a is None or b is None or a.dims != b.dims or a.q <= 0 or b.q <= 0:
         return None
     sign = math.copysign(1.0, one.inner * two.inner)
-    return np.asarray(sign * one.factor * two.factor * a.moments * math.sqrt(b.q / a.q))
+    return Pair(a.dims, sign * one.factor * two.factor * a.moments * math.sqrt(b.q / a.q))
 
 
-def joined(found: Signal, common: tuple[Array, bool] | None, parts: Sequence[Signal] = ()) -> Signal:
+def joined(found: Signal, common: Found | None, parts: Sequence[Signal] = ()) -> Signal:
     """Add what two terms of a sum have in common to its moments.
 
     Args:
@@ -341,4 +232,4 @@ def joined(found: Signal, common: tuple[Array, bool] | None, parts: Sequence[Sig
         moments = np.zeros_like(moments)
     moments[own] = np.where(rounding, 0.0, moments[own])
     found = replace(found, moments=moments, joint=True, law=None)
-    return found.approximate(_EVEN) if common[1] else found
+    return reduce(Signal.approximate, common[1], found)
