@@ -90,12 +90,13 @@ class _Rules:
         self.choices = Choices(trace, known, values, table)
         self.blank = Blank(trace, known, values)
         self.radial = Radial(trace, known, values, self.blank.others)
-        self.played = Played(trace, known, values, table)
+        self.played = Played(trace, known, values, table, self.joint.pair)
         self.radial.measured = self.played.along_rows
 
     def found(self, op: Op, shapes: Sequence[tuple[int, ...]]) -> Sequence[Signal | None] | None:
         """Return the signals of an op's outputs; None where it has no rule."""
-        if self.twice.any and (why := self.twice.why(op)) is not None:
+        judged = self.played.any and self.played.is_of_loss(op)
+        if self.twice.any and not judged and (why := self.twice.why(op)) is not None:
             raise UnknowableError(why)
         if self.played.any and (made := self.played.found(op)) is not None:
             return made

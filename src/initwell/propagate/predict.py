@@ -104,7 +104,7 @@ def _begun(
     numbers = given_numbers(model, trace, batch, described)
     kept = kept_parameters(model, trace, plan)
     made, rows = prepared(trace, numbers, ruled)
-    values = known_values(trace, kept, rows, made)
+    values = known_values(trace, kept, rows, made, numbers)
     check_indices(trace, values)
     note_strangers(trace, values, notes)
     moving = without_complex(trace, notes)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from initwell.propagate.given.agreement import Array, agreement
-from initwell.propagate.given.measured import measured
+from initwell.propagate.given.measured import crossed, measured
 from initwell.propagate.given.scalars import scalars
 from initwell.propagate.moments.signal import Signal, constant
 from initwell.trace.trace import Folded, Op, Trace
@@ -34,6 +34,7 @@ class Known:
         kept: parameters that are not drawn anew, with their numbers.
         rows: inputs with rows far smaller than others, and the mean square of each row: see ``measured.unlike_rows``.
         prepared: signals of what the model makes of its batch alone: see ``prepared``.
+        crossed: how two inputs of the batch vary together, by their ids and by pattern: see ``measured.crossed``.
     """
 
     folded: Folded
@@ -41,6 +42,7 @@ class Known:
     kept: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
     rows: Mapping[int, Array] = field(default_factory=dict, repr=False)
     prepared: Mapping[int, Signal] = field(default_factory=dict, repr=False)
+    crossed: Mapping[tuple[int, int], Array] = field(default_factory=dict, repr=False)
     _signals: dict[int, Signal | None] = field(default_factory=dict, repr=False)
     _ranges: dict[int, tuple[float, float]] = field(default_factory=dict, repr=False)
     _agreements: dict[int, Array] = field(default_factory=dict, repr=False)
@@ -171,6 +173,7 @@ def known_values(
     kept: Mapping[int, Tensor] | None = None,
     rows: Mapping[int, Array] | None = None,
     prepared: Mapping[int, Signal] | None = None,
+    inputs: Mapping[int, Tensor] | None = None,
 ) -> Known:
     """Return what a trace knows of its numbers.
 
@@ -179,6 +182,7 @@ def known_values(
         kept: parameters that are not drawn anew, by value id.
         rows: mean squares of the rows of inputs that differ much in size, by value id.
         prepared: signals of what the model makes of its batch alone, by value id.
+        inputs: floating tensors of the batch that have numbers, by value id.
 
     Returns:
         The Known, for as many walks over the trace as one likes.
@@ -190,7 +194,8 @@ def known_values(
     if made:
         first = {**folded.first, **{value: value for value in made}}
         folded = replace(folded, tensors={**folded.tensors, **made}, first=first)
-    return Known(folded, _batched(trace), kept, rows or {}, {**(prepared or {}), **vectors})
+    together = crossed(inputs or {})
+    return Known(folded, _batched(trace), kept, rows or {}, {**(prepared or {}), **vectors}, together)
 
 
 def _batched(trace: Trace) -> frozenset[int]:

@@ -1,7 +1,8 @@
 """Real tensors as Signals: their second moments by which indices agree, from sums and never from pairs."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from initwell.propagate.moments.signal import Signal, replace
 _FRESH = 4.0
 # Rows of so many features are no smaller than this share of their average by chance.
 _FEATURES = 16
+# So many inputs of a batch are compared with each other.
+_CROSSED = 8
 SMALL = 0.1
 
 
@@ -71,6 +74,25 @@ def measured(tensor: Tensor, *, sample: int | None = None) -> Signal:
     moments = moments.reshape(tuple(2 for _ in range(moments.ndim)))
     moments = moments[tuple(slice(None) if dim else 0 for dim in dims)]
     return Signal(dims, np.asarray(moments), np.asarray(float(tensor.detach().double().mean())))
+
+
+def crossed(tensors: Mapping[int, Tensor]) -> dict[tuple[int, int], Array]:
+    """Return how real tensors of one shape vary together, as two views of one image do: E[x_i y_j] − E[x]E[y].
+
+    Args:
+        tensors: by value id; each pair of the first eight of a shape is looked at.
+
+    >>> x = torch.tensor([[1.0, -1.0], [2.0, -2.0]])
+    >>> crossed({0: x, 1: -x})[0, 1].tolist()
+    [[-2.5, 2.5], [-2.0, 2.0]]
+    """
+    found: dict[tuple[int, int], Array] = {}
+    for (i, x), (j, y) in itertools.combinations([*tensors.items()][:_CROSSED], 2):
+        if x.shape == y.shape and x.ndim:
+            one, two = x.detach().double(), y.detach().double()
+            plus, minus = measured(one + two), measured(one - two)
+            found[i, j] = found[j, i] = (plus.moments - minus.moments) / 4 - float(one.mean()) * float(two.mean())
+    return found
 
 
 def in_parts(values: Array, parts: Sequence[tuple[int, ...]], *, sample: int | None = None) -> Signal:

@@ -16,7 +16,7 @@ and not by how the weights before happen to fall (``gram``), so that products of
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -29,36 +29,57 @@ from initwell.propagate.given.known import Known
 from initwell.propagate.given.measured import measured, with_places
 from initwell.propagate.moments.atoms import viewed
 from initwell.propagate.moments.axes import Atom
-from initwell.propagate.moments.signal import Signal, replace
-from initwell.propagate.played.drawn import drawn, evenly
+from initwell.propagate.moments.signal import Signal, constant, replace
+from initwell.propagate.played.drawn import Siblings, drawn, evenly
+from initwell.propagate.played.measuring import (
+    RareError,
+    against,
+    averaged,
+    following,
+    frequent,
+    parts_of_samples,
+)
 from initwell.propagate.played.own import sums_of_own
 from initwell.propagate.played.seeds import WHOLE, seeds
 from initwell.propagate.played.stretches import Stretch, stretches
+from initwell.propagate.shared.pairs import Pair
+from initwell.propagate.shared.pairs import of as own
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
 from initwell.trace.fold import called, overload
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _WHY = "made by ops without a law of their own: measured of drawn numbers between layers of fresh weights"
+_SEGMENTS = "a loss of values that one layer made of several inputs, whose rows differ"
 _LEFT = "decays or factors that are met again, their steps as independent: too much lies around them to be played"
 # So many entries of all draws of one value, and so many draws at most.
 _ENTRIES = 1 << 22
 _DRAWS = 16
+# … and of a loss, which is one number a draw.
+_JUDGED = 256, 1 << 20
 # All entries of all draws, where channels alone are why a stretch is played.
 _WORK = 1 << 25
 _SEED = 20170
+_MASKING = frozenset({"aten.where", "aten.mul", "aten.masked_fill"})
 # Strides here may be others than those on meta tensors, which a view fits.
 _RESHAPED = torch.ops.aten.reshape.default
-# Of so many samples none makes this share of all squares but by a rare row.
-_SAMPLES, _SHARE = 16, 0.25
 # Rows whose mean squares vary by less than this are as good as of one size.
 _LEAST = 0.05
-_HALVINGS = 20
+
+
+Together = Callable[[int, int], Pair | None]
 
 
 class Played:
     """Gives the values of a stretch their signals, as a walk comes by."""
 
-    def __init__(self, trace: Trace, known: Mapping[int, Signal], values: Known, table: RuleTable) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        known: Mapping[int, Signal],
+        values: Known,
+        table: RuleTable,
+        together: Together = lambda _, __: None,
+    ) -> None:
         """Begin a walk.
 
         Args:
@@ -66,8 +87,9 @@ class Played:
             known: value id → signal, of all values so far.
             values: what has real numbers.
             table: of rules, for views.
+            together: how two values vary together, where they share a weight.
         """
-        self.trace, self.known, self.values, self.table = trace, known, values, table
+        self.trace, self.known, self.values, self.table, self.together = trace, known, values, table, together
         every = {*values.folded.tensors}
         begun = [*seeds(trace, known, values.kept, every)]
         own = values.once("sums of own", lambda: [*sums_of_own(trace)])
@@ -87,6 +109,11 @@ class Played:
         names = {name for i in stretch.ops for name in (self.trace.ops[i].packet, self.trace.ops[i].functional)}
         return any(given.get(name) is not own.get(name) for name in names)
 
+    def is_of_loss(self, op: Op) -> bool:
+        """Whether an op belongs to a loss that is played."""
+        stretch = self._stretches.get(op.index)
+        return stretch is not None and stretch.judges
+
     def found(self, op: Op) -> Sequence[Signal | None] | None:
         """Return the signals of what an op of a stretch makes; None where it is of none.
 
@@ -98,10 +125,12 @@ class Played:
         if stretch is None:
             return None
         if stretch.place not in self._plays:
-            self._plays[stretch.place] = _Play(self.trace, self.known, self.values, stretch)
+            self._plays[stretch.place] = _Play(self.trace, self.known, self.values, stretch, self.together)
         play = self._plays[stretch.place]
         try:
             found = self._made(play, op)
+        except RareError:
+            raise  # what is made of it may be known
         except UnknownSignalError:
             play.fail(op)
             raise
@@ -118,7 +147,8 @@ class Played:
         play.run(op)
         found = self._by_rule(op) if op.functional in WHOLE else None
         if found is None:
-            found = [play.signal(value) for value in op.outputs]
+            found = [play.signal(value) for value in op.outputs[:1]]
+            found += [play.beside(value) for value in op.outputs[1:]]
         if found == [None] and op.phase == "forward":
             found = self._by_rule(op) or found  # scores filled with what is infinite
         return found
@@ -137,16 +167,21 @@ class Played:
 class _Play:
     """One stretch, with its numbers of each draw."""
 
-    def __init__(self, trace: Trace, known: Mapping[int, Signal], values: Known, stretch: Stretch) -> None:
+    def __init__(
+        self, trace: Trace, known: Mapping[int, Signal], values: Known, stretch: Stretch, together: Together
+    ) -> None:
+        self.together, self._groups = together, list[tuple[list[int], list[Siblings]]]()
         self.trace, self.known, self.values, self.stretch = trace, known, values, stretch
-        self.failed: set[int] = set()
+        self.failed, self._nothing = set[int](), set[int]()
         self._tensors: dict[int, list[Tensor]] = {}
         self._read_last = _last_readers(trace, stretch)
         self._generator = Generator().manual_seed(_SEED + stretch.place)
+        self._judged = {trace.gradients[i]: i for i in stretch.inputs if i in trace.gradients} if stretch.judges else {}
         shapes = [trace.values[o].shape for i in stretch.ops for o in trace.ops[i].outputs]
-        whole = stretch.entries or 1
-        self.draws = max(1, min(_DRAWS, _ENTRIES // max(map(math.prod, shapes)), _WORK // whole))
+        whole, (most, entries) = stretch.entries or 1, _JUDGED if stretch.judges else (_DRAWS, _ENTRIES)
+        self.draws = max(1, min(most, entries // max(map(math.prod, shapes)), _WORK // whole))
         self.batch = next((trace.values[v].shape[0] for v in trace.inputs.values() if trace.values[v].shape), 1)
+        self._parts = parts_of_samples(trace, stretch, self.batch) if stretch.judges else ()
 
     def fail(self, op: Op) -> None:
         """Keep in mind that what an op makes has no numbers."""
@@ -159,6 +194,9 @@ class _Play:
         func = _RESHAPED if op.packet in ("aten.view", "aten._unsafe_view") else overload(op)
         for i in op.inputs:
             self._numbers(i)
+        for old, _ in op.mutates:
+            if old in self.values and old not in self._tensors:
+                self._tensors[old] = [t.clone() for t in self._numbers(old)]
         results: list[list[Tensor]] = []
         for n in range(self.draws):
             numbers = partial(_number, {i: self._numbers(i)[n] for i in op.inputs})
@@ -191,17 +229,38 @@ class _Play:
         signal = self.known.get(value)
         if signal is None:
             raise UnknownSignalError(str(value))
-        made = self._drawn(value, signal)
+        made = self._sides(value, signal) or self._drawn(value, signal)
         rows = self._tensors.get(self.stretch.arriving.get(value, -1))
-        self._tensors[value] = made if rows is None or signal.swing >= 0 else _against(made, rows, 1 - signal.swing)
+        self._tensors[value] = made if rows is None or signal.swing >= 0 else against(made, rows, 1 - signal.swing)
         return self._tensors[value]
 
     def _drawn(self, value: int, signal: Signal) -> list[Tensor]:
+        if self.stretch.judges and value in self.stretch.arriving:
+            # What a loss sends back is a multiple of this one number: whatever its sign, of its size.
+            return [torch.full(signal.shape, signal.rms)] * self.draws
         if self.stretch.entries is None:
-            return [drawn(signal, self._generator) for _ in range(self.draws)]
+            judges = self.stretch.judges
+            return [drawn(signal, self._generator, as_images=judges) for _ in range(self.draws)]
         if value in self.stretch.parameters and len(signal.shape) > 1 and math.prod(signal.shape[1:]) == 1:
             return evenly(signal, self.draws, self._generator)
         return [drawn(signal, self._generator, torch.float32) for _ in range(self.draws)]
+
+    def _sides(self, value: int, signal: Signal) -> list[Tensor] | None:
+        """Draw a value together with those that the same layer made of other inputs; None where that is no matter."""
+        if not self.stretch.judges or value in self.stretch.arriving or signal.segmented or signal.profile:
+            return None
+        related = [(g, s) for g, s in self._groups if any(self.together(i, value) is not None for i in g)]
+        if not related:
+            related = [([], [Siblings(self._generator) for _ in range(self.draws)])]
+            self._groups += related
+        group, siblings = related[0]
+        pairs, frame = [self.together(i, value) for i in group], own(signal)
+        none = Pair(frame.dims, np.zeros_like(frame.moments))
+        rows = [none if pair is None else pair for pair in pairs]
+        if any(pair.dims != frame.dims for pair in rows):
+            raise UnknowableError(_SEGMENTS)
+        group.append(value)
+        return [each.drawn(signal, [*(pair.moments for pair in rows), frame.moments]) for each in siblings]
 
     def along_rows(self) -> dict[int, float]:
         """Return the sum over rows of E[(Σ v·g)²] of each input of the forward, g its gradient."""
@@ -218,6 +277,8 @@ class _Play:
         tensors = self._tensors[value]
         if not tensors[0].is_floating_point():
             return None
+        if self.stretch.judges:
+            return self._of_loss(value, tensors)
         edge = value in self.stretch.edge
         each = [self._measured(t) if edge else self._by_sample(t) for t in tensors]
         if edge and each[0].atoms and len(each[0].dims) > 2:
@@ -229,6 +290,36 @@ class _Play:
         found = replace(each[0].changed(moments, mean), joint=True, profile=each[0].profile).approximate(_WHY)
         rows = edge and tensors[0].ndim > 0 and self.stretch.entries is None and not self._is_gradient(value)
         return replace(found, swing=self._swing(tensors)) if rows else found
+
+    def _of_loss(self, value: int, tensors: list[Tensor]) -> Signal | None:
+        """Measure a value of a loss; what it sends back to a layer goes, in part, as what the layer made."""
+        made = self.trace.producer(value)
+        if made is not None and self._is_nothing(made, tensors):
+            self._nothing.add(value)
+            return constant(tuple(tensors[0].shape), 0.0)
+        found = averaged(tensors, self.batch, self._parts if value in self.stretch.edge else ())
+        if found is None:
+            return None
+        judged = self._judged.get(value)
+        if judged is not None and judged in self._tensors and judged in self.known:
+            found = following(found, self.known[judged], tensors, self._tensors[judged])
+        if value in self._judged and self.trace.loss is None:
+            found = replace(found, means=np.zeros_like(found.means))
+        return replace(found, joint=True).approximate(_WHY)
+
+    def beside(self, value: int) -> Signal | None:
+        """Measure what an op makes beside its result, such as the sum of a loss's weights."""
+        try:
+            return self.signal(value)
+        except RareError:
+            return None
+
+    def _is_nothing(self, made: Op, tensors: list[Tensor]) -> bool:
+        """Whether it is 0 by what is known, as behind a mask, and not because what makes it more is rare."""
+        if any(bool(t.any()) for t in tensors):
+            return False
+        masked = made.functional in _MASKING and any(i in self.values for i in made.inputs)
+        return masked or all(i in self._nothing or i in self.values for i in made.inputs)
 
     def _frequent(self, value: int) -> float:
         op, first = self.trace.producer(value), self._tensors[value][0]
@@ -279,31 +370,6 @@ class _Play:
             self._tensors.clear()
 
 
-def frequent(tensors: Sequence[Tensor], batch: int) -> float:
-    """Return the average square of a value without the few samples that make it, over that of all.
-
-    What a norm sends back to a row goes as 1/s², and one row in thousands may be so short that it has as much as all
-    others: in a batch of a model there hardly ever is one. What is a quarter of all squares, of 16 samples or more, is
-    left out.
-
-    Args:
-        tensors: the value, of each draw.
-        batch: how many samples there are in one.
-
-    >>> frequent([torch.ones(16, 4), torch.ones(16, 4)], 16)
-    1.0
-    >>> round(frequent([torch.cat([torch.ones(15, 4), 9 * torch.ones(1, 4)])], 16), 4)  # 1 of (15 + 81)/16
-    0.1667
-    """
-    if tensors[0].shape[0] % batch or len(tensors) * batch < _SAMPLES:
-        return 1.0
-    squares = torch.cat([t.reshape(batch, -1).square().mean(1) for t in tensors]).double().sort().values
-    kept = len(squares)
-    while kept > 1 and squares[kept - 1] > _SHARE * squares[:kept].sum():
-        kept -= 1
-    return float(squares[:kept].mean() / squares.mean()) if kept < len(squares) else 1.0
-
-
 def _plain(tensor: Tensor) -> Tensor:
     """Return numbers of the one precision that is played in, whatever the model's own is."""
     return tensor.float() if tensor.is_floating_point() else tensor
@@ -328,27 +394,3 @@ def _last_readers(trace: Trace, stretch: Stretch) -> dict[int, list[int]]:
         if value not in kept:
             found.setdefault(index, []).append(value)
     return found
-
-
-def _against(gradients: list[Tensor], rows: list[Tensor], gain: float) -> list[Tensor]:
-    """Return gradients that are larger where rows are short, as behind a norm that divides by their lengths.
-
-    A norm of a stream of which these rows are a part f has divided by s² = 1 − f + f·m, m a row's mean square by the
-    average of all, and so f follows from gain = E[1/s²].
-
-    Args:
-        gradients: of the rows, drawn without regard to them.
-        rows: of each draw, of the same shape.
-        gain: by how much E[1/s²] is larger than 1.
-    """
-    if any(g.shape != r.shape for g, r in zip(gradients, rows, strict=True)):
-        return gradients
-    sizes = torch.stack([r.double().square().mean(-1, keepdim=True) for r in rows])
-    sizes = sizes / sizes.mean()
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        part = (low + high) / 2
-        low, high = (part, high) if float((1 / (1 - part + part * sizes)).mean()) < gain else (low, part)
-    inverse = 1 / (1 - low + low * sizes)
-    factors = (inverse / inverse.mean()).sqrt()
-    return [(g * f).to(g.dtype) for g, f in zip(gradients, factors, strict=True)]

@@ -11,8 +11,9 @@ how alike two tokens are on average, so such layers are part of the stretch, whi
 
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from initwell.propagate.played.judging import judging
 from initwell.trace.ops import CONTRACTIONS, COPIES, VIEWS
 from initwell.trace.trace import Op, Trace
 
@@ -42,6 +43,7 @@ class Stretch:
         written: known values whose memory is written to, with all views of it.
         last: index of its last op.
         entries: of all that is made in it, where that is limited.
+        judges: whether it is a loss, and what it is made of.
     """
 
     place: int
@@ -53,6 +55,7 @@ class Stretch:
     written: frozenset[int]
     last: int
     entries: int | None = None
+    judges: bool = False
 
 
 def stretches(
@@ -70,16 +73,32 @@ def stretches(
         Index of each op that belongs to one → its stretch.
     """
     found: dict[int, Stretch] = {}
+    judged, left = _Growth(trace, values, 0).judged(), list[Op]()
     for op in begun:
-        if op.index not in found:
-            stretch = _Growth(trace, values, len({id(s) for s in found.values()})).grown(op)
-            found |= dict.fromkeys(stretch.ops, stretch) if stretch is not None else {}
+        if judged is not None and op.index in judged.ops:
+            left.append(op)
+        else:
+            _grow(found, _Growth(trace, values, _places(found)), op)
+    if judged is not None and judged.ops.isdisjoint(found):
+        found |= dict.fromkeys(judged.ops, replace(judged, place=_places(found)))
+    for op in left:
+        _grow(found, _Growth(trace, values, _places(found)), op)
     for op in own:
         if op.index not in found:
-            stretch = _Growth(trace, values, len({id(s) for s in found.values()}), channels=True).grown(op)
+            stretch = _Growth(trace, values, _places(found), channels=True).grown(op)
             if stretch is not None and stretch.ops.isdisjoint(found):
                 found |= dict.fromkeys(stretch.ops, stretch)
     return found
+
+
+def _places(found: Mapping[int, Stretch]) -> int:
+    return len({id(stretch) for stretch in found.values()})
+
+
+def _grow(found: dict[int, Stretch], growth: "_Growth", op: Op) -> None:
+    stretch = growth.grown(op) if op.index not in found else None
+    if stretch is not None:
+        found.update(dict.fromkeys(stretch.ops, stretch))
 
 
 class _Growth:
@@ -114,12 +133,24 @@ class _Growth:
         entries = sum(math.prod(self.trace.values[o].shape) for op in self.ops.values() for o in op.outputs)
         if self.channels and entries > _WORK:
             return None
+        return self._whole(entries if self.channels else None)
+
+    def judged(self) -> Stretch | None:
+        """Return the stretch of what a walk's losses are made of; None where their rules serve, or it has no end."""
+        found = judging(self.trace, self.values, self._is_weight)
+        if found is None:
+            return None
+        self.ops, self.inputs, self.parameters = dict(found.ops), set(found.inputs), set(found.parameters)
+        self.arriving = dict(found.arriving)
+        self._sent_back(also=self.inputs | self.parameters)
+        return replace(self._whole(None), judges=True)
+
+    def _whole(self, entries: int | None) -> Stretch:
         written = self._written()
         ops = frozenset(self.ops)
         edge = frozenset(self._edge())
         inputs, parameters = frozenset(self.inputs), frozenset(self.parameters)
-        last, limited = max(ops, default=-1), entries if self.channels else None
-        return Stretch(self.place, ops, inputs, self.arriving, parameters, edge, written, last, limited)
+        return Stretch(self.place, ops, inputs, self.arriving, parameters, edge, written, max(ops, default=-1), entries)
 
     def _before(self, op: Op) -> Iterator[Op]:
         for value in op.inputs:
@@ -196,13 +227,17 @@ class _Growth:
             self.arriving = dict(self._sent())
         else:
             self.arriving = {self.trace.gradients[v]: v for v in sorted(outer) if v in self.trace.gradients}
+        self._sent_back()
+
+    def _sent_back(self, also: Container[int] = frozenset()) -> None:
+        """Take in what can be made of the stretch's own values and the gradients that arrive, or of others alone."""
         moving = {v for op in self.ops.values() for v in (*op.outputs, *(new for _, new in op.mutates))}
         moving.update(self.arriving)
         have = self.inputs | self.parameters
         self.inputs.update(self.arriving)
         for op in self.trace.backward_ops:
             read = [i for i in op.inputs if i not in self.values]
-            if not any(i in moving for i in read) or not all(i in moving or i in have for i in read):
+            if not any(i in moving or i in also for i in read) or not all(i in moving or i in have for i in read):
                 continue
             self.ops[op.index] = op
             moving.update(op.outputs, (new for _, new in op.mutates))

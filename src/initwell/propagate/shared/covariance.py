@@ -89,6 +89,8 @@ class Covariances:
             other = self._found[w, v]
             return None if other is None else other.swapped()
         one, two = self._known.get(v), self._known.get(w)
+        if (v, w) in self._values.crossed and one is not None:
+            return Pair(one.dims, self._values.crossed[v, w])
         if one is None or two is None or one.shape != two.shape or not self.reuse.tags(v) & self.reuse.tags(w):
             return None
         if self._depth >= _DEEPEST or self.exhausted:

@@ -30,6 +30,10 @@ class Joint:
         self.any = reuse.any
         """Whether any two values may vary together."""
 
+    def pair(self, v: int, w: int) -> Pair | None:
+        """Return the covariances of two values of one shape; None where they have none, or none that is known."""
+        return None if self._pairs is None else self._pairs.of(v, w)
+
     def amended(self, op: Op, found: Found) -> Found:
         """Return the signals of an op's results, given those that its rule found."""
         if self._pairs is None or not found or found[0] is None or found[0].joint:
