@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import initwell as iw
 from initwell.propagate.laws.epsilon import left
+from initwell.propagate.moments.signal import independent, replace
+from initwell.propagate.rules.branch import added
 
 SEEDS, WITHIN = 16, 0.14
 
@@ -85,14 +87,34 @@ def test_the_law_is_that_of_sampled_rows(degrees: int) -> None:
     assert found.back == pytest.approx(float((1 / (m + 0.3)).mean()), rel=3e-3)
 
 
-@pytest.mark.parametrize("variance", [30.0, 50.0])
-def test_rows_that_vary_by_more_than_a_few_squares_are_not_next_to_nothing(variance: float) -> None:
-    """A million sizes e^z, as products of many factors: under a gamma law an e of 1e-6 took 71 % of them."""
+@pytest.mark.parametrize("variance", [5.0, 20.0, 50.0])
+def test_rows_that_vary_by_more_than_a_square_are_not_next_to_nothing(variance: float) -> None:
+    """A million sizes e^z, as products of many factors: under gamma laws an e of 1e-6 took 5 to 71 % of them."""
     share = np.log1p(variance)
     m = np.exp(np.sqrt(share) * np.random.default_rng(0).standard_normal(10**6) - share / 2)
     found = left(1e-6, variance, 10**6)
-    assert found.same == pytest.approx(float((m / (m + 1e-6)).mean()), rel=1e-3)
-    assert found.other == pytest.approx(float(np.sqrt(m / (m + 1e-6)).mean()) ** 2, rel=1e-3)
+    assert found.same == pytest.approx(float((m / (m + 1e-6)).mean()), rel=5e-3)
+    assert found.other == pytest.approx(float(np.sqrt(m / (m + 1e-6)).mean()) ** 2, rel=2e-2)
+
+
+@pytest.mark.parametrize("factors", [1, 2, 3])
+def test_rows_that_are_products_of_squares(factors: int) -> None:
+    """A million: under gamma laws an e of 1e-4 left 73 % of two squares where it is 95 %, and 37 % of three, 89 %."""
+    m = np.random.default_rng(0).chisquare(1, (factors, 10**6)).prod(0)
+    found = left(1e-4, 3.0**factors - 1, 10**6)
+    assert found.same == pytest.approx(float((m / (m + 1e-4)).mean()), rel=0.1)
+
+
+def test_what_all_rows_have_is_the_least_that_one_has() -> None:
+    """Of a million sums of 1 and 99 e^z: e of 1e-3 took 32 % of them, as if nothing were below."""
+    z = np.random.default_rng(0).standard_normal(10**6) * np.log1p(20) ** 0.5
+    m = 0.01 + 0.99 * np.exp(z - z.var() / 2)
+    swing = 0.99**2 * 20
+    found = left(1e-3, swing, 10**6, swing, 0.01)
+    assert found.same == pytest.approx(float((m / (m + 1e-3)).mean()), rel=0.02)
+    rows, even = (independent((64, 32), q) for q in (99.0, 1.0))
+    total = added(replace(rows, swing=20.0), even)
+    assert (total.swing, total.floor) == pytest.approx((swing, 0.01))
 
 
 class CosineOfPadded(nn.Module):

@@ -8,7 +8,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 import initwell as iw
+from initwell.propagate.default import default_table
+from initwell.propagate.engine import walk
+from initwell.propagate.given.known import known_values
+from initwell.propagate.given.start import as_mapping, input_signals, parameter_signals
 from initwell.propagate.played import stretches
+from initwell.trace.recorder import record
 
 WIDTH, LEVELS, TOKENS, SEEDS = 32, 4, 8, 16
 
@@ -50,7 +55,17 @@ class Scan(nn.Module):
         for t in range(TOKENS):
             state = decay[:, t] * state + new[:, t]
             found.append((state @ query[:, t, :, None]).squeeze(-1))
-        return self.out(torch.stack(found, 1))  # type: ignore[no-any-return]
+        return self.out(self.read(found))  # type: ignore[no-any-return]
+
+    def read(self, found: list[Tensor]) -> Tensor:
+        return torch.stack(found, 1)
+
+
+class Turned(Scan):
+    """The same, with steps as the last dimension of what is read of the states, as Mamba stacks them."""
+
+    def read(self, found: list[Tensor]) -> Tensor:
+        return torch.stack(found, -1).transpose(1, 2)
 
 
 class Gated(Recurrence):
@@ -100,6 +115,18 @@ def test_decays_of_one_parameter_go_together(rates: str, measured_rms: Callable[
     for i in checked:
         assert found[i]["forward_rms"] == pytest.approx(measured[i, 0], rel=0.12), found[i]
         assert found[i]["gradient_rms"] == pytest.approx(measured[i, 1], rel=0.15), found[i]
+
+
+def test_rows_swing_along_what_the_layer_behind_them_reads() -> None:
+    """Of states' values whose last dimension are steps, it was steps that swung: 37 instead of 60."""
+    swings = []
+    for kind in (Scan, Turned):
+        model = kind(by_channel())
+        trace = record(model, batch(16))
+        given = [input_signals(model, trace, batch(16)), parameter_signals(model, trace, iw.plan(model, "lecun"), [])]
+        known = walk(trace, default_table(), as_mapping(given), known_values(trace)).signals
+        swings.append(known[[op for op in trace.forward_ops if op.functional == "aten.mm"][-1].inputs[0]].swing)
+    assert swings[0] == pytest.approx(swings[1], rel=1e-3)
 
 
 def test_states_that_are_written_into_one_tensor(measured_rms: Callable[..., np.ndarray]) -> None:

@@ -10,9 +10,13 @@ gamma variable of its variance, and hardly ever next to 0. An inverse Gaussian (
 and variance has the third central moment 3s⁴/μ where a gamma law has 2s⁴/μ. Of the two that one is taken which is
 nearer to what independent entries of their own law have, and a gamma variable of whatever variance they leave.
 
-A product of three squares of Gaussians varies by 3³ − 1 = 26, and is often next to 0, as a gamma variable is. What
-varies by more is of many factors, such as states of a selective scan: it counts as log-normal. A gamma variable of
-variance 50 would be below a millionth of its mean seven times in ten.
+No average of squares is more often next to 0 than one square of a Gaussian, P(v < x) ∝ √x, the gamma law of variance 2.
+Rows' sizes that vary by more are such a square times a log-normal number, which makes the variance what it is, as many
+factors do: 1 + s² = 3·e^w. A gamma variable of variance 20 would be below 10⁻⁵ of its mean every other time; the rows
+that a selective scan makes of that variance are so one time in a million. What a sum has of terms that are of one
+size for all rows, as a residual stream has of its embeddings, no row has less than: the *floor* f, with
+
+    v/μ = f + (1 − f)·t        Var t = s²/(1 − f)²
 
 **Rare rows.** v of 4 squares is less than x with the probability 2x²/μ², and E[1/v²], what the scale of a norm of such
 rows sends back, is a logarithm of its ε: made of rows far smaller than any of a tensor's. Where the average of N values
@@ -41,8 +45,8 @@ _NODES = 15
 # Of no more numbers 1/m has no expectation.
 FEWEST = 2.0
 _MOST = 0.99
-# The relative variance of a product of three squares of Gaussian numbers.
-_THREE_SQUARES = 26.0
+# The relative variance of the square of one Gaussian number.
+_ONE_SQUARE = 2.0
 
 
 def is_average_of_squares(u: Signal) -> bool:
@@ -72,31 +76,70 @@ def of_few_numbers(mean: float, variance: float, numbers: float) -> tuple[Array,
     """
     alone = numbers / (numbers - 2)
     share = math.log(max(1 / (1 - min(variance / mean**2, _MOST)) / alone, 1.0))
-    points, weights = gamma_law(1.0, 2 / numbers)
+    points, weights = _times_log_normal(gamma_law(1.0, 2 / numbers), share)
+    return mean * points, weights
+
+
+def _times_log_normal(law: tuple[Array, Array], share: float) -> tuple[Array, Array]:
+    """Return points and weights of a law times that of e^(√share·z − share/2)."""
     z, chances = np.polynomial.hermite_e.hermegauss(_NODES)
-    others = np.exp(math.sqrt(share) * z - share / 2)
-    return mean * np.outer(points, others).ravel(), np.outer(weights, chances / chances.sum()).ravel()
+    return products(law, (np.exp(math.sqrt(share) * z - share / 2), chances / chances.sum()))
+
+
+def products(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Return points and weights of a product of two independent numbers, by the points and weights of each."""
+    return np.outer(one[0], two[0]).ravel(), np.outer(one[1], two[1]).ravel()
 
 
 def _law(u: Signal, mean: float, variance: float) -> tuple[Array, Array]:
     """Return points and weights of the law of an average of squares; the arguments are those of its segment."""
+    rows = None if u.average is None else u.average.of
+    if rows is not None and rows.swing > 0 and rows.floor > 0:
+        points, weights = law_of_rows(variance / mean**2, rows.swing, rows.floor)
+        return mean * points, weights
     if _third_moment(u, mean, variance) * mean > 2.5 * variance**2:
         return inverse_gaussian_law(mean, variance)
     return law_of_sizes(mean, variance)
 
 
-def law_of_sizes(mean: float, variance: float) -> tuple[Array, Array]:
-    """Return points and weights of rows' average squares: a gamma law, or log-normal where they vary by more than 26.
+def law_of_sizes(mean: float, variance: float, floor: float = 0.0) -> tuple[Array, Array]:
+    """Return points and weights of rows' average squares.
+
+    Args:
+        mean: of the sizes.
+        variance: of the sizes.
+        floor: what all rows have, over the mean.
 
     >>> points, weights = law_of_sizes(1.0, 50.0)
-    >>> [round(float(weights @ points**k), 2) for k in (0, 1, 2, -1)]  # E[1/v] = 1 + s²
-    [1.0, 1.0, 51.0, 51.0]
+    >>> [round(float(weights @ points**k), 2) for k in (0, 1, 2)], round(float(weights[points < 1e-5].sum()), 2)
+    ([1.0, 1.0, 51.0], 0.01)
+    >>> points, _ = law_of_sizes(1.0, 50.0, 0.25)
+    >>> bool(points.min() >= 0.25)
+    True
     """
-    if variance <= _THREE_SQUARES * mean**2:
+    if floor > 0:
+        points, weights = law_of_sizes(1.0, variance / mean**2 / (1 - floor) ** 2)
+        return mean * (floor + (1 - floor) * points), weights
+    if variance <= _ONE_SQUARE * mean**2:
         return gamma_law(mean, variance)
-    share = math.log1p(variance / mean**2)
-    t = np.linspace(-_REACH, _REACH, _POINTS) * math.sqrt(share)
-    return _weighted(mean * math.exp(-share / 2), t, -(t**2) / (2 * share))
+    share = math.log((1 + variance / mean**2) / (1 + _ONE_SQUARE))
+    points, weights = _times_log_normal(gamma_law(mean, _ONE_SQUARE * mean**2), share)
+    return points, weights
+
+
+def law_of_rows(variance: float, swing: float, floor: float) -> tuple[Array, Array]:
+    """Return points and weights of rows' average squares, in units of their mean, where some have a floor.
+
+    Args:
+        variance: in all.
+        swing: what of it is of numbers that the rows were multiplied by.
+        floor: what all rows have.
+    """
+    if swing <= 0 or floor <= 0:
+        return law_of_sizes(1.0, variance)
+    others = (1 + variance) / (1 + swing) - 1
+    found = law_of_sizes(1.0, swing, floor)
+    return products(found, gamma_law(1.0, others)) if others > 0 else found
 
 
 def _third_moment(u: Signal, mean: float, variance: float) -> float:

@@ -5,9 +5,9 @@ divided by m + e. Neither is what it is at m = 1: m is taken to have the law of 
 
     1 + Var m = (1 + 2/ν)(1 + swing)(1 + lengths)
 
-for ν free entries a row and rows whose sizes swing. With e = 0, E[1/m] is ν/(ν − 2), as in ``swing``. Rows of different
-m that are alike by ρ stay alike by ρ E[√(m/(m + e))]². The backward takes the share w(2 − w) of x̂·mean(g x̂) off,
-w = m/(m + e), as in ``norm``, weighted by 1/(m + e).
+for ν free entries a row and rows whose sizes swing, none of them below their floor. With e = 0, E[1/m] is ν/(ν − 2), as
+in ``swing``. Rows of different m that are alike by ρ stay alike by ρ E[√(m/(m + e))]². The backward takes the share w(2
+− w) of x̂·mean(g x̂) off, w = m/(m + e), as in ``norm``, weighted by 1/(m + e).
 
 Assumption: how alike two rows are does not go with their sizes.
 """
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from initwell.propagate.laws.averages import law_of_sizes, shown
+from initwell.propagate.laws.averages import law_of_rows, shown
 from initwell.propagate.laws.lengths import of_rows
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.segments import Array
@@ -53,20 +53,22 @@ class Left:
 
 
 @lru_cache(maxsize=256)
-def left(e: float, varies: float, rows: int) -> Left:
+def left(e: float, varies: float, rows: int, swing: float = 0.0, floor: float = 0.0) -> Left:
     """Return what a norm leaves of rows whose mean squares average 1.
 
     Args:
         e: ε over their average.
         varies: Var m.
         rows: how many there are: what is rarer than one in them, none of a tensor shows.
+        swing: what of Var m is above a floor.
+        floor: what all rows have.
 
     >>> left(1.0, 0.0, 100).same
     0.5
     >>> round(left(1.0, 2.0, 10**6).same, 4)  # m = z²: 1 − √(π e/2)·erfc(1/√2)
     0.3443
     """
-    points, weights = law_of_sizes(1.0, varies) if varies > 0 else (np.ones(1), np.ones(1))
+    points, weights = law_of_rows(varies, swing, floor) if varies > 0 else (np.ones(1), np.ones(1))
     kept, inverse = points / (points + e), 1 / (points + e)
     same, back = float(weights @ kept), shown(inverse, weights, rows)
     return Left(
@@ -101,7 +103,7 @@ def by_segment(x: Signal | None, dims: Sequence[int], variance: Array, eps: floa
         eps: of the norm.
         free: as how many independent entries those of a row count, by segment.
     """
-    return _lefts(0.0 if x is None else of_rows(x), _rows(x, dims), variance, eps, free)
+    return _lefts(_NONE if x is None else _sizes(x), _rows(x, dims), variance, eps, free)
 
 
 class Lefts(NamedTuple):
@@ -119,9 +121,27 @@ def _rows(x: Signal | None, dims: Sequence[int]) -> int:
     return 1 if x is None else math.prod(n for d, n in enumerate(x.shape) if d not in dims)
 
 
-def _lefts(sizes: float, rows: int, variance: Array, eps: float, free: Array) -> Lefts:
+class _Sizes(NamedTuple):
+    """How much rows vary in size: in all, by swing alone, and what all of them have."""
+
+    whole: float
+    swing: float
+    floor: float
+
+
+_NONE = _Sizes(0.0, 0.0, 0.0)
+
+
+def _sizes(x: Signal) -> _Sizes:
+    return _Sizes(of_rows(x), max(x.swing, 0.0), x.floor)
+
+
+def _lefts(sizes: _Sizes, rows: int, variance: Array, eps: float, free: Array) -> Lefts:
     v, f = np.broadcast_arrays(variance, np.maximum(free, _FEWEST))
-    each = tuple(left(eps / a, (1 + 2 / b) * (1 + sizes) - 1, rows) for a, b in zip(v.flat, f.flat, strict=True))
+    whole, *swing = sizes
+    each = tuple(
+        left(eps / a, (1 + 2 / b) * (1 + whole) - 1, rows, *swing) for a, b in zip(v.flat, f.flat, strict=True)
+    )
     return Lefts(v.shape, each)
 
 
@@ -144,7 +164,7 @@ def shrunk(found: Signal, x: Signal, dims: Sequence[int], variance: Array, eps: 
     rows = tuple([slice(None) if i in axes else slice(n) for i, n in enumerate(found.means.shape)])
     moments[rows] *= same / other
     swing = found.swing if whole else float(lefts.of("swing").mean())
-    return replace(found, moments=moments, means=found.means * np.sqrt(other), swing=swing)
+    return replace(found, moments=moments, means=found.means * np.sqrt(other), swing=swing, floor=0.0)
 
 
 def grown(x: Signal, dims: Sequence[int], variance: Array, eps: float, free: Array) -> Mapping[str, float]:
@@ -152,5 +172,7 @@ def grown(x: Signal, dims: Sequence[int], variance: Array, eps: float, free: Arr
     if 0 in dims or not (x.swing > 0 or x.lengths > 0):
         return {}
     rows = _rows(x, dims)
-    by_size = [float(_lefts(s, rows, variance, eps, free).of("back").mean()) for s in (0.0, x.swing, of_rows(x))]
+    known = _sizes(x)
+    sizes = (_NONE, known._replace(whole=known.swing), known)
+    by_size = [float(_lefts(s, rows, variance, eps, free).of("back").mean()) for s in sizes]
     return {"swing": 1 - by_size[1] / by_size[0], "lengths": 1 - by_size[2] / by_size[1]}

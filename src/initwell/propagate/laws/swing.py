@@ -97,10 +97,18 @@ def of_sum(a: Signal, b: Signal, alpha: float, beta: float) -> Mapping[str, Any]
     for name, pair in (("swing", (a.swing, b.swing)), ("lengths", (a.lengths, b.lengths))):
         power = 1 if min(pair) < 0 else 2
         found[name] = float(sizes**power @ pair) / (float(sizes.sum()) ** power or 1.0)
-    return found
+    # A term of rows of one size is what no row has less than.
+    return found | {"floor": float(sizes @ [floor_of(a), floor_of(b)]) / (float(sizes.sum()) or 1.0)}
 
 
-def of_product(found: Signal, one: float, two: float, *, same: bool = False, axes: Sequence[int] = ()) -> Signal:
+def floor_of(x: Signal) -> float:
+    """Return the size that all rows have, over their average: 1 where they do not swing."""
+    return x.floor if x.swing > 0 else 1.0
+
+
+def of_product(
+    found: Signal, one: float, two: float, *, same: bool = False, axes: Sequence[int] = (), floor: float = 0.0
+) -> Signal:
     """Return a product with what comes of its factors' swings.
 
     Args:
@@ -110,7 +118,9 @@ def of_product(found: Signal, one: float, two: float, *, same: bool = False, axe
         same: whether both factors are of the same rows: with sizes t^a and t^b, t lognormal, E[t^(a + b)] is
             e^(ab Var log t) of E[t^a]·E[t^b], and 1 + swing is e^(a² Var log t).
         axes: along which a factor repeats one row, such as streams: their pairs are of that row, too.
+        floor: of the product.
     """
+    found = replace(found, floor=floor)
     low, high = min(one, two), max(one, two)
     if same and low > 0:
         both = math.exp(math.sqrt(math.log1p(one) * math.log1p(two)))

@@ -96,6 +96,7 @@ class Signal:
         spread: relative variance of the average product of two rows that earlier layers left: see ``gram``.
         echoes: terms of a gradient that go with the value it arrives at.
         swing: relative variance of rows' mean squares, where each was multiplied by a number of its own: ``swing``.
+        floor: where rows swing, what all of them have, over their average mean square.
         lengths: the same where it comes of a layer that read few entries a row, and the sum of squares of few varies.
         tilt: of a gradient, by how much less of it large entries get of the row that it belongs to: see ``lengths``.
     """
@@ -125,6 +126,7 @@ class Signal:
     undone: float = 1.0
     spread: float = 0.0
     swing: float = 0.0
+    floor: float = 0.0
     lengths: float = 0.0
     tilt: float = 0.0
     mask: "Mask | None" = None
@@ -305,7 +307,7 @@ def _bare(origin: Signal, **given: Any) -> Signal:
 
 R = TypeVar("R")
 # What a signal made of another keeps.
-_KEPT = ("fidelity", "reasons", "spread", "swing")
+_KEPT = ("fidelity", "reasons", "spread", "swing", "floor")
 # What holds of its entries wherever these stand.
 _OF_ENTRIES = (*_KEPT, "gaussian", "law", "peak", "crest", "roots", "scatter", "channels", "lengths", "tilt")
 # What a Signal works out of its dims alone.

@@ -22,6 +22,8 @@ from initwell.trace.trace import Trace
 # Of so many samples none makes this share of all squares but by a rare row.
 _SAMPLES, _SHARE = 16, 0.25
 _HALVINGS = 20
+# Rows whose mean squares vary by less than this are as good as of one size.
+_LEAST = 0.05
 # The standard error of a second moment, over it, of which no more can be said; axes, and segments of one.
 _UNSURE, _AXES, _PARTS = 0.2, 6, 8
 _RARE = "what a loss makes of rare rows and entries, as where margins are hardly ever broken or 1/s² is of few"
@@ -165,3 +167,18 @@ def against(gradients: list[Tensor], rows: list[Tensor], gain: float) -> list[Te
     inverse = 1 / (1 - low + low * sizes)
     factors = (inverse / inverse.mean()).sqrt()
     return [(g * f).to(g.dtype) for g, f in zip(gradients, factors, strict=True)]
+
+
+def swing(tensors: Sequence[Tensor]) -> float:
+    """Return by how much rows vary in size, beyond what chance does to that of Gaussian numbers.
+
+    Args:
+        tensors: a value, of each draw; rows are along its last dimension.
+
+    >>> swing([torch.ones(4, 2)]), swing([torch.tensor([[1.0] * 50, [7.0] * 50])])  # 2·(1 + 49²)/50²/1.04 − 1
+    (0.0, 0.8476923076923075)
+    """
+    rows = torch.stack([t.double().square().mean(-1) for t in tensors])
+    mean, square = float(rows.mean()), float(rows.square().mean())
+    found = square / mean**2 / (1 + 2 / tensors[0].shape[-1]) - 1 if mean > 0 else 0.0
+    return found if found > _LEAST else 0.0

@@ -38,6 +38,7 @@ from initwell.propagate.played.measuring import (
     following,
     frequent,
     parts_of_samples,
+    swing,
 )
 from initwell.propagate.played.own import sums_of_own
 from initwell.propagate.played.seeds import WHOLE, seeds
@@ -52,8 +53,8 @@ _WHY = "made by ops without a law of their own: measured of drawn numbers betwee
 _SEGMENTS = "a loss of values that one layer made of several inputs, whose rows differ"
 _LEFT = "decays or factors that are met again, their steps as independent: too much lies around them to be played"
 # So many entries of all draws of one value, and so many draws at most.
-_ENTRIES = 1 << 22
-_DRAWS = 16
+_ENTRIES = 1 << 24
+_DRAWS = 32
 # … and of a loss, which is one number a draw.
 _JUDGED = 256, 1 << 20
 # All entries of all draws, where channels alone are why a stretch is played.
@@ -62,8 +63,6 @@ _SEED = 20170
 _MASKING = frozenset({"aten.where", "aten.mul", "aten.masked_fill"})
 # Strides here may be others than those on meta tensors, which a view fits.
 _RESHAPED = torch.ops.aten.reshape.default
-# Rows whose mean squares vary by less than this are as good as of one size.
-_LEAST = 0.05
 
 
 Together = Callable[[int, int], Pair | None]
@@ -95,7 +94,8 @@ class Played:
         own = values.once("sums of own", lambda: [*sums_of_own(trace)])
         name = f"stretches {[op.index for op in begun]}"
         found: Mapping[int, Stretch] = values.once(name, lambda: stretches(trace, every, begun, own))
-        self._stretches = {i: stretch for i, stretch in found.items() if not self._has_own(stretch)}
+        given = {stretch for stretch in {*found.values()} if self._has_own(stretch)}
+        self._stretches = {i: stretch for i, stretch in found.items() if stretch not in given}
         self.any = bool(self._stretches)
         # Ops around which no stretch has an end → what to say of them: the rules serve them as they can.
         self.left = dict.fromkeys((op.index for op in begun if op.index not in found), _LEFT)
@@ -149,6 +149,8 @@ class Played:
         if found is None:
             found = [play.signal(value) for value in op.outputs[:1]]
             found += [play.beside(value) for value in op.outputs[1:]]
+        else:
+            found = [s and play.with_rows(value, s) for value, s in zip(op.outputs, found, strict=True)]
         if found == [None] and op.phase == "forward":
             found = self._by_rule(op) or found  # scores filled with what is infinite
         return found
@@ -288,8 +290,14 @@ class _Play:
             return None
         mean = float(np.mean([s.mean for s in each]))
         found = replace(each[0].changed(moments, mean), joint=True, profile=each[0].profile).approximate(_WHY)
-        rows = edge and tensors[0].ndim > 0 and self.stretch.entries is None and not self._is_gradient(value)
-        return replace(found, swing=self._swing(tensors)) if rows else found
+        return self.with_rows(value, found)
+
+    def with_rows(self, value: int, found: Signal) -> Signal:
+        """Return a value with how much its rows differ in size, where layers of fresh weights read them."""
+        rows = value in self.stretch.edge and self._tensors[value][0].ndim > 0 and self.stretch.entries is None
+        if not rows or self.stretch.judges or self._is_gradient(value):
+            return found
+        return replace(found, swing=swing(self._tensors[value]), floor=0.0)
 
     def _of_loss(self, value: int, tensors: list[Tensor]) -> Signal | None:
         """Measure a value of a loss; what it sends back to a layer goes, in part, as what the layer made."""
@@ -329,13 +337,6 @@ class _Play:
     def _is_gradient(self, value: int) -> bool:
         op = self.trace.producer(value)
         return op is not None and op.phase == "backward"
-
-    def _swing(self, tensors: list[Tensor]) -> float:
-        """Return by how much rows vary in size, beyond what chance does to that of Gaussian numbers."""
-        rows = torch.stack([t.double().square().mean(-1) for t in tensors])
-        mean, square = float(rows.mean()), float(rows.square().mean())
-        found = square / mean**2 / (1 + 2 / tensors[0].shape[-1]) - 1 if mean > 0 else 0.0
-        return found if found > _LEAST else 0.0
 
     def _measured(self, tensor: Tensor) -> Signal:
         """Measure along all dimensions, the first of which may hold rows of all samples."""

@@ -27,7 +27,7 @@ from initwell.propagate.laws.functions import (
 )
 from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.laws.rectified import moved, sum_law
-from initwell.propagate.laws.swing import by_row, copied, of_multiple, of_product, of_sum
+from initwell.propagate.laws.swing import by_row, copied, floor_of, of_multiple, of_product, of_sum
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import by_pattern, over_pairs, product_of_means
@@ -148,9 +148,10 @@ def multiplied(a: Signal, b: Signal) -> Signal:
     more = a if a.peak >= b.peak else b
     found = replace(found, peak=more.peak, crest=more.crest, profile=profile)
     if a.swing > 0 and b.swing > 0:
-        found = of_product(found, a.swing, b.swing, same=True, axes=[*copied(a), *copied(b)])
+        floor = a.floor * b.floor
+        found = of_product(found, a.swing, b.swing, same=True, axes=[*copied(a), *copied(b)], floor=floor)
     elif a.swing or b.swing:
-        found = of_product(found, a.swing, b.swing)
+        found = of_product(found, a.swing, b.swing, floor=floor_of(a) * floor_of(b))
     return merged_fidelity(found, b)
 
 

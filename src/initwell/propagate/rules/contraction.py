@@ -134,7 +134,8 @@ def product(
         found = of_product(found, left.swing, right.swing)
     elif batched and found.swing > 0:
         # What all rows that are added up have in common does not swing.
-        found = replace(found, swing=found.swing * _own_share(found, left, right, over) ** 2)
+        share = _own_share(found, left, right, over)
+        found = replace(found, swing=found.swing * share**2, floor=1 - share * (1 - found.floor))
     # Given one factor, the product is a linear image of the other.
     ends = [(range(int(batched), kept), Source(first, math.sqrt(spreads[0])))]
     ends.append((range(kept, len(found.dims)), Source(last, math.sqrt(spreads[1]))))

@@ -88,6 +88,7 @@ def normalized(x: Signal, dims: Sequence[int], eps: float, *, centred: bool = Tr
         roots=((tag, 1.0),),
         profile=levelled(x, dims, x.changed(moments, 0.0).q) if centred and x.profile else x.profile,
         swing=x.swing if 0 in dims else 0.0,
+        floor=x.floor if 0 in dims else 0.0,
     )
     found = _as_distributed(found, x, scale if centred else None)
     if not epsilon.matters(None if 0 in dims else x, variance, eps):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initwell.propagate.laws.rectified import discrete, joined_laws, marginal
+from initwell.propagate.laws.swing import floor_of
 from initwell.propagate.moments.alike import UNLIKE, merged, of_segments, settled
 from initwell.propagate.moments.among import beside, cut, is_apart
 from initwell.propagate.moments.atoms import joined, matched, viewed
@@ -326,7 +327,8 @@ def _stack(call: Call) -> Sequence[Signal]:
     parts, of = joined_tensors(call)
     dim = call["dim"] % (len(parts[0].dims) + 1)
     opened = [p.regrouped((*p.dims[:dim], (), *p.dims[dim:]), p.moments) for p in parts]
-    return [replace(concatenated(opened, dim, of), swing=sum(p.swing for p in parts) / len(parts))]
+    swing, floor = sum(p.swing for p in parts) / len(parts), min(floor_of(p) for p in parts)
+    return [replace(concatenated(opened, dim, of), swing=swing, floor=floor)]
 
 
 def _slice_backward(call: Call) -> Sequence[Signal]:

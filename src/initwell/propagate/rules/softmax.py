@@ -183,7 +183,7 @@ def softmaxed(s: Signal, dim: int) -> Signal:
         factor = rate / varies if varies > 0 else 0.0
         found = rescaled(found, i, factor, apart / rate if i == axis and rate > 0 else 1.0)
     v = known_variance(scores.q * left.uneven[0])
-    return replace(found, swing=left.by_row(lambda n: of_weights(replace(weights, count=n), v)))
+    return replace(found, swing=left.by_row(lambda n: of_weights(replace(weights, count=n), v)), floor=0.0)
 
 
 def _of_two_kinds(s: Signal, rows: Uneven) -> Signal:

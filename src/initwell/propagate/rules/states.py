@@ -53,7 +53,7 @@ def read_state(call: Call, found: Signal) -> Signal:
         share = _unevenness(call, call[name].id)
         if share > 0:
             levels = call.signal(name).shape[dim]
-            return replace(found, swing=(1 + 2 * share) * (1 + 2 / levels) - 1)
+            return replace(found, swing=(1 + 2 * share) * (1 + 2 / levels) - 1, floor=0.0)
     return found
 
 
