@@ -29,6 +29,7 @@ import math
 
 import numpy as np
 
+from initwell.propagate.laws.few_features import law_of_few
 from initwell.propagate.laws.gaussian import covariance, variances
 from initwell.propagate.laws.rectified import distribution, expected, of_known_law
 from initwell.propagate.moments.by_pairs import over_pairs
@@ -58,6 +59,11 @@ def is_average_of_squares(u: Signal) -> bool:
 def _laws(u: Signal) -> list[tuple[Array, Array]]:
     """Return points and weights of an average of squares, by segment."""
     pairs = list(zip(u.means.ravel().tolist(), variances(u).ravel().tolist(), strict=True))
+    if u.average is not None and (found := law_of_few(u.average)) is not None and len(found) == len(pairs):
+        return [
+            (points * (pair[0] / float(points.mean())), weights)
+            for (points, weights), pair in zip(found, pairs, strict=True)
+        ]
     numbers = u.average.numbers if u.average is not None else ()
     if len(numbers) != len(pairs):
         return [_law(u, mean, variance) for mean, variance in pairs]

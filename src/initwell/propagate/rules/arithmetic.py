@@ -40,7 +40,7 @@ from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.states import refuse_uneven, written
 from initwell.propagate.rules.targets import of_targets
 from initwell.propagate.rules.unlike import refuse_unlike
-from initwell.propagate.rules.weighed import by_index, weighed_scores
+from initwell.propagate.rules.weighed import by_index, by_number, refuse_two_orders, weighed_scores
 from initwell.propagate.rules.weighted import known_inverse, mean_of_rows, sent_back
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.trace import ValueRef
@@ -114,6 +114,7 @@ def _mul(call: Call) -> Sequence[Signal]:
     if (kept := sent_back(call) or rows_kept(call)) is not None:
         return [kept]
     a, b = by_index(call, "self"), by_index(call, "other")
+    refuse_two_orders(call, a, b)
     if call.op.phase == "backward":
         refuse_uneven(call, a, b)
     found = multiplied_jointly(a, b) or normalized_by_hand(a, b, call.op.outputs[0])
@@ -130,7 +131,10 @@ def _mul(call: Call) -> Sequence[Signal]:
         return [of_inverse(product(a, b, call.shape()), b)]
     if _is_gradient(call, "other") or as_image(a).base is None:
         a, b = b, a
-    return [written(call, product(a, b, call.shape()))]
+    whole = product(a, b, call.shape())
+    if by_number(call, "self", a, b) or by_number(call, "other", a, b):
+        whole = replace(whole, gaussian=True)
+    return [written(call, whole)]
 
 
 _OF_LAYERS = ("aten.mm", "aten._grouped_mm")
@@ -167,13 +171,15 @@ def _div(call: Call) -> Sequence[Signal]:
     if (whole := mean_of_rows(call)) is not None:
         return [replace(summed(whole, [1], keep=len(call.shape()) == 3, mean=False), joint=True)]
     inverse = by_index(call, "other", inverse=True) if call.value("other") is not None else None
-    if inverse is None or not inverse.segmented:
+    if inverse is None or (not inverse.segmented and not inverse.reasons):
         inverse = known_inverse(call) or inverted(divisor)
     a = operand(call, "self")
+    refuse_two_orders(call, a, inverse)
     if fixed(a) and not a.segmented and inverse.shape == call.shape():
         return [scaled(inverse, a.mean)]
     found = multiplied_jointly(a, inverse) or normalized_by_hand(a, inverse, call.op.outputs[0])
-    return [found or product(a, inverse, call.shape())]
+    found = found or product(a, inverse, call.shape())
+    return [replace(found, gaussian=True) if by_number(call, "other", a, inverse) else found]
 
 
 def _plus_product(*, divide: bool) -> Rule:

@@ -33,6 +33,7 @@ from initwell.propagate.given.measured import measured
 from initwell.propagate.laws import epsilon
 from initwell.propagate.laws.components import in_parts, inverse
 from initwell.propagate.laws.few import normed
+from initwell.propagate.laws.few_features import ALIKE, of_few_features
 from initwell.propagate.laws.functions import composed, line
 from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.laws.rectified import without
@@ -159,6 +160,8 @@ def normalized_backward(
     """
     g, x = together(g, x, x.shape)
     axes = g.axes(dims)
+    if x.segmented and (alone := of_few_features(g, x, axes, eps, centred=centred)) is not None:
+        return merged_fidelity(g.changed(alone, 0.0), x).approximate(ALIKE)
     hat, variance = _unit(x, tuple(dims), centred)
     share = variance / (variance + eps)
     taken, free, rows = share * (2 - share), _free(g, hat, dims), None if 0 in dims else x

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from initwell.propagate.given.measured import measured
-from initwell.propagate.moments.alike import UNLIKE, settled
+from initwell.propagate.moments.alike import UNLIKE, plain, settled
 from initwell.propagate.moments.atoms import permuted, together
 from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.segments import MOST, Array
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import multiplied
-from initwell.propagate.rules.parts import flipped, moved, one_atom
+from initwell.propagate.rules.parts import IN_ORDER, flipped, moved, one_atom
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 
 # Pairs of places, times the patterns of the other axes.
@@ -95,7 +95,8 @@ def _by_parts(pairs: Array, means: Array, parts: tuple[int, ...]) -> tuple[Array
 
 
 def cumulated(signal: Signal, dim: int) -> Signal:
-    """Return running sums along a dimension."""
+    """Return running sums along a dimension; rows that count as in another order than theirs count as alike."""
+    signal = plain(signal, dim) if IN_ORDER in signal.reasons else signal
     if not signal.dims:
         return signal
     n = signal.shape[dim]

@@ -29,6 +29,7 @@ from initwell.trace.trace import ValueRef
 
 MOVED = "rows written at places of each sample's own, as if those at one end"
 MOVED_TO_END = "padded rows, as many in each sample as on average"
+IN_ORDER = "rows times known numbers of unlike size, as if in the order of these"
 
 
 def one_atom(signal: Signal, dim: int) -> Signal:
@@ -280,12 +281,12 @@ def at_one_place(x: Signal, dim: int, index: int) -> Signal:
     """Return a signal that one index is to be kept of.
 
     Raises:
-        UnknowableError: some samples have one kind of row there and some another.
+        UnknowableError: some samples have one kind of row there and some another, or rows count as in another order.
     """
     parts = x.dims[dim][0].patterns.parts if len(x.dims[dim]) == 1 else ()
-    if len(parts) > 1 and (MOVED in x.reasons or MOVED_TO_END in x.reasons):
+    if len(parts) > 1 and not {MOVED, MOVED_TO_END, IN_ORDER}.isdisjoint(x.reasons):
         first, last = index == 0, index in (-1, x.shape[dim] - 1)
-        if MOVED in x.reasons or not (first or last):
+        if not {MOVED, IN_ORDER}.isdisjoint(x.reasons) or not (first or last):
             raise UnknowableError("one place, at which some samples have rows that were written and others have not")
     return x
 

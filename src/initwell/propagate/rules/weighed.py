@@ -11,6 +11,7 @@ scores is as large as these few happen to be is left out.
 """
 
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ from initwell.propagate.moments.segments import Array, stretches
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import multiplied, operand
 from initwell.propagate.rules.masks import are_scores
-from initwell.propagate.table import Call
+from initwell.propagate.rules.parts import IN_ORDER
+from initwell.propagate.table import Call, UnknowableError
 from initwell.trace.trace import ValueRef
 
 # Segments of rows, at most; and numbers of a table.
@@ -32,7 +34,7 @@ _LARGEST = 1 << 22
 # Numbers whose squares vary by less are of one size.
 _ALIKE = 0.05
 # How much squares of one stretch may differ: as little as leaves no more stretches than there may be.
-_OCTAVES = (1e-3, 0.25, 0.5, 1.0, 2.0)
+_OCTAVES = (1e-3, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
 
 
 def weighed_scores(call: Call) -> Signal | None:
@@ -91,6 +93,43 @@ def by_index(call: Call, name: str, *, inverse: bool = False) -> Signal:
     return operand(call, name)
 
 
+def refuse_two_orders(call: Call, a: Signal, b: Signal) -> None:
+    """Refuse a product with numbers that count as sorted where the other operand has rows of unlike size as well.
+
+    Args:
+        call: of the product.
+        a: one operand.
+        b: the other.
+
+    Raises:
+        UnknowableError: the orders of the two are not one and the same.
+    """
+    for name, numbers, other in (("self", a, b), ("other", b, a)):
+        sorted_ones = call.value(name) is not None and IN_ORDER in numbers.reasons
+        if not sorted_ones or not numbers.segmented or not other.segmented:
+            continue
+        for dim, atoms in enumerate(reversed(numbers.dims)):
+            there = other.dims[-1 - dim] if dim < len(other.dims) else ()
+            unlike = [atom.parts for atom in there] != [atom.parts for atom in atoms] or call.op.phase == "forward"
+            if any(atom.parts for atom in atoms) and any(atom.parts for atom in there) and unlike:
+                raise UnknowableError("rows times known numbers of unlike size that are unlike in another order, too")
+
+
+def by_number(call: Call, name: str, one: Signal, two: Signal) -> bool:
+    """Whether a product with known numbers is Gaussian: stretch by stretch one number times what is.
+
+    Args:
+        call: of the product.
+        name: the operand that is known numbers.
+        one: an operand, or its inverse.
+        two: the other.
+    """
+    if call.value(name) is None or one.gaussian == two.gaussian:
+        return False
+    numbers = two if one.gaussian else one
+    return numbers.segmented and bool((numbers.means**2 >= (1 - _ALIKE) * numbers.diagonal).all())
+
+
 def _in_stretches(known: Tensor, sample: int | None, *, inverse: bool) -> Signal | None:
     """Measure numbers by stretches of about one size; None where all are, or where there are too many stretches."""
     if known.dtype == torch.bool or known.is_complex() or not bool(torch.isfinite(known).all()):
@@ -102,10 +141,13 @@ def _in_stretches(known: Tensor, sample: int | None, *, inverse: bool) -> Signal
     squares = data.ravel() ** 2
     if squares.var() <= _ALIKE * squares.mean() ** 2:
         return None
-    for octaves in _OCTAVES:
-        parts = _parts(squares, octaves)
+    order = np.argsort(squares, kind="stable")
+    for turned, octaves in product((False, True), _OCTAVES):
+        parts = _parts(squares[order] if turned else squares, octaves)
         if 1 < len(parts) <= _MOST:
-            return in_parts(data, [parts if n > 1 else (1,) for n in data.shape], sample=sample)
+            numbers = data.ravel()[order].reshape(data.shape) if turned else data
+            found = in_parts(numbers, [parts if n > 1 else (1,) for n in data.shape], sample=sample)
+            return found.approximate(IN_ORDER) if turned else found
     return measured(torch.as_tensor(data), sample=sample).approximate(UNLIKE)
 
 

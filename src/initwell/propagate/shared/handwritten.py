@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from initwell.propagate.laws.few_features import refuse_few
 from initwell.propagate.laws.functions import Function, as_image, composed, evaluated, function_moments, line
 from initwell.propagate.laws.gaussian import nodes
 from initwell.propagate.moments.atoms import together
@@ -254,11 +255,15 @@ def over(scale: Signal, gradient: Signal, square: float) -> Signal:
         scale: r, a function of the rows' average square.
         gradient: what R/scale would be, taken at random.
         square: E[R²].
+
+    Raises:
+        UnknowableError: few features make nearly all of the rows.
     """
     if scale.shape == gradient.shape:
         # Gradients behind a mask, or of keys that several heads share, are cut finer than the rows.
         scale, gradient = together(scale, gradient, gradient.shape)
     image = as_image(scale)
+    refuse_few(image.pre.average)
     if image.base is not None or image.pre.dims != gradient.dims:
         return scaled(gradient, math.sqrt(max(square, 0.0) / scale.q / gradient.q))
     inverse = composed(Function(lambda x: 1 / x), image)
