@@ -233,6 +233,23 @@ def met(x: Signal, g: Signal) -> float:
     return float(product.item())
 
 
+def in_piece(trace: Trace, signals: Mapping[int, Signal], op: Op, value: int) -> float | None:
+    """Return Σ x² g² of one of the values that an op puts side by side; None where it is not known.
+
+    Args:
+        trace: of the model.
+        signals: of its values, so far.
+        op: such as a concatenation.
+        value: one that it reads.
+    """
+    if size(trace, value) == 0:
+        return 0.0
+    signal, gradient = signals.get(value), signals.get(trace.gradients.get(op.outputs[0], -1))
+    if len(trace.consumers(value)) == 1:
+        gradient = signals.get(trace.gradients.get(value, -1)) or gradient
+    return None if signal is None or gradient is None else size(trace, value) * signal.q * gradient.q
+
+
 def started(trace: Trace, signals: Mapping[int, Signal], value: int) -> float:
     """Return Σ R² of the gradients that start at an output of the model, independent of it; 0 at other values.
 

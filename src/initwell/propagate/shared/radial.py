@@ -35,6 +35,7 @@ from initwell.propagate.shared.handwritten import (
     Norm,
     carrying,
     gates_by_row,
+    in_piece,
     is_taken_off,
     is_weight,
     left_of,
@@ -50,6 +51,7 @@ from initwell.propagate.shared.handwritten import (
     size,
     started,
 )
+from initwell.propagate.shared.numbers import numbers, of_number
 from initwell.propagate.shared.routed import (
     MOVED,
     Head,
@@ -99,8 +101,9 @@ class Radial:
         self._gates: Mapping[int, Norm] = values.once("gates by row", lambda: gates_by_row(trace))
         self._ops = frozenset(norm.op.index for norm in self._norms.values())
         self._scales = {**self._gates, **self._norms}
-        self.any = bool(self._scales)
-        """Whether there is any such norm, or gate."""
+        self._numbers: Mapping[int, int] = values.once("numbers", lambda: numbers(trace))
+        self.any = bool(self._scales or self._numbers)
+        """Whether there is any such norm, or gate, or number."""
         self._parts: dict[int, Parts | None] = {}
         self.measured: Mapping[int, float] = {}
         self._variance: dict[object, float] = {}
@@ -108,7 +111,10 @@ class Radial:
     def amended(self, op: Op, found: Found) -> Found:
         """Return the signals of an op's results; where it makes that of a row's scale or gate, by its radial part."""
         norm = self._scales.get(op.index)
-        if norm is None or not found or found[0] is None or found[0].q <= 0:
+        if norm is None:
+            made = self._numbers.get(op.index)
+            return found if made is None else of_number(self._trace, self._signals, op, made, found, self._ratio)
+        if not found or found[0] is None or found[0].q <= 0:
             return found
         parts, scale = self._of(norm.op.outputs[0]), self._signals.get(norm.scale)
         if parts is None or scale is None or scale.q <= 0:
@@ -160,6 +166,11 @@ class Radial:
         if signal is None or gradient is None:
             return None
         return self.measured.get(value, size(self._trace, value) * met(signal, gradient))
+
+    def _ratio(self, value: int) -> float | None:
+        """Return Σ R² of a value over what it is of a random gradient."""
+        parts, chance = self._of(value), self._by_chance(value)
+        return None if parts is None or not chance else self._variation(parts) / chance
 
     def _gradient(self, value: int) -> Signal | None:
         return self._signals.get(self._trace.gradients.get(value, -1))
@@ -216,7 +227,7 @@ class Radial:
         later = self._trace.consumers(op.outputs[0]) if op.functional in REGROUPING else ()
         normed = next((o.outputs[0] for o in later if o.index in self._ops), None)
         # Before a norm rows of unlike sizes have gradients of their inverse: what the normalized ones have is the same.
-        alone = self._alone(op, value) if normed is None else self._by_chance(normed)
+        alone = in_piece(self._trace, self._signals, op, value) if normed is None else self._by_chance(normed)
         if alone is None:
             return parts
         self._variance.update({Head(heads, source): self._variance[source] for source in parts})
@@ -265,7 +276,7 @@ class Radial:
         out, parts = op.outputs[0], self._of(op.outputs[0])
         if parts is None:
             return None
-        alone = [self._alone(op, i) for i in op.inputs]
+        alone = [in_piece(self._trace, self._signals, op, i) for i in op.inputs]
         if None in alone:
             return None
         weights = np.array([part for part in alone if part is not None])
@@ -282,15 +293,6 @@ class Radial:
             found.append({source: c * share for source, c in parts.items()})
             found.append({(op.index, j): float(i == j) - share for j in range(len(weights))})
         return summed(found)
-
-    def _alone(self, op: Op, value: int) -> float | None:
-        """Return Σ x² g² of one of the values that an op puts side by side."""
-        if size(self._trace, value) == 0:
-            return 0.0
-        signal, gradient = self._signals.get(value), self._gradient(op.outputs[0])
-        if len(self._trace.consumers(value)) == 1:
-            gradient = self._gradient(value) or gradient
-        return None if signal is None or gradient is None else size(self._trace, value) * signal.q * gradient.q
 
     def _variation(self, parts: Parts) -> float:
         return sum(c * c * self._variance[source] for source, c in parts.items())
