@@ -89,7 +89,8 @@ class _Rules:
         self.joint = Joint(trace, known, values, table)
         self.choices = Choices(trace, known, values, table)
         self.blank = Blank(trace, known, values)
-        self.radial = Radial(trace, known, values, self.blank.others)
+        pair = self.joint.pair if self.joint.any else None
+        self.radial = Radial(trace, known, values, self.blank.others, pair)
         self.played = Played(trace, known, values, table, self.joint.pair)
         self.radial.measured = self.played.along_rows
 

@@ -51,6 +51,7 @@ from initwell.propagate.shared.handwritten import (
     size,
     started,
 )
+from initwell.propagate.shared.innovations import Innovations, Others, Pairs
 from initwell.propagate.shared.numbers import numbers, of_number
 from initwell.propagate.shared.routed import (
     MOVED,
@@ -83,7 +84,7 @@ class Radial:
     """Amends the gradients of norms' scales; what it asks for is what the walk has found so far."""
 
     def __init__(
-        self, trace: Trace, known: Mapping[int, Signal], values: Known, others: Mapping[int, Signal] | None = None
+        self, trace: Trace, known: Mapping[int, Signal], values: Known, others: Others = None, pairs: Pairs = None
     ) -> None:
         """Begin a walk.
 
@@ -92,6 +93,7 @@ class Radial:
             known: signals so far, by value id.
             values: known numbers.
             others: the same signals without blank rows, if there are any.
+            pairs: how values vary together, where weights are used again.
         """
         self._trace, self._known, self._values = trace, known, values
         self._signals = known if others is None else others
@@ -107,6 +109,7 @@ class Radial:
         self._parts: dict[int, Parts | None] = {}
         self.measured: Mapping[int, float] = {}
         self._variance: dict[object, float] = {}
+        self._sums = Innovations(trace, self._signals, pairs, self._variance)
 
     def amended(self, op: Op, found: Found) -> Found:
         """Return the signals of an op's results; where it makes that of a row's scale or gate, by its radial part."""
@@ -280,8 +283,7 @@ class Radial:
         if None in alone:
             return None
         weights = np.array([part for part in alone if part is not None])
-        whole = float(weights.sum())
-        if whole <= 0:
+        if (whole := float(weights.sum())) <= 0:
             return {}
         rank = len(self._trace.values[out].shape)
         within = int(op.arguments.get("dim", 0)) % rank == rank - 1
@@ -302,9 +304,7 @@ class Radial:
         whole, own = self._signals.get(out), self._signals.get(bias if bias is not None else -1)
         if bias is None or (own is not None and own.q == 0):
             return self._of(out)
-        if whole is None or own is None:
-            return None
-        return self._shared(op, out, whole.q - own.q, own.q, 1.0)
+        return None if whole is None or own is None else self._shared(op, out, whole.q - own.q, own.q, 1.0)
 
     def _values_part(self, op: Op, parts: Parts) -> Parts | None:
         """Return R of the values of attention, part of which goes with that of the keys."""
@@ -374,10 +374,10 @@ class Radial:
             alone = self._variation(parts) / whole.q
         else:
             alone = size(self._trace, out) * gradient.q
-        self._variance[(op.index,)] = alone * max(first - beta * beta * whole.q, 0.0)
+        made = self._sums.of(op, beta, alone, alone * max(first - beta * beta * whole.q, 0.0))
         share = beta if sign > 0 else 1.0 - beta
         n, one = alike(self._trace, self._signals, op)
-        own: Parts = {(op.index,): sign}
+        own: Parts = {source: sign * c for source, c in made.items()}
         if n > 1:
             self._variance.update(dict.fromkeys((Head(n, (op.index,)), (op.index, "own")), self._variance[(op.index,)]))
             own = {Head(n, (op.index,)): sign * math.sqrt(one), (op.index, "own"): sign * math.sqrt(1 - one)}
