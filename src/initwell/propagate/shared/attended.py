@@ -10,10 +10,15 @@ to 0. Of Σ_t E[(p_t v_t·g)²] the s make a share. Where one weight is 1 it is 
 values without anything in common it is 1 − 1/T. It is an average over rows of what no moment of the weights gives, and
 is taken over a fixed sample of rows of Gaussian scores, whose error is below 1 %. Where R(o) = 0, for a norm follows,
 g² goes as 1/o²: rows of several large weights, whose sum is smaller, count for more.
+
+Where R(o) = 0, so is Σ p d of what weights get, d_t = v_t·g, of which values' common part c goes with all of them: of
+covariance C = e + c, C − C p pᵀ C/(pᵀ C p) is left. What comes back to scores, p (d − Σ p d), is less by what it has of
+that, and so is what lies along them, Σ s p (d − Σ p d): where one weight is nearly 1 its d is nearly 0, and the other
+scores' gradients do not go together as −p_t d_1.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -39,6 +44,7 @@ _TO_SOFTMAX = frozenset({*SAME, "aten.add", "aten.masked_fill", "aten.where"} - 
 _BETWEEN = _TO_SOFTMAX | {"aten.mul", "aten.div"}
 _PRODUCTS = frozenset({"aten.bmm", "aten.mm"})
 _SOFTMAX = frozenset({"aten._softmax", "aten._safe_softmax"})
+_SUMMING = frozenset({*SAME, *_PRODUCTS} - {"aten.detach"})
 _FURTHEST = 27
 _ENTRIES = 400_000
 _MOST = 20_000
@@ -47,14 +53,15 @@ _MOST = 20_000
 class Attended:
     """Says how much of gradients lies along rows of scores, keys and values, of what the walk has found so far."""
 
-    def __init__(self, trace: Trace, known: Mapping[int, Signal]) -> None:
+    def __init__(self, trace: Trace, known: Mapping[int, Signal], ratio: Callable[[int], float | None]) -> None:
         """Begin a walk.
 
         Args:
             trace: that is walked.
             known: signals so far, by value id.
+            ratio: returns Σ R² of a value over what it is of random gradients.
         """
-        self._trace, self._signals = trace, known
+        self._trace, self._signals, self._ratio = trace, known, ratio
 
     def scores(self, op: Op, value: int) -> float | None:
         """Return Σ R² of the scores of a softmax; None where it is not known."""
@@ -66,7 +73,8 @@ class Attended:
         if variance <= 0 or not axes or sent is None:
             return 0.0
         along, _, alone, _ = self._rows(op, scores, variance)
-        return float(size(self._trace, value) * sent.q * along / max(alone, 1e-300))
+        left = self._left(op, scores, variance)[0]
+        return float(size(self._trace, value) * sent.q * left * along / max(alone, 1e-300))
 
     def keys(self, op: Op) -> float | None:
         """Return Σ R² of keys: over rows of scores s·g, with s large where there is any g; None where it is no key.
@@ -84,6 +92,7 @@ class Attended:
         if variance <= 0:
             return None
         _, keys, alone, _ = self._rows(end[0], scores, variance)
+        keys *= self._left(end[0], scores, variance)[1]
         share = min(end[1] ** 2 * own / variance, 1.0)
         alike = (s.shape[-2] - 1) * s.averaged(rows[0]) * sent.averaged(rows[1]) / max(s.q * sent.q, 1e-300)
         power = own * (share * keys / max(alone, 1e-300) + 1 - share) + common
@@ -112,6 +121,35 @@ class Attended:
         rest = sum(share * (whole * even + (1 - whole) * normed) for share, (even, normed) in rows)
         # What the gradients of several queries have in common adds up in both alike.
         return alone * (rest + (1 - rest) * whole)
+
+    def _left(self, op: Op, scores: Signal, variance: float) -> tuple[float, float]:
+        """Return what a norm of what the weights sum up leaves of R² of scores and of keys, by their gradients' size.
+
+        Args:
+            op: the softmax.
+            scores: what is open of what goes into it.
+            variance: of a score.
+        """
+        product = self._summing(op.outputs[0])
+        values = None if product is None else self._signals.get(operand(product, "mat2") or -1)
+        t = None if product is None or values is None or values.q <= 0 else self._ratio(product.outputs[0])
+        if t is None or values is None or t >= 1:
+            return 1.0, 1.0
+        common = max(values.averaged(values.axes([len(values.dims) - 2])) / values.q, 0.0)
+        rows = [(share, constrained(stepped(variance), n, round(common, 3))) for n, share in _open(scores)]
+        one, two = (t + (1 - t) * sum(share * found[i] for share, found in rows) for i in (0, 1))
+        return one, two
+
+    def _summing(self, weights: int) -> Op | None:
+        """Return the product that sums up values by weights."""
+        for _ in range(_FURTHEST):
+            later = [op for op in self._trace.consumers(weights) if op.phase == "forward" and op.functional in _SUMMING]
+            if not later:
+                return None
+            if later[0].functional in _PRODUCTS:
+                return later[0] if operand(later[0], "self") == weights else None
+            weights = later[0].outputs[0]
+        return None
 
     def with_keys(self, op: Op) -> tuple[Op, float] | None:
         """Return the product that made the scores, and how R of its keys and of values correlate, row by row.
@@ -202,12 +240,44 @@ def apart(variance: float, count: float, common: float) -> tuple[float, float]:
     >>> [round(x, 3) for x in (*apart(0.0, 4, 0.0), *apart(0.0, 4, 1.0))]
     [0.75, 0.75, 0.0, 0.0]
     """
-    n = max(round(count), 1)
-    rows = min(max(_ENTRIES // n, 16), _MOST)
-    scores = math.sqrt(variance) * np.random.default_rng(0).standard_normal((rows, n))
-    p = np.exp(scores - scores.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
+    _, p = _drawn(variance, count)
     square = (p * p).sum(1)
     whole = common + (1 - common) * square
     along = ((p * (common + (1 - common) * p)) ** 2).sum(1) / whole
     return float(1 - along.mean() / square.mean()), float(1 - (along / whole).mean() / (square / whole).mean())
+
+
+@lru_cache(maxsize=1024)
+def constrained(variance: float, count: float, common: float) -> tuple[float, float]:
+    """Return R² of scores, and of keys, by their gradients' size, behind a norm over what it is without one.
+
+    Args:
+        variance: of a score.
+        count: how many scores a row has.
+        common: which share of the values' square is common to all of them.
+
+    >>> [round(x, 2) for x in (*constrained(10.0, 16, 0.0), *constrained(10.0, 1, 0.0), *constrained(10.0, 16, 1.0))]
+    [0.37, 0.85, 1.0, 1.0, 1.0, 1.0]
+    """
+    s, p = _drawn(variance, count)
+    own, square = 1 - common, (p * p).sum(1)
+    if p.shape[1] < 2 or own <= 0 or variance <= 0:
+        return 1.0, 1.0
+    a, whole = p * (s - (p * s).sum(1, keepdims=True)), own * square + common
+    free = own * p * p * (1 - 2 * p + square[:, None])
+    left = p * p * (1 - (own * p + common) ** 2 / whole[:, None]) / whole[:, None]
+    along = own * (a * a).sum(1)
+    less = (along - own**2 * (a * p).sum(1) ** 2 / whole) / whole
+    scores = less.mean() / left.sum(1).mean() / (along.mean() / free.sum(1).mean())
+    keys = (s * s * left).sum(1).mean() / left.sum(1).mean() / ((s * s * free).sum(1).mean() / free.sum(1).mean())
+    return float(scores), float(keys)
+
+
+@lru_cache(maxsize=8)
+def _drawn(variance: float, count: float) -> tuple[Array, Array]:
+    """Return a fixed sample of rows of Gaussian scores, and their weights."""
+    n = max(round(count), 1)
+    rows = min(max(_ENTRIES // n, 16), _MOST)
+    scores = math.sqrt(variance) * np.random.default_rng(0).standard_normal((rows, n))
+    p = np.exp(scores - scores.max(1, keepdims=True))
+    return scores, p / p.sum(1, keepdims=True)

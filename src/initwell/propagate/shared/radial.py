@@ -97,7 +97,7 @@ class Radial:
         """
         self._trace, self._known, self._values = trace, known, values
         self._signals = known if others is None else others
-        self._attention = Attended(trace, self._signals)
+        self._attention = Attended(trace, self._signals, self._ratio)
         self._norms: Mapping[int, Norm] = values.once("norms by hand", lambda: norms_by_hand(trace))
         self._chains = frozenset[int]().union(*(norm.chain for norm in self._norms.values()))
         self._gates: Mapping[int, Norm] = values.once("gates by row", lambda: gates_by_row(trace))
