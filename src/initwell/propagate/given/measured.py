@@ -19,6 +19,9 @@ _FEATURES = 16
 # So many inputs of a batch are compared with each other.
 _CROSSED = 8
 SMALL = 0.1
+# Features of a row, of which more are seldom of unlike size, and the relative variance of mean squares that is much.
+_NARROW = 64
+_UNLIKE = 0.25
 
 
 @np.errstate(all="ignore")
@@ -167,9 +170,27 @@ def with_unlike_noted(signal: Signal, tensor: Tensor, what: str) -> Signal:
         return signal
     sizes = tensor.detach().double().flatten(1).square().mean(1)
     chance = 18 / math.prod(tensor.shape[1:])
-    if float(sizes.var() / sizes.mean() ** 2) <= 0.25 + chance:
+    if float(sizes.var() / sizes.mean() ** 2) <= _UNLIKE + chance:
         return signal
     return signal.approximate(f"{what} of unlike size, taken as alike")
+
+
+def with_lengths(signal: Signal, tensor: Tensor) -> Signal:
+    """Say by how much the mean squares of rows vary, where that is much, as of points of two coordinates.
+
+    Args:
+        signal: of the tensor.
+        tensor: real, features along its last dimension.
+
+    >>> from initwell.propagate.moments.signal import independent
+    >>> with_lengths(independent((2, 2), 5.0), torch.tensor([[1.0, 1.0], [3.0, 3.0]])).lengths
+    0.64
+    """
+    if tensor.ndim not in (2, 3) or tensor.shape[-1] > _NARROW or signal.q == 0:
+        return signal
+    sizes = tensor.detach().double().square().mean(-1)
+    varies = float(sizes.var(correction=0) / sizes.mean() ** 2)
+    return replace(signal, lengths=varies) if varies > _UNLIKE else signal
 
 
 def unlike_rows(tensor: Tensor) -> Array | None:

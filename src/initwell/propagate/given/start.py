@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from initwell.errors import ArgumentError
 from initwell.propagate.dry import redrawn
-from initwell.propagate.given.measured import measured, measured_weight, with_places, with_unlike_noted
+from initwell.propagate.given.measured import measured, measured_weight, with_lengths, with_places, with_unlike_noted
 from initwell.propagate.moments.signal import Signal, constant, independent, replace
 from initwell.trace.batch import as_arguments, tensors, uncompiled
 from initwell.trace.trace import Trace
@@ -65,8 +65,8 @@ def input_signals(model: nn.Module, trace: Trace, batch: Any) -> dict[int, Signa
         if tensor.is_floating_point():
             sample = 0 if tensor.ndim and tensor.shape[0] == sizes[0] else None
             signal = measured(tensor, sample=sample)
-            if sample == 0 and convolved(trace, value):
-                signal = with_places(signal, tensor)
+            if sample == 0:
+                signal = with_places(signal, tensor) if convolved(trace, value) else with_lengths(signal, tensor)
             found[value] = with_unlike_noted(signal, tensor, "samples of the batch") if sample == 0 else signal
     return found
 

@@ -23,6 +23,9 @@ from initwell.propagate.moments.signal import Signal
 _WIDEST = 2048
 _LEAST = 0.01
 _GAUSSIAN = 3.0
+# Relative variance of rows' mean squares beyond which a function of them is not that of their average.
+UNLIKE = 0.25
+SENT_BACK = "what comes back to rows of unlike size, which few inputs made, as if all were of one"
 # Where first order leaves less than this of a square, it says no more.
 _LEFT = 0.25
 
@@ -37,10 +40,12 @@ def of_layer(x: Signal) -> float:
     >>> of_layer(replace(independent((4, 64), 3.0), gaussian=True))
     0.03125
     """
-    if x.swing or not x.dims or not 1 < x.shape[-1] <= _WIDEST or any(atom.parts for atom in x.dims[-1]):
+    if x.swing or not x.dims or x.shape[-1] > _WIDEST or any(atom.parts for atom in x.dims[-1]):
         return 0.0
     heavy = (_GAUSSIAN,) if x.gaussian else tails(x)
-    found = 0.0 if heavy is None else (1 + max(x.lengths, 0.0)) * (1 + (heavy[0] - 1) / x.shape[-1]) - 1
+    if heavy is None or x.shape[-1] == 1:
+        return max(x.lengths, 0.0)  # of a batch it was measured
+    found = (1 + max(x.lengths, 0.0)) * (1 + (heavy[0] - 1) / x.shape[-1]) - 1
     return found if found > _LEAST else 0.0
 
 

@@ -7,9 +7,10 @@ import numpy as np
 from initwell.propagate.given.mask import both
 from initwell.propagate.given.measured import masked_weight
 from initwell.propagate.laws.averages import tails
-from initwell.propagate.laws.functions import as_image
-from initwell.propagate.laws.lengths import behind, of_rows
+from initwell.propagate.laws.functions import Function, as_image
+from initwell.propagate.laws.lengths import SENT_BACK, UNLIKE, behind, of_rows
 from initwell.propagate.laws.swing import of_inverse, of_square
+from initwell.propagate.laws.unlike_rows import of_unlike_rows
 from initwell.propagate.moments.alike import bounded
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
@@ -120,6 +121,8 @@ def _mul(call: Call) -> Sequence[Signal]:
     found = multiplied_jointly(a, b) or normalized_by_hand(a, b, call.op.outputs[0])
     if found is not None:
         is_square = call["self"] == call["other"]
+        if is_square and a.lengths > UNLIKE:
+            return [replace(of_unlike_rows(Function(np.square), a, found), square_of=a)]
         return [replace(of_first_rows(call, of_square(found, of_rows(a))), square_of=a) if is_square else found]
     by_place = b.segmented and call.value("other") is not None
     if call.op.phase == "backward" and not by_place and (share := of_deviation(call) * of_gated_rows(call)) != 1.0:
@@ -128,7 +131,8 @@ def _mul(call: Call) -> Sequence[Signal]:
     if _is_gradient(call, "self"):
         if a.tilt and (tilted := _tilted(call, a, b)) is not None:
             return [tilted]
-        return [of_inverse(product(a, b, call.shape()), b)]
+        whole = of_inverse(product(a, b, call.shape()), b)
+        return [whole.approximate(SENT_BACK) if b.lengths > UNLIKE else whole]
     if _is_gradient(call, "other") or as_image(a).base is None:
         a, b = b, a
     whole = product(a, b, call.shape())

@@ -25,9 +25,10 @@ from initwell.propagate.laws.functions import (
     unscaled,
 )
 from initwell.propagate.laws.gaussian import covariance, hermite
-from initwell.propagate.laws.lengths import behind
+from initwell.propagate.laws.lengths import SENT_BACK, UNLIKE, behind
 from initwell.propagate.laws.peaks import masked, peak_law, within_window
 from initwell.propagate.laws.rectified import distribution, expected, grid_of, interpolated, of_known_law, through
+from initwell.propagate.laws.unlike_rows import of_unlike_rows
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import over_pairs
@@ -99,7 +100,8 @@ def applied(phi: Pointwise, u: Signal) -> Signal:
         return found
     if inner.base is not None or inner.pre.dims != u.dims:
         inner = Image(line(1.0), u)
-    return merged_fidelity(evaluated(Image(composed(phi, inner), inner.pre)), u)
+    found = merged_fidelity(evaluated(Image(composed(phi, inner), inner.pre)), u)
+    return of_unlike_rows(phi, u, found) if u.lengths > UNLIKE else found
 
 
 def _of_gated(phi: Activation, u: Signal, inner: Image) -> Signal | None:
@@ -148,6 +150,7 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
     if before is not None and before.base is not None and before.pre is inner.pre:
         base, slope = before.base, combined(before.phi, slope, np.multiply)
     found = merged_fidelity(gated(slope, inner.pre, base, origin if inner.pre is u else inner.pre), u, g)
+    found = found.approximate(SENT_BACK) if u.lengths > UNLIKE else found
     return by_law(found, inner.pre)
 
 

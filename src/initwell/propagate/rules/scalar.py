@@ -26,7 +26,7 @@ from initwell.propagate.laws.functions import (
     shared_images,
 )
 from initwell.propagate.laws.gaussian import variances
-from initwell.propagate.laws.lengths import of_rows
+from initwell.propagate.laws.lengths import UNLIKE, of_rows
 from initwell.propagate.laws.rectified import of_known_law
 from initwell.propagate.laws.swing import of_square
 from initwell.propagate.moments.atoms import together
@@ -204,7 +204,7 @@ def squared(x: Signal) -> Signal:
     """Square entry by entry; of a gated value h·f(u), h independent of u, as h²·f(u)², which has heavier tails."""
     made = as_image(x)
     if made.base is None or not made.base.dims == made.pre.dims == x.dims:
-        return of_square(applied(_PLAIN["square"], x), of_rows(x))
+        return of_square(applied(_PLAIN["square"], x), x.swing if x.lengths > UNLIKE else of_rows(x))
     base, square = squared(made.base), composed(_PLAIN["square"], made)
     factor = evaluated(Image(square, made.pre))
     found = x.changed(base.moments * factor.moments, base.means * factor.means, image=Image(square, made.pre, base))
