@@ -9,8 +9,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import initwell as iw
 from initwell.propagate.laws.concentration import Weights, between
 from initwell.propagate.laws.mixtures import TwoKinds
 from initwell.propagate.moments.signal import independent
@@ -208,3 +209,20 @@ def test_a_softmax_over_one_entry_is_one_and_has_no_gradient() -> None:
     assert softmaxed(s, 1).moments.tolist() == [1.0, 1.0]
     assert softmaxed(s, 1).mean == 1.0
     assert not np.any(softmax_backward(independent((4, 1), 1.0), s, 1).moments)
+
+
+class Exploding(nn.Module):
+    """Attention scores of rows that have grown to thousands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.query(1e3 * x) @ self.key(x).transpose(-2, -1), -1)
+
+
+def test_a_softmax_of_scores_beyond_any_size_is_unknown_and_says_so() -> None:
+    found = iw.predict(Exploding(), torch.randn(4, 8, 16, generator=torch.Generator().manual_seed(0)))
+    assert found.rows[-1]["forward_rms"] is None
+    assert any("scores whose variance is above 10⁶" in note for note in found.notes)

@@ -21,7 +21,7 @@ from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.gram import differs
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal
-from initwell.propagate.table import UnknownSignalError
+from initwell.propagate.table import UnknowableError
 from initwell.records import Record
 
 # Below this variance of scores what grows with it is proportional to it.
@@ -43,10 +43,10 @@ def known_variance(v: float) -> float:
     """Return a variance of scores, one of ``stepped``.
 
     Raises:
-        UnknownSignalError: it is that of a mask, which is no Gaussian.
+        UnknowableError: it is that of a mask, which is no Gaussian.
     """
     if v > _MASK:
-        raise UnknownSignalError("a softmax of scores with a mask added to them")
+        raise UnknowableError("a softmax of scores whose variance is above 10⁶, as with a mask added to them")
     return stepped(max(v, 0.0))
 
 

@@ -30,6 +30,7 @@ from initwell.propagate.moments.signal import Image, Signal, replace
 _FEWEST = 3.0
 # Numbers of less than this are as good as one and the same, such as the norms of wide rows.
 _LEAST = 0.05
+_WHY = "a gradient that a norm of rows of unlike size sends back, as if it went with these sizes alone"
 # An average of squares of rows that are all of one size varies by no less than this.
 _EVEN = 1e-9
 
@@ -102,8 +103,8 @@ def of_sum(a: Signal, b: Signal, alpha: float, beta: float) -> Mapping[str, Any]
 
 
 def floor_of(x: Signal) -> float:
-    """Return the size that all rows have, over their average: 1 where they do not swing."""
-    return x.floor if x.swing > 0 else 1.0
+    """Return the size that all rows have, over their average: 1 where they hardly swing, as behind a norm."""
+    return x.floor if x.swing > _LEAST else 1.0
 
 
 def of_product(
@@ -127,7 +128,8 @@ def of_product(
         return replace(_within_rows(found, both, axes), swing=(1 + one) * (1 + two) * both**2 - 1)
     if low < 0 < high:
         share = 1 / (1 - low)
-        return replace(found, moments=found.moments * share, means=found.means * share**0.5, swing=0.0)
+        found = replace(found, moments=found.moments * share, means=found.means * share**0.5, swing=0.0)
+        return found.approximate(_WHY)
     return replace(found, swing=low if low < 0 else (1 + one) * (1 + two) - 1)
 
 
