@@ -48,6 +48,8 @@ FEWEST = 2.0
 _MOST = 0.99
 # The relative variance of the square of one Gaussian number.
 _ONE_SQUARE = 2.0
+# By how much what is above a floor may vary.
+_MOST_ABOVE = 1e4
 
 
 def is_average_of_squares(u: Signal) -> bool:
@@ -123,7 +125,10 @@ def law_of_sizes(mean: float, variance: float, floor: float = 0.0) -> tuple[Arra
     >>> bool(points.min() >= 0.25)
     True
     """
-    if floor > 0:
+    if floor > 0 and variance > 0:
+        # Of rows that hardly vary, such as those behind a norm, it is next to all of them, but never all.
+        floor = min(floor, 1 - math.sqrt(variance / _MOST_ABOVE) / mean)
+    if floor > 0 and variance > 0:
         points, weights = law_of_sizes(1.0, variance / mean**2 / (1 - floor) ** 2)
         return mean * (floor + (1 - floor) * points), weights
     if variance <= _ONE_SQUARE * mean**2:
