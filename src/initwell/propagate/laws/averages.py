@@ -50,6 +50,8 @@ _MOST = 0.99
 _ONE_SQUARE = 2.0
 # By how much what is above a floor may vary.
 _MOST_ABOVE = 1e4
+# The third central moment of a gamma variable of mean 1, over the square of its variance.
+_GAMMA = 2.0
 
 
 def is_average_of_squares(u: Signal) -> bool:
@@ -160,7 +162,9 @@ def _third_moment(u: Signal, mean: float, variance: float) -> float:
         return 0.0
     count, (four, six) = math.prod(u.average.of.shape[d] for d in u.average.dims), heavy
     own, third = (four - 1) * mean**2 / count, (six - 3 * four + 2) * mean**3 / count**2
-    return third + 2 * max(variance - own, 0.0) ** 2 / mean
+    rest, skew = max(variance - own, 0.0), u.average.of.skew
+    # A product of two independent sizes, of which one has another law than a gamma variable.
+    return third + (skew * rest + 6 * own if skew > _GAMMA else _GAMMA * rest) * rest / mean
 
 
 @kept
@@ -170,12 +174,19 @@ def _tails_of(average: Average) -> tuple[float, float] | None:
 
 
 def tails(x: Signal) -> tuple[float, float] | None:
-    """Return E[x⁴]/E[x²]² and E[x⁶]/E[x²]³ of an entry, or None: of h·f(u) they are those of both multiplied."""
+    """Return E[x⁴]/E[x²]² and E[x⁶]/E[x²]³ of an entry, or None: of h·f(u) they are those of both multiplied.
+
+    >>> from initwell.propagate.moments.signal import independent
+    >>> [round(t) for t in tails(replace(independent((4,), 1.0), excess=3.0)) or ()]  # 3·2, 15·2³
+    [6, 120]
+    """
     made = x.image
+    if x.excess:
+        return 3 + x.excess, 15 * (1 + x.excess / 3) ** 3
     if of_known_law(x):
         points, weights = distribution(x)
     elif made is not None and of_known_law(made.pre):
-        points, weights = distribution(made.pre)
+        points, weights = _mixed(*distribution(made.pre), made.pre.excess)
         points = made.phi.fn(points)
     else:
         return None
@@ -186,6 +197,17 @@ def tails(x: Signal) -> tuple[float, float] | None:
     others = (1.0, 1.0) if base is None else tails(base)
     own = float((four / two**2).mean()), float((six / two**3).mean())
     return None if others is None else (own[0] * others[0], own[1] * others[1])
+
+
+def _mixed(points: Array, weights: Array, excess: float) -> tuple[Array, Array]:
+    """Return a Gaussian law with this excess: its points times the root of a log-normal number of mean 1."""
+    if excess <= 0:
+        return points, weights
+    share = math.log1p(excess / 3)
+    z, chances = np.polynomial.hermite_e.hermegauss(_NODES)
+    sizes = np.exp((math.sqrt(share) * z - share / 2) / 2)
+    found = [(points[..., None] * sizes), weights[..., None] * (chances / chances.sum())]
+    return found[0].reshape(*points.shape[:-1], -1), found[1].reshape(*weights.shape[:-1], -1)
 
 
 def of_factor(scale: Pointwise, v: Signal, factor: Signal) -> float | None:

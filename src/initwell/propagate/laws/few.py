@@ -11,6 +11,9 @@ nothing, 1 + t/n, times
 
     1 + (2 + κ)·o/(n(n + t))
 
+Where x is a product of two values, as of a gate and what it lets through, y counts as Gaussian, and the excess that it
+has inside is kept for what is made of its squares, row by row: ``lengths``.
+
 Divided by the size s of its channel, whose square has the relative variance t/n, y has moments smaller by 1 + t/n, and
 those of two that share nothing are 1. The law is taken as that of one entry of x, with either sign, and a Gaussian
 rest, in the shares that give these tails; a function f(y) has of two entries the part β²·Cov(y², y′²) more, β the
@@ -22,6 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from initwell.propagate.laws.averages import tails
 from initwell.propagate.laws.rectified import binned, distribution, expected
 from initwell.propagate.moments.incidence import Axis
 from initwell.propagate.moments.remembered import Law
@@ -43,7 +47,9 @@ def of_few(y: Signal, x: Signal, weight: Signal, axes: Sequence[Axis]) -> Signal
         axes: of space.
     """
     made = x.image
-    if not weight.scatter or made is None or made.base is not None or y.segmented or x.segmented:
+    if weight.scatter and made is not None and made.base is not None:
+        return _of_products(y, x, weight, axes)
+    if not weight.scatter or made is None or y.segmented or x.segmented:
         return y
     if not (made.pre.gaussian or made.pre.law is not None) or made.pre.segmented or y.q <= y.mean**2:
         return y
@@ -54,17 +60,26 @@ def of_few(y: Signal, x: Signal, weight: Signal, axes: Sequence[Axis]) -> Signal
     variance = float(weights @ squares)
     own = float((weights * squares) @ squares) / variance**2 - 3 if variance > 0 else 0.0
     count, square = (weight.shape[1] ** k * math.prod(axis.degrees[k - 1] for axis in axes) for k in (1, 2))
-    tails = weight.scatter[0]
-    few = ((1 + tails) * (3 + own) - 3) / count
+    spread = weight.scatter[0]
+    few = ((1 + spread) * (3 + own) - 3) / count
     if few < _LEAST or own < _LEAST:
         return y
     both = np.concatenate([values, -values]) / math.sqrt(variance)
     flat, mass = binned(both, np.concatenate([weights, weights]) / 2)
     # A copy: no mask of x itself has to do with which of its entries make up the tails.
-    none, near = np.zeros(1), _near(y, weight.shape[1], own, tails, axes)
+    none, near = np.zeros(1), _near(y, weight.shape[1], own, spread, axes)
     start = Law(flat[None], mass[None], none, Image(made.phi, replace(x)), none + 1, none, near)
     law = tailed(start, none + few + 3 * square / count**2 - 3, none + y.mean, none + y.q - y.mean**2)
     return replace(y, law=law, gaussian=False)
+
+
+def _of_products(y: Signal, x: Signal, weight: Signal, axes: Sequence[Axis]) -> Signal:
+    heavy = tails(x)
+    if heavy is None:
+        return y
+    count = weight.shape[1] * math.prod(axis.degrees[0] for axis in axes)
+    excess = ((1 + weight.scatter[0]) * heavy[0] - 3) / count
+    return replace(y, excess=excess) if excess > _LEAST else y
 
 
 def _near(y: Signal, inputs: int, own: float, tails: float, axes: Sequence[Axis]) -> Array:

@@ -98,6 +98,8 @@ class Signal:
         swing: relative variance of rows' mean squares, where each was multiplied by a number of its own: ``swing``.
         floor: where rows swing, what all of them have, over their average mean square.
         lengths: the same where it comes of a layer that read few entries a row, and the sum of squares of few varies.
+        skew: third central moment of these sizes, in units of the mean and of ``lengths`` squared: 2 of a gamma law.
+        excess: by how much E[x⁴]/E[x²]² is more than a Gaussian's 3, where no image and no law says: see ``few``.
         tilt: of a gradient, by how much less of it large entries get of the row that it belongs to: see ``lengths``.
     """
 
@@ -129,6 +131,8 @@ class Signal:
     floor: float = 0.0
     lengths: float = 0.0
     tilt: float = 0.0
+    skew: float = 0.0
+    excess: float = 0.0
     mask: "Mask | None" = None
     closed: "Mask | None" = None
     echoes: "tuple[Echo, ...]" = ()
@@ -309,7 +313,8 @@ R = TypeVar("R")
 # What a signal made of another keeps.
 _KEPT = ("fidelity", "reasons", "spread", "swing", "floor")
 # What holds of its entries wherever these stand.
-_OF_ENTRIES = (*_KEPT, "gaussian", "law", "peak", "crest", "roots", "scatter", "channels", "lengths", "tilt")
+_OF_SIZES = ("lengths", "skew", "tilt", "excess")
+_OF_ENTRIES = (*_KEPT, *_OF_SIZES, "gaussian", "law", "peak", "crest", "roots", "scatter", "channels")
 # What a Signal works out of its dims alone.
 _OF_DIMS = ("atoms", "_has_parts", "shape", "layout", "spans")
 # … and of its moments, means and atoms, however these are grouped.

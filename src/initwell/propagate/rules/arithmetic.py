@@ -13,6 +13,7 @@ from initwell.propagate.laws.swing import of_inverse, of_square
 from initwell.propagate.laws.unlike_rows import of_unlike_rows
 from initwell.propagate.moments.alike import bounded
 from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.rules.again import of_sum
 from initwell.propagate.rules.beside import beside, law_beside
@@ -28,7 +29,13 @@ from initwell.propagate.rules.branch import (
     shifted,
     summed_jointly,
 )
-from initwell.propagate.rules.byhand import centred_by_hand, gradient_by_hand, normalized_by_hand, of_gated_rows
+from initwell.propagate.rules.byhand import (
+    centred_by_hand,
+    gradient_by_hand,
+    normalized_by_hand,
+    of_gated_rows,
+    on_segments,
+)
 from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.first_rows import less_their_length, of_first_rows
@@ -121,13 +128,12 @@ def _mul(call: Call) -> Sequence[Signal]:
     found = multiplied_jointly(a, b) or normalized_by_hand(a, b, call.op.outputs[0])
     if found is not None:
         is_square = call["self"] == call["other"]
-        if is_square and a.lengths > UNLIKE:
+        if is_square and a.lengths > UNLIKE and not a.segmented:
             return [replace(of_unlike_rows(Function(np.square), a, found), square_of=a)]
         return [replace(of_first_rows(call, of_square(found, of_rows(a))), square_of=a) if is_square else found]
     by_place = b.segmented and call.value("other") is not None
-    if call.op.phase == "backward" and not by_place and (share := of_deviation(call) * of_gated_rows(call)) != 1.0:
-        whole = multiplied(*together(a, b, call.shape()))
-        return [replace(whole, moments=whole.moments * share, joint=True)]
+    if call.op.phase == "backward" and not by_place and (lacking := _lacking(call, a, b)) is not None:
+        return [lacking]
     if _is_gradient(call, "self"):
         if a.tilt and (tilted := _tilted(call, a, b)) is not None:
             return [tilted]
@@ -139,6 +145,16 @@ def _mul(call: Call) -> Sequence[Signal]:
     if by_number(call, "self", a, b) or by_number(call, "other", a, b):
         whole = replace(whole, gaussian=True)
     return [written(call, whole)]
+
+
+def _lacking(call: Call, a: Signal, b: Signal) -> Signal | None:
+    """Return a product of the backward that is smaller than one of independents; None of any other."""
+    share, gated = of_deviation(call), of_gated_rows(call)
+    if share == 1.0 and gated is None:
+        return None
+    whole = multiplied(*together(a, b, call.shape()))
+    by = share if gated is None else share * over_pairs(whole.atoms, np.sqrt(on_segments(whole, *gated)))
+    return replace(whole, moments=whole.moments * by, joint=True)
 
 
 _OF_LAYERS = ("aten.mm", "aten._grouped_mm")

@@ -23,6 +23,7 @@ import numpy as np
 from initwell.propagate.laws.averages import of_factor
 from initwell.propagate.laws.functions import Function, as_image, function_moments
 from initwell.propagate.moments.atoms import together
+from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.centring import centred, over_all
 from initwell.propagate.moments.remembered import Average
 from initwell.propagate.moments.segments import Array
@@ -203,9 +204,9 @@ def _less_scale(call: Call, one: str, two: str) -> Signal | None:
     if norm is None:
         return None
     a, b = together(call.signal(one), call.signal(two), call.shape())
-    size = _one_size(call, norm) * b.q
-    share = min(size, (1 - _LEAST) * a.q) / b.q if b.q > 0 else 0.0
-    found = a.changed(a.moments - share * b.moments, a.means, gaussian=a.gaussian)
+    least = np.where(b.diagonal > 0, (1 - _LEAST) * a.diagonal / np.where(b.diagonal > 0, b.diagonal, 1.0), 0.0)
+    share = np.minimum(on_segments(b, *_one_size(call, norm)), least)
+    found = a.changed(a.moments - over_pairs(b.atoms, np.sqrt(share)) * b.moments, a.means, gaussian=a.gaussian)
     kept = replace(found, peak=a.peak, crest=a.crest, profile=a.profile, lengths=a.lengths, joint=True)
     return merged_fidelity(kept, b)
 
@@ -269,10 +270,10 @@ def _is_norm(call: Call, op: Op) -> bool:
     return made.joint and any(tag == op.outputs[0] for tag, _ in made.roots)
 
 
-def _one_size(call: Call, norm: Op) -> float:
-    """Return E[k²]/(E[1/k²]·E[k⁴]): x times what goes as k³/k, as of independents, and as x̂·k.
+def _one_size(call: Call, norm: Op) -> tuple[Array, Signal | None]:
+    """Return E[k²]/(E[1/k²]·E[k⁴]): x times what goes as k³/k, as of independents, and as x̂·k; and what k is made of.
 
-    They differ where rows of few entries scatter in size.
+    They differ where rows of few entries scatter in size; of rows that lie in segments, those of each.
     """
     for value in norm.inputs:
         scale = as_image(call.known[value]) if value in call.known else None
@@ -280,21 +281,52 @@ def _one_size(call: Call, norm: Op) -> float:
             continue
         one, two, three = (_power(scale, n if norm.functional == "aten.mul" else -n) for n in (2, -2, 4))
         apart = two * three
-        return min(one / apart, 1.0) if 0 < apart < math.inf else 1.0
-    return 1.0
+        return _at_most_1(one, apart), scale.pre
+    return np.ones(()), None
 
 
-def _power(scale: Image, power: int) -> float:
+def _power(scale: Image, power: int) -> Array:
     phi = scale.phi.fn
     return _expected(lambda v: phi(v) ** power, scale.pre)
 
 
-def _expected(f: Callable[[Array], Array], v: Signal) -> float:
-    return float(function_moments(Function(f), v)[0].mean())
+def _expected(f: Callable[[Array], Array], v: Signal) -> Array:
+    """Return the mean of a function of a value, by segment."""
+    return np.asarray(function_moments(Function(f), v)[0])
 
 
-def of_gated_rows(call: Call) -> float:
+def _at_most_1(found: Array, apart: Array) -> Array:
+    there = (apart > 0) & (apart < math.inf)
+    return np.where(there, np.minimum(found / np.where(there, apart, 1.0), 1.0), 1.0)
+
+
+def on_segments(x: Signal, shares: Array, rows: Signal | None) -> Array:
+    """Return what belongs to the segments of rows along the axes of a value that has these segments.
+
+    Args:
+        x: the value.
+        shares: by segment of the rows.
+        rows: a number for each row.
+    """
+    if rows is None or shares.size == 1:
+        return np.full((1,) * x.means.ndim, float(shares.mean()))
+    places, wanted = [], [(i, atom.parts) for i, atom in enumerate(rows.atoms) if atom.parts]
+    for _, parts in wanted:
+        places += [i for i, atom in enumerate(x.atoms) if atom.parts == parts and i not in places][:1]
+    if len(places) < len(wanted):
+        return np.full((1,) * x.means.ndim, rows.changed(rows.moments, shares).mean)
+    axes = [i for i, _ in wanted]
+    inner = shares.transpose([*axes, *(i for i in range(shares.ndim) if i not in axes)]).reshape(
+        [shares.shape[i] for i in axes]
+    )
+    order = np.argsort(places)
+    return inner.transpose(order).reshape([x.means.shape[i] if i in places else 1 for i in range(x.means.ndim)])
+
+
+def of_gated_rows(call: Call) -> tuple[Array, Signal] | None:
     """Return what E[(g k h)²] is over that of independents, g k what comes back through a norm of rows x = h·f(u).
+
+    By segment of the rows, and a number for each row; None of anything else.
 
     Where h is large so is x, and the row's k is small. Of factors without a law of their own that is taken as of x, the
     most that it can be: Σ x² k² over a row is its length, so that E[x² k²] = E[v k²], and not E[x²]·E[k²]. Rows of one
@@ -304,19 +336,19 @@ def of_gated_rows(call: Call) -> float:
     for one, two in (("self", "other"), ("other", "self")):
         scale = _scale_behind(call, one, two)
         if scale is not None and scale.pre.mean > 0:
-            return _of_rows(scale, call.signal(two))
-    return 1.0
+            shares = _of_rows(scale, call.signal(two))
+            return None if (shares == 1).all() else (shares, scale.pre)
+    return None
 
 
-def _of_rows(scale: Image, factor: Signal) -> float:
+def _of_rows(scale: Image, factor: Signal) -> Array:
     phi, v = scale.phi.fn, scale.pre
     made = None if v.average is None else v.average.of.image
     if made is not None and made.base is None:
-        return 1.0
+        return np.ones(())
     if (found := of_factor(scale.phi, v, factor)) is not None:
-        return found
-    apart = v.mean * _expected(lambda u: phi(u) ** 2, v)
-    return min(_expected(lambda u: u * phi(u) ** 2, v) / apart, 1.0) if apart > 0 else 1.0
+        return np.asarray(found)
+    return _at_most_1(_expected(lambda u: u * phi(u) ** 2, v), v.means * _expected(lambda u: phi(u) ** 2, v))
 
 
 def _scale_behind(call: Call, one: str, two: str) -> Image | None:

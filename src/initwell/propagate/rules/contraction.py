@@ -22,7 +22,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from initwell.propagate.laws.lengths import of_layer, sent_back
+from initwell.propagate.laws.lengths import by_layer, sent_back
 from initwell.propagate.laws.swing import of_product
 from initwell.propagate.moments.atoms import matched, permuted, together
 from initwell.propagate.moments.axes import Source
@@ -120,7 +120,7 @@ def product(
             if call.op.phase == "backward":
                 found = replace(found, tilt=tilt_of_layer(call, x))
             elif (older or not source.level) and features == len(x.dims) - 1:
-                found = replace(found, lengths=of_layer(_in_full(call, x, value)))
+                found = replace(found, **by_layer(_in_full(call, x, value)))
             return image(found, rows, x, [features], source, older=older)
     spreads = fluctuation(a, over[:1]), fluctuation(b, over[1:])
     left, right = _itself(a, first, b, over, batched), _itself(b, last, a, over[::-1], batched)

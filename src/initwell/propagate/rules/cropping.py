@@ -60,7 +60,7 @@ def cropped(signal: Signal, dim: int, start: int, stop: int, step: int = 1) -> S
     known = read_places(signal, len(signal.profile))
     found, here = mapped(signal, dim, np.eye(n)[kept], known[place])
     known[place] = here
-    return replace(found.regrouped(found.dims, found.moments), profile=tuple(known))
+    return replace(found.regrouped(found.dims, found.moments), profile=tuple(known), excess=signal.excess)
 
 
 def surrounded(signal: Signal, pads: Mapping[int, tuple[int, int]], value: float) -> Signal:

@@ -18,7 +18,7 @@ from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
 
 # So many positions may be unlike the others, each smaller than they by this factor or more.
-_MOST = 4
+_MOST = 8
 _SMALLER = 1.25
 
 

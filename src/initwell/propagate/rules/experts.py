@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from initwell.propagate.laws.lengths import of_layer
+from initwell.propagate.laws.lengths import by_layer
 from initwell.propagate.moments.alike import plain
 from initwell.propagate.moments.atoms import expanded, matched, permuted, viewed
 from initwell.propagate.moments.labels import labels
@@ -102,7 +102,7 @@ def _grouped(call: Call) -> Sequence[Signal]:
         rows = _rows_of(a, slots)
         found = contract(rows, by_row(one_atom(plain(b, 0), 0), rows.dims[0], slots), [(1, 1)], [(0, 0)])
         backward = call.op.phase == "backward"
-        return [replace(found, tilt=tilt_of_layer(call, a)) if backward else replace(found, lengths=of_layer(a))]
+        return [replace(found, tilt=tilt_of_layer(call, a)) if backward else replace(found, **by_layer(a))]
     if (len(a.dims), len(b.dims)) == (2, 2):
         return [_by_expert(_rows_of(permuted(a, [1, 0]), slots), _rows_of(b, slots))]
     raise UnknownSignalError("groups of another kind")

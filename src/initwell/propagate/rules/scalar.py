@@ -204,7 +204,8 @@ def squared(x: Signal) -> Signal:
     """Square entry by entry; of a gated value h·f(u), h independent of u, as h²·f(u)², which has heavier tails."""
     made = as_image(x)
     if made.base is None or not made.base.dims == made.pre.dims == x.dims:
-        return of_square(applied(_PLAIN["square"], x), x.swing if x.lengths > UNLIKE else of_rows(x))
+        by_size = x.lengths > UNLIKE and not x.segmented
+        return of_square(applied(_PLAIN["square"], x), x.swing if by_size else of_rows(x))
     base, square = squared(made.base), composed(_PLAIN["square"], made)
     factor = evaluated(Image(square, made.pre))
     found = x.changed(base.moments * factor.moments, base.means * factor.means, image=Image(square, made.pre, base))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from initwell.propagate.laws.averages import tails
 from initwell.propagate.laws.functions import as_image, line
 from initwell.propagate.laws.swing import of_longer_rows, seen
 from initwell.propagate.moments.atoms import expanded, permuted, viewed
@@ -72,6 +73,8 @@ def _permute(call: Call) -> Sequence[Signal]:
 
 def _in_order(x: Signal, order: Sequence[int]) -> Signal:
     found = permuted(_unread_apart(x), order)
+    if x.image is not None and x.image.base is not None and (heavy := tails(x)) is not None:
+        found = replace(found, excess=heavy[0] - 3)
     if x.mask is None and x.closed is None:
         return found
     mask, closed = (m and m.permuted(order) for m in (x.mask, x.closed))

@@ -220,7 +220,7 @@ def _convolution(call: Call) -> Sequence[Signal]:
     if call["transposed"]:
         return [y]
     y = scattered(y, x, weight, taken(known, conv.axes), weight.shape[1])
-    return [of_convolution(call, of_few(y, x, weight, conv.axes))]
+    return [of_convolution(call, of_few(y, call.signal("input"), weight, conv.axes))]
 
 
 def _convolution_backward(call: Call) -> Sequence[Signal | None]:
