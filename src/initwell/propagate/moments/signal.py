@@ -101,6 +101,7 @@ class Signal:
         skew: third central moment of these sizes, in units of the mean and of ``lengths`` squared: 2 of a gamma law.
         excess: by how much E[x⁴]/E[x²]² is more than a Gaussian's 3, where no image and no law says: see ``few``.
         tilt: of a gradient, by how much less of it large entries get of the row that it belongs to: see ``lengths``.
+        answer: of a gradient, b where it is b·u and what does not go as u, the value that it is of: see ``responses``.
     """
 
     BASIS: ClassVar = frozenset({"dims", "moments", "means"})
@@ -133,6 +134,7 @@ class Signal:
     tilt: float = 0.0
     skew: float = 0.0
     excess: float = 0.0
+    answer: float = 0.0
     mask: "Mask | None" = None
     closed: "Mask | None" = None
     echoes: "tuple[Echo, ...]" = ()

@@ -113,24 +113,28 @@ def _pairs(data: Tensor) -> Array:
     return found / len(data)
 
 
-def following(g: Signal, u: Signal, gradients: Sequence[Tensor], values: Sequence[Tensor]) -> Signal:
+def following(g: Signal, u: Signal, gradients: Sequence[Tensor], values: Sequence[Sequence[Tensor]]) -> Signal:
     """Say that a gradient's rows follow what the rows do that it is the gradient of, in so far as it goes as these.
+
+    What goes as siblings of that value, by the same weight, counts as what goes as itself: see ``responses``.
 
     Args:
         g: the gradient.
         u: what it is the gradient of.
         gradients: its numbers, of each draw.
-        values: those of u.
+        values: those of u, and of its siblings.
     """
     if len(g.atoms) != len(u.atoms) or any(a.size != b.size or a.parts for a, b in zip(g.atoms, u.atoms, strict=True)):
         return g
-    one, two = (torch.stack(list(t)).double() for t in (gradients, values))
-    one, two = one - one.mean(), two - two.mean()
-    both, size = float((one * two).mean()), float(one.square().mean()) * float(two.square().mean())
+    numbers = torch.stack([torch.stack(list(t)).double().flatten() for t in (gradients, *values)])
+    whole: Array = (numbers - numbers.mean(1, keepdim=True)).numpy()
+    pairs = whole @ whole.T / whole.shape[1]
+    size, spread, both = float(pairs[0, 0]), float(pairs[1, 1]), float(pairs[0, 1])
     found = replace(g, dims=u.dims)
     for axis in range(len(u.atoms)):
-        found = rescaled(found, axis, both**2 / size if size > 0 else 0.0)
-    return found
+        found = rescaled(found, axis, both**2 / (size * spread) if size * spread > 0 else 0.0)
+    explained = float(pairs[0, 1:] @ np.linalg.lstsq(pairs[1:, 1:], pairs[0, 1:], rcond=1e-6)[0])
+    return replace(found, answer=math.copysign(math.sqrt(max(explained, 0.0) / spread), both) if spread > 0 else 0.0)
 
 
 def parts_of_samples(trace: Trace, stretch: Stretch, batch: int) -> tuple[int, ...]:

@@ -310,7 +310,9 @@ class _Play:
             return None
         judged = self._judged.get(value)
         if judged is not None and judged in self._tensors and judged in self.known:
-            found = following(found, self.known[judged], tensors, self._tensors[judged])
+            group = next((g for g, _ in self._groups if judged in g), [judged])
+            siblings = [judged, *(i for i in group if i != judged and i in self._tensors)]
+            found = following(found, self.known[judged], tensors, [self._tensors[i] for i in siblings])
         if value in self._judged and self.trace.loss is None:
             found = replace(found, means=np.zeros_like(found.means))
         return replace(found, joint=True).approximate(_WHY)

@@ -34,6 +34,7 @@ from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.first_rows import undone
 from initwell.propagate.rules.masks import biased
+from initwell.propagate.rules.responses import responding
 from initwell.propagate.rules.states import read_state
 from initwell.propagate.shared.reuse import CUTS
 from initwell.propagate.table import Call, Rule
@@ -118,7 +119,7 @@ def product(
             source, *older = source_of(call, x, value, features)
             found = _contracted(a, b, [over], ())
             if call.op.phase == "backward":
-                found = replace(found, tilt=tilt_of_layer(call, x))
+                found = replace(responding(call, found, x, b if x is a else a), tilt=tilt_of_layer(call, x))
             elif (older or not source.level) and features == len(x.dims) - 1:
                 found = replace(found, **by_layer(_in_full(call, x, value)))
             return image(found, rows, x, [features], source, older=older)

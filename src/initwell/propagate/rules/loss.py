@@ -35,6 +35,7 @@ from initwell.propagate.moments.signal import Signal, independent, merged_fideli
 from initwell.propagate.rules.branch import added, multiplied, scaled
 from initwell.propagate.rules.parts import one_atom
 from initwell.propagate.rules.pointwise import gated
+from initwell.propagate.rules.responses import rise
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.softmax import softmaxed
 from initwell.propagate.rules.targets import JUDGED, TARGETS, judged
@@ -121,7 +122,9 @@ def log_softmax_backward(g: Signal, s: Signal, dim: int) -> Signal:
     moments = g.moments - 2 * row / count + p.moments * count * row
     # What the scores' rows follow, the targets do not.
     dims = tuple(forgotten(atoms) for atoms in g.dims)
-    return merged_fidelity(g.changed(np.asarray(moments), 0.0, dims=dims), p)
+    # One score goes as itself in its own weight alone.
+    answer = g.mean * (p.q * count - 1)
+    return merged_fidelity(g.changed(np.asarray(moments), 0.0, dims=dims, answer=answer), p)
 
 
 def _log_softmax(call: Call) -> Sequence[Signal]:
@@ -299,7 +302,8 @@ def _of_difference(curves: Callable[[Call], tuple[Function, Function]]) -> tuple
         d = _difference(call)
         g, _ = together(call.signal("grad_output"), d, d.shape)
         size = 1 / math.prod(d.shape) if call["reduction"] == _MEAN else 1.0
-        return [replace(scaled(gated(curves(call)[1], d, g), size), dims=d.dims)]
+        slope = curves(call)[1]
+        return [replace(scaled(gated(slope, d, g), size), dims=d.dims, answer=g.mean * size * rise(slope, d))]
 
     return forward, backward
 

@@ -35,6 +35,7 @@ from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, merged_fidelity, replace
+from initwell.propagate.rules.responses import before
 from initwell.propagate.rules.targets import of_judged
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.theory.activation import Activation
@@ -143,14 +144,16 @@ def pulled_back(phi: Activation, u: Signal, g: Signal, origin: Signal | None = N
     if inner.base is not None or inner.pre.dims != u.dims:
         inner = Image(line(1.0), u)
     slope: Pointwise = composed(Function(phi.derivative, phi.kinks), inner)
-    before = g.image
+    earlier = g.image
     base, factor = unscaled(g)
     steep = behind(g, _with_slope(composed(phi, inner), slope, inner.pre)) if g.tilt else 1.0
     slope = multiple(slope, factor * steep)
-    if before is not None and before.base is not None and before.pre is inner.pre:
-        base, slope = before.base, combined(before.phi, slope, np.multiply)
+    if earlier is not None and earlier.base is not None and earlier.pre is inner.pre:
+        base, slope = earlier.base, combined(earlier.phi, slope, np.multiply)
     found = merged_fidelity(gated(slope, inner.pre, base, origin if inner.pre is u else inner.pre), u, g)
     found = found.approximate(SENT_BACK) if u.lengths > UNLIKE else found
+    if g.answer and inner.pre is u:
+        found = replace(found, answer=before(g.answer, Function(phi.derivative, phi.kinks), phi, u))
     return by_law(found, inner.pre)
 
 

@@ -23,6 +23,7 @@ from initwell.propagate.laws.functions import Function, as_image, combined, func
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, replace
+from initwell.propagate.rules.responses import rise
 from initwell.propagate.table import Call
 from initwell.trace.ops import COPIES
 from initwell.trace.trace import Op, Trace, ValueRef
@@ -307,7 +308,13 @@ def judged(call: Call, bent: tuple[ValueRef, Pointwise, Signal] | None) -> Signa
     if found is None or u is None or len(found) > _MOST or all(b.numel() == 1 for b, _ in found):
         return None
     shape = call.trace.values[call["self"].id].shape if call.op.functional in _REDUCED else call.shape()
-    return summed_over(u, found) if u.shape == shape else None
+    if u.shape != shape:
+        return None
+    whole = summed_over(u, found)
+    ref = call["self"]
+    if call.op.phase == "forward" or not isinstance(ref, ValueRef) or call.known.get(ref.id) is not u:
+        return whole
+    return replace(whole, answer=sum(float(b.mean()) * rise(f, u) for b, f in found))
 
 
 def of_judged(call: Call, found: Signal, g: Signal, ref: object) -> Signal:

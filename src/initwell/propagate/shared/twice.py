@@ -7,7 +7,8 @@ inputs, of which m outputs share one c,
     E|Wᵀ W x'|² = (1 + (m + 1)/n) · what it is of independent Wᵀ and W x'
 
 and most of that lies along x', which the layers before have made as well: they add it up. So where the share of such a
-term in a gradient, s, makes more than a tenth of its size, √(1 + s (m + 1)/n) > 1.1, what comes back is unknown. With a
+term in a gradient, s, makes more than a tenth of its size, √(1 + s (m + 1)/n) > 1.1, what comes back is unknown; but
+for what is known to go as the layer's output, which ``responses`` follows. With a
 c of its own for each feature, as with gates, Σ_i c_i W_ij W_ik has no such part. What lies along a of a gradient c·b
 is unknown where b is of another pass through W: E[a·b] is not 0. And the gradient of a forward's own gradient, which
 is made of activations and of weights that made these, is unknown from the first derivative that is derived again. One
@@ -70,10 +71,18 @@ class Twice:
                 return _DERIVED
         for meeting, width, gradient in self._found.meetings.get(op.index, ()):
             inputs = self._trace.values[op.outputs[0]].shape[-1]
-            share = self._share(gradient, meeting.outputs[0])
+            share = max(self._share(gradient, meeting.outputs[0]) - self._answered(op, gradient), 0.0)
             if sqrt(1 + share * (width + 1) / inputs) > _LARGE:
                 return _MET.format(meeting.packet, meeting.path or "the model itself")
         return None
+
+    def _answered(self, op: Op, gradient: int) -> float:
+        """Return the share of a gradient that is known to go as what a layer made, and to be sent back so."""
+        g, layer = self._known.get(gradient), None if op.of is None else self._trace.ops[op.of]
+        u = None if layer is None else self._known.get(layer.outputs[0])
+        if g is None or u is None or not g.answer or g.q <= 0:
+            return 0.0
+        return g.answer**2 * (u.q - u.mean**2) / g.q
 
     def _with_own(self, factor: int) -> float:
         """Return κ of a factor that is a function of a layer's output; 1 of any other."""
