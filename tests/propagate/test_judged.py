@@ -152,3 +152,30 @@ def test_the_numbers_of_a_batch_are_left_as_they_are() -> None:
     assert torch.equal(target, torch.ones(SAMPLES) * math.pi)
     for row, forward, _ in rows:
         assert row["forward_rms"] == pytest.approx(forward, rel=0.1), row
+
+
+def convolved() -> nn.Sequential:
+    layers = (nn.Unflatten(1, (3, 4, 4)), nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 16))
+    return nn.Sequential(*layers)
+
+
+class Behind(nn.Module):
+    """Two views, one behind the other, that one encoder reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = mlp(16)
+
+    def forward(self, x: Tensor, view: Tensor) -> Tensor:
+        both = self.encoder(torch.cat([x, view]))
+        return nearest(both[:SAMPLES], both[SAMPLES:])
+
+
+def test_views_of_unknown_likeness_are_not_taken_as_independent() -> None:
+    """The loss was 174 % too large where the views were read as one batch, and its gradients up to 360 %."""
+    two = Two(nearest, one=True)
+    two.first = two.second = convolved()
+    for model in (Behind(), two):
+        found = iw.predict(model, (X, VIEW), plan=iw.plan(model, "pytorch"), loss=lambda y: y)
+        assert next(r for r in found.rows if r["op"] == "aten.nll_loss_forward")["forward_rms"] is None
+        assert any("two views" in note for note in found.notes)

@@ -31,6 +31,7 @@ from initwell.propagate.moments.atoms import viewed
 from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.signal import Signal, constant, replace
 from initwell.propagate.played.drawn import Siblings, drawn, evenly
+from initwell.propagate.played.likeness import check_likeness
 from initwell.propagate.played.measuring import (
     RareError,
     against,
@@ -42,7 +43,7 @@ from initwell.propagate.played.measuring import (
 )
 from initwell.propagate.played.own import sums_of_own
 from initwell.propagate.played.seeds import WHOLE, seeds
-from initwell.propagate.played.stretches import Stretch, stretches
+from initwell.propagate.played.stretches import Stretch, last_readers, stretches
 from initwell.propagate.shared.pairs import Pair
 from initwell.propagate.shared.pairs import of as own
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
@@ -176,7 +177,7 @@ class _Play:
         self.trace, self.known, self.values, self.stretch = trace, known, values, stretch
         self.failed, self._nothing = set[int](), set[int]()
         self._tensors: dict[int, list[Tensor]] = {}
-        self._read_last = _last_readers(trace, stretch)
+        self._read_last = last_readers(trace, stretch)
         self._generator = Generator().manual_seed(_SEED + stretch.place)
         self._judged = {trace.gradients[i]: i for i in stretch.inputs if i in trace.gradients} if stretch.judges else {}
         shapes = [trace.values[o].shape for i in stretch.ops for o in trace.ops[i].outputs]
@@ -249,7 +250,11 @@ class _Play:
 
     def _sides(self, value: int, signal: Signal) -> list[Tensor] | None:
         """Draw a value together with those that the same layer made of other inputs; None where that is no matter."""
-        if not self.stretch.judges or value in self.stretch.arriving or signal.segmented or signal.profile:
+        if not self.stretch.judges or value in self.stretch.arriving:
+            return None
+        before = self._judged.values() & self._tensors.keys()
+        check_likeness(self.trace, self.values, self.known, value, before)
+        if signal.segmented or signal.profile:
             return None
         related = [(g, s) for g, s in self._groups if any(self.together(i, value) is not None for i in g)]
         if not related:
@@ -380,20 +385,3 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _number(numbers: Mapping[int, Tensor], ref: ValueRef) -> Tensor:
     return numbers[ref.id]
-
-
-def _last_readers(trace: Trace, stretch: Stretch) -> dict[int, list[int]]:
-    """Return op → values that it is the last of a stretch to read; but for those that are looked at in the end."""
-    last: dict[int, int] = {}
-    for index in sorted(stretch.ops):
-        here = trace.ops[index]
-        last |= dict.fromkeys((*here.outputs, *here.inputs, *(old for old, _ in here.mutates)), index)
-    kept = stretch.inputs | stretch.written | {*stretch.arriving.values()}
-    kept |= {trace.gradients[value] for value in stretch.inputs if value in trace.gradients}
-    for op in map(trace.producer, stretch.written):
-        kept |= {*op.inputs} if op is not None else set()
-    found: dict[int, list[int]] = {}
-    for value, index in last.items():
-        if value not in kept:
-            found.setdefault(index, []).append(value)
-    return found

@@ -291,3 +291,20 @@ def _reached(start: Op, beside: Callable[[Op], Iterable[Op | None]]) -> list[Op]
 _ENDLESS = frozenset({"aten.embedding", "aten._softmax", "aten.topk"}) | (
     CONTRACTIONS.keys() - {"aten.bmm", "aten.baddbmm", "aten.mm", "aten.convolution", "aten.mul", "aten.matmul"}
 )
+
+
+def last_readers(trace: Trace, stretch: Stretch) -> dict[int, list[int]]:
+    """Return op → values that it is the last of a stretch to read; but for those that are looked at in the end."""
+    last: dict[int, int] = {}
+    for index in sorted(stretch.ops):
+        here = trace.ops[index]
+        last |= dict.fromkeys((*here.outputs, *here.inputs, *(old for old, _ in here.mutates)), index)
+    kept = stretch.inputs | stretch.written | {*stretch.arriving.values()}
+    kept |= {trace.gradients[value] for value in stretch.inputs if value in trace.gradients}
+    for op in map(trace.producer, stretch.written):
+        kept |= {*op.inputs} if op is not None else set()
+    found: dict[int, list[int]] = {}
+    for value, index in last.items():
+        if value not in kept:
+            found.setdefault(index, []).append(value)
+    return found
