@@ -10,6 +10,9 @@ to 0. Of Σ_t E[(p_t v_t·g)²] the s make a share. Where one weight is 1 it is 
 values without anything in common it is 1 − 1/T. It is an average over rows of what no moment of the weights gives, and
 is taken over a fixed sample of rows of Gaussian scores, whose error is below 1 %. Where R(o) = 0, for a norm follows,
 g² goes as 1/o²: rows of several large weights, whose sum is smaller, count for more.
+Of H heads that are one row later on, R(o) of each is mostly what the others take back; so is Σ_t β_t R(o_t) of their
+values, as far as the heads' β are alike, E[β]² of E[β²]. Rows behind a mask count by how much they send to values,
+Σ p² g²: the first row, of one weight, sends one value all that it gets.
 
 Where R(o) = 0, so is Σ p d of what weights get, d_t = v_t·g, of which values' common part c goes with all of them: of
 covariance C = e + c, C − C p pᵀ C/(pᵀ C p) is left. What comes back to scores, p (d − Σ p d), is less by what it has of
@@ -20,6 +23,7 @@ scores' gradients do not go together as −p_t d_1.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,7 +45,7 @@ _NAMES = """
 SAME = frozenset(f"aten.{name}" for name in _NAMES.split())
 """Ops whose results hold the entries that they read, each at another place."""
 _TO_SOFTMAX = frozenset({*SAME, "aten.add", "aten.masked_fill", "aten.where"} - {"aten.detach"})
-_BETWEEN = _TO_SOFTMAX | {"aten.mul", "aten.div"}
+_BETWEEN = _TO_SOFTMAX | {"aten.mul", "aten.div", "aten.tanh"}
 _PRODUCTS = frozenset({"aten.bmm", "aten.mm"})
 _SOFTMAX = frozenset({"aten._softmax", "aten._safe_softmax"})
 _SUMMING = frozenset({*SAME, *_PRODUCTS} - {"aten.detach"})
@@ -98,8 +102,11 @@ class Attended:
         power = own * (share * keys / max(alone, 1e-300) + 1 - share) + common
         return float(math.prod(s.shape) * sent.q * power * (1 + max(alike, 0.0)))
 
-    def values(self, op: Op, along: float) -> float | None:
-        """Return Σ R² of values that are summed by the weights of a softmax; None where they are not.
+    def values(self, op: Op, along: float) -> tuple[float, float] | None:
+        """Return Σ R² of values that are summed by the weights of a softmax, and how much of it is their sum's R.
+
+        None where they are not summed so. Of the second, what all heads of a row have by weights of one size: Σ β² of
+        that is less than of each one's own weights.
 
         Args:
             op: the product of weights and values.
@@ -115,12 +122,15 @@ class Attended:
             return None
         variance = scores.q - scores.averaged(scores.axes([len(scores.dims) - 1]))
         common = max(values.averaged(values.axes([len(values.dims) - 2])) / values.q, 0.0)
-        rows = [(share, apart(stepped(variance), n, round(common, 3))) for n, share in _open(scores)]
+        rows = [(share, apart(stepped(variance), n, round(common, 3))) for n, share in _by_size(scores, sent)]
+        # A row of few weights sends each value more, but for what a norm of such rows divides by.
+        every = sum(share * row.square for share, row in rows)
         alone, whole = size(self._trace, value) * values.q * got.q, size(self._trace, op.outputs[0]) * made.q * sent.q
         whole = min(along / whole, 1.0) if whole > 0 else 0.0
-        rest = sum(share * (whole * even + (1 - whole) * normed) for share, (even, normed) in rows)
+        rest = sum(share * row.square / every * (whole * row.even + (1 - whole) * row.normed) for share, row in rows)
+        alike = sum(share * row.square / every * (1 - row.even) * row.alike for share, row in rows)
         # What the gradients of several queries have in common adds up in both alike.
-        return alone * (rest + (1 - rest) * whole)
+        return alone * (rest + (1 - rest) * whole), alone * whole * min(alike, 1 - rest)
 
     def _left(self, op: Op, scores: Signal, variance: float) -> tuple[float, float]:
         """Return what a norm of what the weights sum up leaves of R² of scores and of keys, by their gradients' size.
@@ -211,12 +221,15 @@ class Attended:
         """Return the softmax that a value goes to, and by which number it is multiplied on the way."""
         factor = 1.0
         for _ in range(_FURTHEST):
-            later = [op for op in self._trace.consumers(value) if op.phase == "forward"]
+            # What a backward op keeps is detached, and goes nowhere.
+            later = [o for o in self._trace.consumers(value) if o.phase == "forward" and o.functional != "aten.detach"]
             name, other = later[0].functional if later else "", later[0].arguments.get("other") if later else None
             if name in _SOFTMAX:
                 return later[0], factor
             if name in ("aten.mul", "aten.div") and isinstance(other, (int, float)):
                 factor *= other if name == "aten.mul" else 1 / other
+            elif name == "aten.tanh" and (capped := self._signals.get(later[0].outputs[0])) is not None:
+                factor *= 1 - capped.q  # a soft cap: E[tanh′] = 1 − E[tanh²]
             elif name not in _TO_SOFTMAX or len(later) > 1:
                 return None
             value = later[0].outputs[0]
@@ -228,9 +241,46 @@ def _open(scores: Signal) -> Sequence[tuple[float, float]]:
     return scores.mask.sizes if scores.mask is not None else ((float(scores.shape[-1]), 1.0),)
 
 
+def _by_size(scores: Signal, sent: Signal) -> Sequence[tuple[float, float]]:
+    """Return the same by powers of √2, as a row of one weight sends its value all that it gets; rows by gradient.
+
+    Args:
+        scores: what is open of them.
+        sent: the gradient of what the weights sum.
+    """
+    if scores.mask is None:
+        return _open(scores)
+    counts, square = scores.mask.counts, np.ones(1)
+    axes = sent.axes([len(sent.dims) - 2])
+    if len(axes) == 1 and counts.shape[-1] == sent.shape[-2]:
+        by_segment = sent.diagonal.swapaxes(0, axes[0]).reshape(sent.diagonal.shape[axes[0]], -1).mean(1)
+        square = np.repeat(by_segment, sent.atoms[axes[0]].patterns.parts)
+    weights = np.broadcast_to(square, counts.shape)[counts > 0] / max(float(square.mean()), 1e-300)
+    counts = counts[counts > 0].astype(float)
+    steps = np.round(2 * np.log2(counts))
+    groups = [steps == i for i in np.unique(steps)]
+    return [(float(1 / (1 / counts[g]).mean()), float(weights[g].sum() / counts.size)) for g in groups]
+
+
+class Shares(NamedTuple):
+    """What the s_t are of the terms of a sum Σ p v.
+
+    Attributes:
+        even: the share of Σ E[(p_t v_t·g)²] that is theirs, for gradients of one size.
+        normed: for gradients of what a norm follows.
+        square: E[Σ p²].
+        alike: the share of Σ β² that is that of the average β, 1/n.
+    """
+
+    even: float
+    normed: float
+    square: float
+    alike: float
+
+
 @lru_cache(maxsize=1024)
-def apart(variance: float, count: float, common: float) -> tuple[float, float]:
-    """Return which share of Σ E[(p_t v_t·g)²] is that of the s_t: for gradients of one size, and for those of a norm.
+def apart(variance: float, count: float, common: float) -> Shares:
+    """Return what the s_t are of the terms of a sum.
 
     Args:
         variance: of a score.
@@ -238,13 +288,14 @@ def apart(variance: float, count: float, common: float) -> tuple[float, float]:
         common: which share of the values' square is common to all of them.
 
     >>> [round(x, 3) for x in (*apart(0.0, 4, 0.0), *apart(0.0, 4, 1.0))]
-    [0.75, 0.75, 0.0, 0.0]
+    [0.75, 0.75, 0.25, 1.0, 0.0, 0.0, 0.25, 1.0]
     """
     _, p = _drawn(variance, count)
     square = (p * p).sum(1)
     whole = common + (1 - common) * square
     along = ((p * (common + (1 - common) * p)) ** 2).sum(1) / whole
-    return float(1 - along.mean() / square.mean()), float(1 - (along / whole).mean() / (square / whole).mean())
+    even, normed = 1 - along.mean() / square.mean(), 1 - (along / whole).mean() / (square / whole).mean()
+    return Shares(float(even), float(normed), float(square.mean()), float(whole.mean() / p.shape[1] / along.mean()))
 
 
 @lru_cache(maxsize=1024)

@@ -59,6 +59,8 @@ from initwell.propagate.shared.routed import (
     Parts,
     apart,
     copies,
+    gathered,
+    of_values,
     opposed,
     sharing,
     summed,
@@ -189,7 +191,7 @@ class Radial:
             if None in ways:
                 return None
             sent, n = summed(way for way in ways if way is not None), widened(self._trace, op, value)[0]
-            return together(sent, n) if n > 1 else self._regrouped(op, value, sent)
+            return gathered(sent, n, self._variance) if n > 1 else self._regrouped(op, value, sent)
         if (layer := rows_and_weight(self._trace, op)) is not None and is_weight(self._trace, layer[1]):
             return self._less_bias(op) if layer[0] == value else None
         if op.functional in _PRODUCTS:
@@ -223,7 +225,9 @@ class Radial:
         if heads > 1 and after % before == 0 and are_one_row(self._trace, op.outputs[0], heads, self._ends):
             shared = in_heads(self._trace, self._signals, value, heads)
             return self._of_heads(op, value, heads, parts, shared + (1 - shared) / heads)
-        return together(parts, before // after) if before > after and before % after == 0 else parts
+        if before > after and before % after == 0:
+            return gathered(parts, before // after, self._variance)
+        return parts
 
     def _of_heads(self, op: Op, value: int, heads: int, parts: Parts, share: float) -> Parts:
         """Return R of each of several rows that are one later on, which holds a share of what they have at random."""
@@ -308,16 +312,10 @@ class Radial:
 
     def _values_part(self, op: Op, parts: Parts) -> Parts | None:
         """Return R of the values of attention, part of which goes with that of the keys."""
-        found, linked = (
-            self._attended(op, self._attention.values(op, self._variation(parts))),
-            self._attention.with_keys(op),
-        )
+        sizes, linked = self._attention.values(op, self._variation(parts)), self._attention.with_keys(op)
         keys = None if linked is None else self._attended(linked[0], self._attention.keys(linked[0]))
-        if found is None or linked is None or keys is None or self._variation(keys) <= 0:
-            return found
-        ratio = math.sqrt(self._variation(found) / self._variation(keys))
-        shared = {source: c * linked[1] * ratio for source, c in keys.items()}
-        return summed([shared, {source: c * math.sqrt(1 - linked[1] ** 2) for source, c in found.items()}])
+        link = linked[1] if linked is not None and keys is not None else 0.0
+        return None if sizes is None else of_values(op.index, parts, sizes, (keys or {}, link), self._variance)
 
     def _scores_part(self, op: Op, value: int) -> Parts | None:
         """Return R of the scores of a softmax, those of a router from R of its experts' sum."""

@@ -12,7 +12,7 @@ experts, and entries that are picked from a row, have the R of those that they w
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -98,6 +98,69 @@ def together(parts: Parts, heads: int) -> Parts:
         elif source.source is not None:
             ways.append({source.source: c * math.sqrt(heads)})
     return summed(ways)
+
+
+def gathered(parts: Parts, n: int, variance: MutableMapping[object, float]) -> Parts:
+    """Return R of rows of n heads each, of as many as there are or a part of them, as of queries that share a key.
+
+    Σ of n of H numbers that add up to 0 has (H − n)/(H − 1) of the variance that it had of independent ones.
+
+    Args:
+        parts: of each head.
+        n: how many are one row.
+        variance: of each source; those of parts of the heads are put into it.
+    """
+    found: dict[object, float] = {}
+    for source, c in together(parts, n).items():
+        if isinstance(source, Head) and source.heads > n and source.heads % n == 0:
+            fewer = source._replace(heads=source.heads // n)
+            variance[fewer] = variance[source]
+            left = n if source.source is not None else (source.heads - n) / (source.heads - 1)
+            found[fewer] = found.get(fewer, 0.0) + c * math.sqrt(left)
+        else:
+            found[source] = found.get(source, 0.0) + c
+    return found
+
+
+def of_values(
+    op: int,
+    parts: Parts,
+    sizes: tuple[float, float],
+    keys: tuple[Parts, float],
+    variance: MutableMapping[object, float],
+) -> Parts:
+    """Return R of the values of attention: a share of what their sums have, by heads as these, and the s_t.
+
+    The s_t (see ``attended``) go with R of the keys: both are of what the values' gradients have apart from the sum's.
+
+    Args:
+        op: the sum.
+        parts: of it.
+        sizes: the variance of R of values, and how much of it heads share as their sums do.
+        keys: R of the keys, and how far that of the values goes with it.
+        variance: of each source.
+    """
+    along, whole = (sum(c * c * variance[s] for s, c in p.items()) for p in (parts, keys[0]))
+    heads = _of_heads(op, parts, sizes[1] / along, variance) if along > 0 else {}
+    own = max(sizes[0] - sum(variance[source] for source in heads), 0.0)
+    linked = min(keys[1] ** 2 * sizes[0], own) if whole > 0 else 0.0
+    variance[op, "attended"] = own - linked
+    shared = {source: c * math.sqrt(linked / whole) for source, c in keys[0].items()} if linked > 0 else {}
+    return {**shared, **dict.fromkeys(heads, 1.0), (op, "attended"): 1.0}
+
+
+def _of_heads(op: int, parts: Parts, share: float, variance: MutableMapping[object, float]) -> list[Head]:
+    """Return sources that rows of heads have as those of a sum have theirs, of a share of its variance."""
+    sums = dict[Head, float]()
+    for source, c in parts.items():
+        if isinstance(source, Head):
+            key = Head(source.heads, None if source.source is None else (op, "summed"), op)
+            sums[key] = sums.get(key, 0.0) + share * c * c * variance[source]
+    for key, whole in sums.items():
+        variance[key] = whole
+        if key.source is not None:
+            variance[key.source] = whole
+    return list(sums)
 
 
 def sharing(gates: Signal, whole: Callable[[int], float]) -> Signal:
