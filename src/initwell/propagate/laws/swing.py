@@ -208,20 +208,31 @@ def of_inverse(found: Signal, factor: Signal) -> Signal:
     rows = average.of
     if rows.swing <= 0 >= rows.lengths:
         return found
-    whole, longer = (_inverse_gain(image, 1 + by) for by in (lengths.of_rows(rows), rows.lengths))
+    even = replace(rows, lengths=0.0, skew=0.0)
+    longer = _inverse_gain(image, 1 + rows.lengths, even)
+    whole = _inverse_gain(image, 1 + lengths.of_rows(rows), replace(even, swing=0.0, floor=0.0))
     if not min(whole, longer) >= 1:
         return found
     return replace(found, swing=min(1 - whole / longer, 0.0), lengths=1 - longer)
 
 
-def _inverse_gain(image: Image, factor: float) -> float:
-    """Return by how much E[k²] is larger, k a function of an average of squares, than if these went by so much less."""
-    pre = image.pre
+def _inverse_gain(image: Image, factor: float, rows: Signal) -> float:
+    """Return by how much E[k²] is larger, k a function of an average of squares, than of other rows.
+
+    Args:
+        image: k.
+        factor: by how much less E[v²] of the others is.
+        rows: the others.
+    """
+    pre, average = image.pre, image.pre.average
+    if average is None:
+        return 1.0
     here = tuple([slice(n) for n in pre.means.shape])
     even = pre.moments.copy()
     even[here] = np.maximum(even[here] / factor, pre.means**2 * (1 + _EVEN))
+    others = replace(pre, moments=even, average=replace(average, of=rows))
     square = composed(Function(np.square), image)
-    varied, without = (float(function_moments(square, u)[0].mean()) for u in (pre, replace(pre, moments=even)))
+    varied, without = (float(function_moments(square, u)[0].mean()) for u in (pre, others))
     return varied / without if without > 0 else 1.0
 
 
