@@ -15,6 +15,7 @@ A convolution of fresh weights carries both on exactly, S_y(p, p′) ∝ Σ_k S_
 does too. Of an axis longer than ``LONGEST`` only the sizes are kept; S is taken as the product of their roots.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -282,3 +283,40 @@ def times(one: tuple[Array, float, float], two: tuple[Array, float, float]) -> t
     for table in found:
         np.fill_diagonal(table, size)
     return np.array([agree, apart / product if abs(product) > 1e-9 * one[1] * two[1] else 1.0]), settled(found)
+
+
+def spread(profile: Sequence[Array], common: float, own: float) -> float:
+    """Return the relative variance of products of two rows, from how alike places are by where they are.
+
+    Rows are places, as where a map is flattened to tokens. A padded border has a part of its sums alone, and rows there
+    differ from those inside by much the same: what rows vary by then has few dimensions. With K = a·S + (q − a)·L, the
+    expected products, less their row means and column means, it is the average square of K off the diagonal over that
+    of its diagonal; see ``gram``. Of products of tables over the axes, sums are products of sums.
+
+    Args:
+        profile: the tables of each axis.
+        common: a.
+        own: q − a.
+
+    >>> round(spread([even(4), even(4)], 3.0, 1.0), 12)
+    0.0
+    >>> border = np.outer([1, 1, 1, 0.5], [1, 1, 1, 0.5])
+    >>> round(spread([np.stack([border, np.eye(4)]), even(4)], 3.0, 0.1), 2)
+    0.32
+    """
+    if any(tables.ndim == 1 for tables in profile):
+        return 0.0
+    count = math.prod(tables.shape[-1] for tables in profile)
+    rows = [tables.sum(axis=2) for tables in profile]
+    squares = math.prod(np.einsum("sij,tij->st", tables, tables) for tables in profile)
+    sums = math.prod(sum_ @ sum_.T for sum_ in rows)
+    kinds = np.array([common, own])
+    every = float(kinds @ math.prod(sum_.sum(axis=1) for sum_ in rows))
+    diagonal = float(kinds @ math.prod(np.trace(tables, axis1=1, axis2=2) for tables in profile))
+    size = (diagonal - every / count) / count
+    whole = float(kinds @ (squares - 2 / count * sums) @ kinds) + (every / count) ** 2
+    if count < 3 or size <= 0:
+        return 0.0
+    # Rows of nothing but their own have −1/n of their size with each other, once their mean is off.
+    apart = (whole / size**2 - count**2 / (count - 1)) / (count * (count - 1)) * ((count - 1) / count) ** 2
+    return max(apart, 0.0)

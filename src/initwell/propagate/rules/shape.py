@@ -10,7 +10,7 @@ from initwell.propagate.laws.functions import as_image, line
 from initwell.propagate.laws.swing import of_longer_rows, seen
 from initwell.propagate.moments.atoms import expanded, permuted, viewed
 from initwell.propagate.moments.centring import over_all
-from initwell.propagate.moments.places import sizes
+from initwell.propagate.moments.places import off_average, sizes, spread
 from initwell.propagate.moments.remembered import Average
 from initwell.propagate.moments.segments import along
 from initwell.propagate.moments.signal import Image, Signal, constant, replace
@@ -19,6 +19,7 @@ from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.cropping import cropped
 from initwell.propagate.rules.even_rows import of_even_rows
 from initwell.propagate.rules.parts import padded
+from initwell.propagate.rules.reading import read_places
 from initwell.propagate.rules.staggered import staggered
 from initwell.propagate.rules.weighted import of_rows_left
 from initwell.propagate.table import Call, Rule, UnknownSignalError
@@ -33,7 +34,7 @@ def _view(call: Call) -> Sequence[Signal]:
     x = call.signal("self")
     if call.op.phase == "backward" and (moved := staggered(call)) is not None:
         return [moved]
-    found = viewed(x, call.shape())
+    found = _flattened(x, viewed(x, call.shape()))
     if call.op.phase == "forward" and x.image is not None and x.image.base is not None:
         found = _of_factors(x, call.shape())
     if x.swing > 0:
@@ -42,6 +43,19 @@ def _view(call: Call) -> Sequence[Signal]:
         return [found]
     mask, closed = (m and m.seen_as(x.shape, call.shape()) for m in (x.mask, x.closed))
     return [replace(found, mask=mask, closed=closed)]
+
+
+def _flattened(x: Signal, found: Signal) -> Signal:
+    """Say of places that become rows by how much products of two of these vary; see ``places.spread``."""
+    rank = len(x.dims) - len(x.profile)
+    if len(x.profile) < 2 or len(found.dims) >= len(x.dims) or x.segmented or rank < 1 or found.profile:
+        return found
+    space = x.axes(range(rank, len(x.dims)))
+    places = read_places(x, len(x.profile))
+    level = math.prod(off_average(tables[1]) for tables in places if tables.ndim == 3)
+    common = max((x.averaged(space) - x.q * level) / (1 - level), 0.0) if level < 1 else 0.0
+    more = spread(places, common, x.q - common)
+    return replace(found, spread=found.spread + more) if more > 0 else found
 
 
 def _of_factors(x: Signal, shape: Sequence[int]) -> Signal:
