@@ -319,4 +319,4 @@ def spread(profile: Sequence[Array], common: float, own: float) -> float:
         return 0.0
     # Rows of nothing but their own have −1/n of their size with each other, once their mean is off.
     apart = (whole / size**2 - count**2 / (count - 1)) / (count * (count - 1)) * ((count - 1) / count) ** 2
-    return max(apart, 0.0)
+    return float(max(apart, 0.0))
