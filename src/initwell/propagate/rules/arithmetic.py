@@ -39,10 +39,11 @@ from initwell.propagate.rules.byhand import (
 from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.first_rows import less_their_length, of_first_rows
-from initwell.propagate.rules.lengths import by_length_of_few
+from initwell.propagate.rules.lengths import by_length_of_few, refuse_two_ways
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
 from initwell.propagate.rules.overwritten import rows_kept
+from initwell.propagate.rules.own_length import of_own_length
 from initwell.propagate.rules.quotients import of_quotient, of_shift
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.states import refuse_uneven, written
@@ -81,6 +82,7 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
             return [replace(whole, mask=both(a.mask, b.mask))]
         if (found := summed_jointly(a, b, 1.0, beta) or centred_by_hand(a, b, beta)) is not None:
             return [found]
+        refuse_two_ways(call, first, second)
         if beta == 1.0 and (found := gradient_by_hand(call, first, second)) is not None:
             return [found]
         if beta == 1.0 and (found := of_quotient(call, first, second) or of_shift(call, first, second)) is not None:
@@ -142,6 +144,7 @@ def _mul(call: Call) -> Sequence[Signal]:
     if _is_gradient(call, "other") or as_image(a).base is None:
         a, b = b, a
     whole = product(a, b, call.shape())
+    whole = of_own_length(call, whole) if call.op.phase == "forward" else whole
     if by_number(call, "self", a, b) or by_number(call, "other", a, b):
         whole = replace(whole, gaussian=True)
     return [written(call, whole)]
@@ -198,7 +201,8 @@ def _div(call: Call) -> Sequence[Signal]:
     if fixed(a) and not a.segmented and inverse.shape == call.shape():
         return [scaled(inverse, a.mean)]
     found = multiplied_jointly(a, inverse) or normalized_by_hand(a, inverse, call.op.outputs[0])
-    found = found or product(a, inverse, call.shape())
+    whole = found or product(a, inverse, call.shape())
+    found = of_own_length(call, whole) if found is None and call.op.phase == "forward" else whole
     return [replace(found, gaussian=True) if by_number(call, "other", a, inverse) else found]
 
 

@@ -122,11 +122,9 @@ class Radial:
         if not found or found[0] is None or found[0].q <= 0:
             return found
         parts, scale = self._of(norm.op.outputs[0]), self._signals.get(norm.scale)
-        if parts is None or scale is None or scale.q <= 0:
+        if parts is None or scale is None or scale.q <= 0 or norm.op.outputs[0] in parts:
             return found
         whole = self._variation(parts) / size(self._trace, norm.scale)
-        if norm.op.outputs[0] in parts:
-            return found
         varies = scale.q - scale.mean**2 > _ROUNDING * scale.q
         if op.index not in self._norms or (varies and scale.image is None and scale.average is None):
             # A gate, or the sum of a router's weights: how 1/r goes with R is in what R/r would be at random. That of
@@ -194,6 +192,8 @@ class Radial:
             return gathered(sent, n, self._variance) if n > 1 else self._regrouped(op, value, sent)
         if (layer := rows_and_weight(self._trace, op)) is not None and is_weight(self._trace, layer[1]):
             return self._less_bias(op) if layer[0] == value else None
+        if op.functional == "aten.linalg_vector_norm":
+            return self._random(op.outputs[0])  # x·d|x|/dx is |x| itself
         if op.functional in _PRODUCTS:
             # Of queries times keys, and of weights times values, the rows are those of what comes first.
             parts = self._of(op.outputs[0])
