@@ -225,7 +225,7 @@ def joined(found: Signal, common: Found | None, parts: Sequence[Signal] = ()) ->
     """
     if common is None or common[0].shape != found.moments.shape or any(p.dims != found.dims for p in parts):
         return found
-    moments = found.moments + common[0]
+    moments = np.array(found.moments + common[0])
     own = tuple([slice(n) for n in found.means.shape])
     rounding = moments[own] < 1e-9 * found.moments[own]
     if rounding.all():
