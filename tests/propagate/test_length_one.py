@@ -116,6 +116,7 @@ def _over_squares(h: Tensor) -> Tensor:
         (Of(lambda h: _over_squares(h.abs()[:, :1]), 4, 1), (1, 4), None),
         (Of(lambda h: _renormed(h[[-1]]), 4, 4), (2, 3, 4), None),
         (Of(lambda h: h / h.norm(), 1, 1), (1, 2, 2, 1), None),
+        (Of(lambda h: F.pad(h / (h.pow(2).sum() + 1), (-1, 1)), 4), (1, 4), _squares),
         (Of(lambda h: F.glu(torch.cat([h, h], 2), 2) + h.sum(2, keepdim=True), 1, 1), (1, 1, 1), None),
     ],
 )

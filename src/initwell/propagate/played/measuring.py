@@ -124,7 +124,9 @@ def following(g: Signal, u: Signal, gradients: Sequence[Tensor], values: Sequenc
         gradients: its numbers, of each draw.
         values: those of u, and of its siblings.
     """
-    if len(g.atoms) != len(u.atoms) or any(a.size != b.size or a.parts for a, b in zip(g.atoms, u.atoms, strict=True)):
+    if len(g.atoms) != len(u.atoms) or any(
+        a.size != b.size or a.parts or b.parts for a, b in zip(g.atoms, u.atoms, strict=True)
+    ):
         return g
     numbers = torch.stack([torch.stack(list(t)).double().flatten() for t in (gradients, *values)])
     whole: Array = (numbers - numbers.mean(1, keepdim=True)).numpy()
