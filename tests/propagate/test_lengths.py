@@ -123,3 +123,9 @@ def test_the_sum_of_squares_of_a_gated_row_against_sampling() -> None:
 def test_wide_rows_are_as_good_as_of_one_length() -> None:
     wide = replace(independent((4, 1024), 1.0), gaussian=True)
     assert of_layer(wide) == 0.0
+
+
+def test_sums_whose_rows_swing_are_of_the_lengths_that_they_had_and_of_few_entries() -> None:
+    """Behind a sum one part of which swings, the lengths of the other were forgotten."""
+    stream = replace(independent((16, 64), 1.0), gaussian=True, swing=0.1, lengths=0.1)
+    assert of_layer(stream) == pytest.approx(1.1 * (1 + 2 / 64) - 1)

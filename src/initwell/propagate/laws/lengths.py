@@ -41,7 +41,7 @@ def of_layer(x: Signal) -> float:
     >>> of_layer(replace(independent((4, 64), 3.0), gaussian=True))
     0.03125
     """
-    if x.swing or not x.dims or x.shape[-1] > _WIDEST or any(atom.parts for atom in x.dims[-1]):
+    if (x.swing and not x.gaussian) or not x.dims or x.shape[-1] > _WIDEST or any(atom.parts for atom in x.dims[-1]):
         return 0.0
     heavy = (_GAUSSIAN,) if x.gaussian else tails(x)
     if heavy is None or x.shape[-1] == 1:
