@@ -89,7 +89,14 @@ class Average(nn.Module):
 
 
 def test_tails_that_are_not_known_are_not_guessed() -> None:
-    """Of tables drawn uniformly or not, and of values that are nearly the same, in groups of twelve."""
-    for model, batch in ((Table(), torch.arange(96).view(8, 12) % 50), (Average(), torch.randn(8, 12, 64))):
-        rows = iw.predict(model, batch, plan=iw.plan(model, "xavier")).rows
-        assert [row["forward_rms"] for row in rows if row["op"] == "aten.amax"] == [None]
+    """Of tables, drawn uniformly or not."""
+    rows = iw.predict(Table(), torch.arange(96).view(8, 12) % 50, plan=iw.plan(Table(), "xavier")).rows
+    assert [row["forward_rms"] for row in rows if row["op"] == "aten.amax"] == [None]
+
+
+def test_the_largest_of_a_layers_outputs_that_are_drawn(measured_rms: Callable[..., np.ndarray]) -> None:
+    """Values that are nearly the same, in groups of twelve: 16 draws of the weights, a standard error of 3 %."""
+    model, batch = Average(), torch.randn(8, 12, 64, generator=torch.Generator().manual_seed(0))
+    rows = iw.predict(model, batch, plan=iw.plan(model, "xavier")).rows
+    assert rows[-1]["op"] == "aten.amax"
+    assert rows[-1]["forward_rms"] == pytest.approx(measured_rms(model, batch, "xavier", 16)[-1][0], rel=0.1)

@@ -19,10 +19,16 @@ from initwell.trace.trace import Op, Trace, ValueRef
 _LOSS = "(loss)"
 _MOST, _INPUTS, _LARGEST = 400, 16, 1 << 21
 _DRAWN = frozenset({"aten.randn", "aten.randn_like", "aten.normal_functional"})
-_UNPLAYED = frozenset({"aten.bernoulli", "aten.native_dropout", "aten.rand", "aten.rand_like", "aten.uniform"}) | {
-    "aten.exponential",
-    "aten.multinomial",
-}
+# Rows of a table are drawn as its weights are, which may not be Gaussian; a layer's outputs are sums of many.
+_TABLES = frozenset({"aten.embedding"})
+_UNPLAYED = (
+    _TABLES
+    | frozenset({"aten.bernoulli", "aten.native_dropout", "aten.rand", "aten.rand_like", "aten.uniform"})
+    | {
+        "aten.exponential",
+        "aten.multinomial",
+    }
+)
 _LAYERS = frozenset(CONTRACTIONS)
 _SAVING = frozenset({"aten.detach", "aten.alias", *VIEWS, *COPIES})
 _SUMS = frozenset({"aten.add", "aten.sub", "aten.rsub"})
