@@ -16,7 +16,8 @@ and not by how the weights before happen to fall (``gram``), so that products of
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -200,14 +201,14 @@ class _Play:
         for old, _ in op.mutates:
             if old in self.values and old not in self._tensors:
                 self._tensors[old] = [t.clone() for t in self._numbers(old)]
+        arguments = {**op.arguments, "shape": op.arguments.get("size")} if func is _RESHAPED else op.arguments
+        if arguments.get("training") or arguments.get("train"):
+            arguments = {**arguments, "running_mean": None, "running_var": None}  # they are written to
         results: list[list[Tensor]] = []
-        for n in range(self.draws):
-            numbers = partial(_number, {i: self._numbers(i)[n] for i in op.inputs})
-            arguments = {**op.arguments, "shape": op.arguments.get("size")} if func is _RESHAPED else op.arguments
-            if arguments.get("training") or arguments.get("train"):
-                arguments = {**arguments, "running_mean": None, "running_var": None}  # they are written to
-            out = called(func, arguments, numbers)
-            results.append([_plain(t) for t in tree_leaves(out) if isinstance(t, Tensor)])
+        with _own_randomness(op):
+            for n in range(self.draws):
+                out = called(func, arguments, partial(_number, {i: self._numbers(i)[n] for i in op.inputs}))
+                results.append([_plain(t) for t in tree_leaves(out) if isinstance(t, Tensor)])
         for place, value in enumerate(op.outputs):
             self._tensors[value] = [made[place] for made in results]
         for old, new in op.mutates:
@@ -385,3 +386,11 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _number(numbers: Mapping[int, Tensor], ref: ValueRef) -> Tensor:
     return numbers[ref.id]
+
+
+@contextmanager
+def _own_randomness(op: Op) -> Iterator[None]:
+    """Let an op that draws, as a permutation or noise in a loss, do so from a seed of its own, the caller's unmoved."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_SEED + op.index)
+        yield

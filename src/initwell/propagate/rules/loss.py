@@ -216,6 +216,8 @@ def _reduced(call: Call, loss: Signal) -> Signal:
 def _nll(call: Call) -> Sequence[Signal | None]:
     """Pick the target's entry, times its weight: of two places the same class, or two classes."""
     y = call.signal("self")
+    # What places of unlike kinds, as behind a causal mask, have on average is all that their sum needs.
+    y = plain(y, *range(len(y.dims))) if y.segmented else y
     dim = 1 if len(y.dims) > 1 else 0
     others = [d for d in range(len(y.dims)) if d != dim]
     places = math.prod(y.shape[d] for d in others)
