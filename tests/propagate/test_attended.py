@@ -1,7 +1,9 @@
 """Gradients along rows of queries, by way of attention's weights, against draws of weights."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor, nn
@@ -34,7 +36,7 @@ class Attention(nn.Module):
 
 
 @pytest.mark.parametrize("normed", [True, False])
-def test_what_norms_of_queries_get(normed: bool) -> None:
+def test_what_norms_of_queries_get(normed: bool, measured_rms: Callable[..., np.ndarray]) -> None:
     """Behind norms of heads it was 34 % too large: with one weight next to 1 others' gradients went together.
 
     16 draws: standard errors of 2 %.
@@ -42,8 +44,5 @@ def test_what_norms_of_queries_get(normed: bool) -> None:
     model = Attention(normed=normed)
     predicted = iw.predict(model, X, plan=iw.plan(model, "lecun")).rows
     place = next(i for i, row in enumerate(predicted) if row["op"] == "aten.add")
-    total = 0.0
-    for seed in range(SEEDS):
-        iw.init_(model, "lecun", seed=seed)
-        total += iw.measure(model, X, seed=seed).rows[place]["gradient_rms"] ** 2
-    assert predicted[place]["gradient_rms"] == pytest.approx(math.sqrt(total / SEEDS), rel=0.12)
+    measured = measured_rms(model, X, "lecun", SEEDS)
+    assert predicted[place]["gradient_rms"] == pytest.approx(measured[place][1], rel=0.12)

@@ -1,5 +1,7 @@
 """Scales of hand-written norms in a block that is called again and again, against 16 draws of the weights."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -31,16 +33,12 @@ class Again(nn.Module):
         return y
 
 
-def test_what_one_block_adds_twice_shares_its_radial_part() -> None:
+def test_what_one_block_adds_twice_shares_its_radial_part(measured_rms: Callable[..., np.ndarray]) -> None:
     """64 rows, standard errors of 3 %: as sources of their own, the last call but one's was 40 % too large."""
     batch = torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(0))
     model = Again()
     found = iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows
     scales = [i for i, row in enumerate(found) if row["op"] == "aten.rsqrt"]
-    squares = np.zeros(len(scales))
-    for seed in range(SEEDS):
-        iw.init_(model, "kaiming", seed=seed)
-        rows = iw.measure(model, batch, seed=seed).rows
-        squares += [rows[i]["gradient_rms"] ** 2 / SEEDS for i in scales]
+    measured = measured_rms(model, batch, "kaiming", SEEDS)[scales, 1]
     last = [found[i]["gradient_rms"] for i in scales[-3:]]
-    assert last == pytest.approx(np.sqrt(squares[-3:]), rel=0.12)
+    assert last == pytest.approx(measured[-3:], rel=0.12)

@@ -79,15 +79,12 @@ class Two(nn.Module):
         return self.loss(self.first(x), self.second(view))
 
 
-def against_draws(model: nn.Module, batch: object, loss: Loss) -> list[tuple[dict[str, object], float, float]]:
+def against_draws(
+    model: nn.Module, batch: object, loss: Loss, measured_rms: Callable[..., np.ndarray]
+) -> list[tuple[dict[str, object], float, float]]:
     """Return predicted rows, and what was measured forward and backward."""
     predicted = iw.predict(model, batch, plan=iw.plan(model, "pytorch"), loss=loss).rows
-    squares = np.zeros((len(predicted), 2))
-    for seed in range(SEEDS):
-        iw.init_(model, "pytorch", seed=seed)
-        rows = iw.measure(model, batch, seed=seed, loss=loss).rows
-        squares += [[row["forward_rms"] ** 2, (row["gradient_rms"] or 0.0) ** 2] for row in rows]
-    measured = np.sqrt(squares / SEEDS)
+    measured = measured_rms(model, batch, "pytorch", SEEDS, loss)
     return [(dict(row), *pair) for row, pair in zip(predicted, measured.tolist(), strict=True)]
 
 
@@ -102,19 +99,19 @@ LOSSES: dict[str, tuple[int, Loss]] = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_written_in_ops_by_measurement(name: str) -> None:
+def test_a_loss_written_in_ops_by_measurement(name: str, measured_rms: Callable[..., np.ndarray]) -> None:
     """Intersection over union was 75 % off within it, and the pair's rank unknown; standard errors are 1 to 2 %."""
     outputs, loss = LOSSES[name]
-    last = [found for found in against_draws(mlp(outputs), X, loss) if found[0]["path"] == "4"]
+    last = [found for found in against_draws(mlp(outputs), X, loss, measured_rms) if found[0]["path"] == "4"]
     for row, _, backward in last:
         assert row["gradient_rms"] == pytest.approx(backward, rel=0.1), row
     assert len(last) == 1
 
 
-def test_two_encoders_that_are_compared() -> None:
+def test_two_encoders_that_are_compared(measured_rms: Callable[..., np.ndarray]) -> None:
     """Gradients were 20 times too large: almost all pairs push the same way. Standard errors are 2 to 5 %."""
     checked = 0
-    for row, forward, backward in against_draws(Two(of_both, one=False), (X, VIEW), lambda y: y):
+    for row, forward, backward in against_draws(Two(of_both, one=False), (X, VIEW), lambda y: y, measured_rms):
         if row["path"] in ("", "first.4", "second.4") and row["gradient_rms"] is not None:
             assert row["forward_rms"] == pytest.approx(forward, rel=0.15), row
             assert row["gradient_rms"] == pytest.approx(backward, rel=0.15), row
@@ -122,10 +119,10 @@ def test_two_encoders_that_are_compared() -> None:
     assert checked >= 8
 
 
-def test_two_views_that_one_encoder_reads() -> None:
+def test_two_views_that_one_encoder_reads(measured_rms: Callable[..., np.ndarray]) -> None:
     """The views go together, and with one weight so do their codes: the loss was several times too large."""
     checked = 0
-    for row, forward, _ in against_draws(Two(nearest, one=True), (X, VIEW), lambda y: y):
+    for row, forward, _ in against_draws(Two(nearest, one=True), (X, VIEW), lambda y: y, measured_rms):
         if row["op"] in ("aten.mm", "aten.div", "aten.nll_loss_forward"):
             assert row["forward_rms"] == pytest.approx(forward, rel=0.25), row
             checked += 1
@@ -139,7 +136,7 @@ def test_what_rare_rows_decide_is_not_guessed() -> None:
     assert any("rare rows" in note for note in found.notes)
 
 
-def test_the_numbers_of_a_batch_are_left_as_they_are() -> None:
+def test_the_numbers_of_a_batch_are_left_as_they_are(measured_rms: Callable[..., np.ndarray]) -> None:
     """An op that writes to a known tensor writes to each draw's own."""
     kept = LABELS.clone()
     target = torch.ones(SAMPLES) * math.pi
@@ -147,7 +144,7 @@ def test_the_numbers_of_a_batch_are_left_as_they_are() -> None:
     def loss(y: Tensor) -> Tensor:
         return F.cosine_embedding_loss(y, TARGETS, torch.ones(SAMPLES)) + F.relu(target.clone().sub_(y[:, 0])).mean()
 
-    rows = against_draws(mlp(CLASSES), X, loss)
+    rows = against_draws(mlp(CLASSES), X, loss, measured_rms)
     assert torch.equal(kept, LABELS)
     assert torch.equal(target, torch.ones(SAMPLES) * math.pi)
     for row, forward, _ in rows:
@@ -213,7 +210,7 @@ class Causal(nn.Module):
         return y
 
 
-def test_a_language_models_loss_behind_a_causal_mask() -> None:
+def test_a_language_models_loss_behind_a_causal_mask(measured_rms: Callable[..., np.ndarray]) -> None:
     """Its logits have segments by position, which the loss averages: 8 draws, a standard error of 2 %."""
     model, ids = Causal(), torch.randint(50, (8, 12), generator=Generator().manual_seed(0))
     target = torch.randint(50, (8 * 12,), generator=Generator().manual_seed(1))
@@ -223,10 +220,6 @@ def test_a_language_models_loss_behind_a_causal_mask() -> None:
 
     rows = iw.predict(model, ids, plan=iw.plan(model, "xavier"), loss=loss).rows
     assert all(row["forward_rms"] is not None and row["gradient_rms"] is not None for row in rows)
-    squares = []
-    for seed in range(8):
-        iw.init_(model, "xavier", seed=seed)
-        squares.append([row["gradient_rms"] ** 2 for row in iw.measure(model, ids, seed=seed, loss=loss).rows])
-    for row, value in zip(rows, np.sqrt(np.mean(squares, axis=0)), strict=True):
+    for row, (_, value) in zip(rows, measured_rms(model, ids, "xavier", 8, loss), strict=True):
         if row["path"] in ("head", "tokens", "block.linear1"):
             assert row["gradient_rms"] == pytest.approx(value, rel=0.1), (row["path"], row["op"])

@@ -23,7 +23,7 @@ from initwell.propagate.given.known import Known
 from initwell.propagate.given.measured import measured
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal
-from initwell.trace.fold import called
+from initwell.trace.calls import called
 from initwell.trace.ops import FROM_SHAPE
 from initwell.trace.trace import Op, Trace, ValueRef
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.places import of_sizes, sizes
 from initwell.propagate.moments.segments import MOST, Array, patterns
-from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.moments.signal import UNLIKE, Signal, replace
 
 _FRESH = 4.0
 # Rows of so many features are no smaller than this share of their average by chance.
@@ -19,9 +19,8 @@ _FEATURES = 16
 # So many inputs of a batch are compared with each other.
 _CROSSED = 8
 SMALL = 0.1
-# Features of a row, of which more are seldom of unlike size, and the relative variance of mean squares that is much.
+# Features of a row, of which more are seldom of unlike size.
 _NARROW = 64
-_UNLIKE = 0.25
 
 
 @np.errstate(all="ignore")
@@ -170,7 +169,7 @@ def with_unlike_noted(signal: Signal, tensor: Tensor, what: str) -> Signal:
         return signal
     sizes = tensor.detach().double().flatten(1).square().mean(1)
     chance = 18 / math.prod(tensor.shape[1:])
-    if float(sizes.var() / sizes.mean() ** 2) <= _UNLIKE + chance:
+    if float(sizes.var() / sizes.mean() ** 2) <= UNLIKE + chance:
         return signal
     return signal.approximate(f"{what} of unlike size, taken as alike")
 
@@ -190,7 +189,7 @@ def with_lengths(signal: Signal, tensor: Tensor) -> Signal:
         return signal
     sizes = tensor.detach().double().square().mean(-1)
     varies = float(sizes.var(correction=0) / sizes.mean() ** 2)
-    return replace(signal, lengths=varies) if varies > _UNLIKE else signal
+    return replace(signal, lengths=varies) if varies > UNLIKE else signal
 
 
 def unlike_rows(tensor: Tensor) -> Array | None:

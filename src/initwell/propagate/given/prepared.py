@@ -23,7 +23,7 @@ from initwell.propagate.given.start import convolved
 from initwell.propagate.moments.atoms import viewed
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal
-from initwell.trace.fold import called, overload
+from initwell.trace.calls import called, overload
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace
 

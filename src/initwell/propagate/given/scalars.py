@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from initwell.trace.fold import called, overload
+from initwell.trace.calls import called, overload
 from initwell.trace.trace import Op, Trace
 
 MOST = 2**22

@@ -92,8 +92,13 @@ def of_few_numbers(mean: float, variance: float, numbers: float) -> tuple[Array,
 
 def _times_log_normal(law: tuple[Array, Array], share: float) -> tuple[Array, Array]:
     """Return points and weights of a law times that of e^(√share·z − share/2)."""
+    return products(law, _log_normal(share))
+
+
+def _log_normal(share: float) -> tuple[Array, Array]:
+    """Return points and weights of e^(√share·z − share/2), z a Gaussian: of mean 1."""
     z, chances = np.polynomial.hermite_e.hermegauss(_NODES)
-    return products(law, (np.exp(math.sqrt(share) * z - share / 2), chances / chances.sum()))
+    return np.exp(math.sqrt(share) * z - share / 2), chances / chances.sum()
 
 
 def products(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -127,10 +132,9 @@ def law_of_sizes(mean: float, variance: float, floor: float = 0.0) -> tuple[Arra
     >>> bool(points.min() >= 0.25)
     True
     """
-    if floor > 0 and variance > 0:
-        # Of rows that hardly vary, such as those behind a norm, it is next to all of them, but never all.
-        floor = min(floor, 1 - math.sqrt(variance / _MOST_ABOVE) / mean)
-    if floor > 0 and variance > 0:
+    # Of rows that hardly vary, such as those behind a norm, it is next to all of them, but never all.
+    floor = min(floor, 1 - math.sqrt(variance / _MOST_ABOVE) / mean) if variance > 0 else 0.0
+    if floor > 0:
         points, weights = law_of_sizes(1.0, variance / mean**2 / (1 - floor) ** 2)
         return mean * (floor + (1 - floor) * points), weights
     if variance <= _ONE_SQUARE * mean**2:
@@ -203,10 +207,8 @@ def _mixed(points: Array, weights: Array, excess: float) -> tuple[Array, Array]:
     """Return a Gaussian law with this excess: its points times the root of a log-normal number of mean 1."""
     if excess <= 0:
         return points, weights
-    share = math.log1p(excess / 3)
-    z, chances = np.polynomial.hermite_e.hermegauss(_NODES)
-    sizes = np.exp((math.sqrt(share) * z - share / 2) / 2)
-    found = [(points[..., None] * sizes), weights[..., None] * (chances / chances.sum())]
+    sizes, chances = _log_normal(math.log1p(excess / 3))
+    found = [points[..., None] * np.sqrt(sizes), weights[..., None] * chances]
     return found[0].reshape(*points.shape[:-1], -1), found[1].reshape(*weights.shape[:-1], -1)
 
 

@@ -24,8 +24,6 @@ from initwell.propagate.moments.signal import Signal
 _WIDEST = 2048
 _LEAST = 0.01
 _GAUSSIAN = 3.0
-# Relative variance of rows' mean squares beyond which a function of them is not that of their average.
-UNLIKE = 0.25
 SENT_BACK = "what comes back to rows of unlike size, which few inputs made, as if all were of one"
 # Where first order leaves less than this of a square, it says no more.
 _LEFT = 0.25

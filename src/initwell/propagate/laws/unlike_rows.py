@@ -16,9 +16,8 @@ import numpy as np
 
 from initwell.propagate.laws.averages import law_of_sizes
 from initwell.propagate.laws.functions import function_moments
-from initwell.propagate.laws.lengths import UNLIKE
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Pointwise, Signal, replace
+from initwell.propagate.moments.signal import UNLIKE, Pointwise, Signal, replace
 
 _WHY = "a function of rows of unlike size, which few inputs made"
 _NODES = 64

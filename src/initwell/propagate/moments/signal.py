@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from initwell.propagate.moments.remembered import Average, Gate, Law
 
 Fidelity = Literal["exact", "approximate"]
+UNLIKE = 0.25
+"""Relative variance of rows' mean squares beyond which a function of them is not that of their average."""
 
 
 class Pointwise(Protocol):

@@ -48,7 +48,7 @@ from initwell.propagate.played.stretches import Stretch, last_readers, stretches
 from initwell.propagate.shared.pairs import Pair
 from initwell.propagate.shared.pairs import of as own
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
-from initwell.trace.fold import called, overload
+from initwell.trace.calls import called, overload
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _WHY = "made by ops without a law of their own: measured of drawn numbers between layers of fresh weights"

@@ -8,13 +8,13 @@ from initwell.propagate.given.mask import both
 from initwell.propagate.given.measured import masked_weight
 from initwell.propagate.laws.averages import tails
 from initwell.propagate.laws.functions import Function, as_image
-from initwell.propagate.laws.lengths import SENT_BACK, UNLIKE, behind, of_rows
+from initwell.propagate.laws.lengths import SENT_BACK, behind, of_rows
 from initwell.propagate.laws.swing import of_inverse, of_square
 from initwell.propagate.laws.unlike_rows import of_unlike_rows
 from initwell.propagate.moments.alike import bounded
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import over_pairs
-from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
+from initwell.propagate.moments.signal import UNLIKE, Signal, merged_fidelity, replace
 from initwell.propagate.rules.again import of_sum
 from initwell.propagate.rules.beside import beside, law_beside
 from initwell.propagate.rules.branch import (

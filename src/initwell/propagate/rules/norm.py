@@ -36,7 +36,7 @@ from initwell.propagate.laws.few import normed
 from initwell.propagate.laws.few_features import ALIKE, of_few_features
 from initwell.propagate.laws.functions import composed, line
 from initwell.propagate.laws.gaussian import variances
-from initwell.propagate.laws.lengths import SENT_BACK, UNLIKE
+from initwell.propagate.laws.lengths import SENT_BACK
 from initwell.propagate.laws.rectified import without
 from initwell.propagate.laws.swing import inverse_square_of
 from initwell.propagate.moments.atoms import together, viewed
@@ -45,7 +45,7 @@ from initwell.propagate.moments.centring import centred as centred_moments
 from initwell.propagate.moments.centring import over_all
 from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array, along
-from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
+from initwell.propagate.moments.signal import UNLIKE, Signal, merged_fidelity, replace
 from initwell.propagate.rules.branch import added, multiplied, scaled, shifted
 from initwell.propagate.rules.let_through import gates_of, with_itself
 from initwell.propagate.rules.reading import levelled

@@ -25,7 +25,7 @@ from initwell.propagate.laws.functions import (
     unscaled,
 )
 from initwell.propagate.laws.gaussian import covariance, hermite
-from initwell.propagate.laws.lengths import SENT_BACK, UNLIKE, behind
+from initwell.propagate.laws.lengths import SENT_BACK, behind
 from initwell.propagate.laws.peaks import masked, peak_law, within_window
 from initwell.propagate.laws.rectified import distribution, expected, grid_of, interpolated, of_known_law, through
 from initwell.propagate.laws.unlike_rows import of_unlike_rows
@@ -34,7 +34,7 @@ from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.remembered import Gate
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Image, Pointwise, Signal, merged_fidelity, replace
+from initwell.propagate.moments.signal import UNLIKE, Image, Pointwise, Signal, merged_fidelity, replace
 from initwell.propagate.rules.responses import before
 from initwell.propagate.rules.targets import of_judged
 from initwell.propagate.table import Call, Rule, UnknownSignalError

@@ -26,12 +26,21 @@ from initwell.propagate.laws.functions import (
     shared_images,
 )
 from initwell.propagate.laws.gaussian import variances
-from initwell.propagate.laws.lengths import UNLIKE, of_rows
+from initwell.propagate.laws.lengths import of_rows
 from initwell.propagate.laws.rectified import of_known_law
 from initwell.propagate.laws.swing import of_square
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.segments import Array
-from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, independent, merged_fidelity, replace
+from initwell.propagate.moments.signal import (
+    UNLIKE,
+    Image,
+    Pointwise,
+    Signal,
+    constant,
+    independent,
+    merged_fidelity,
+    replace,
+)
 from initwell.propagate.rules.branch import (
     added,
     decreasing,

@@ -28,7 +28,7 @@ from initwell.propagate.rules.branch import multiplied, operand
 from initwell.propagate.rules.open_sums import log_sum_of_open
 from initwell.propagate.rules.parts import sliced
 from initwell.propagate.table import Call, Rule, UnknowableError
-from initwell.trace.fold import called
+from initwell.trace.calls import called
 from initwell.trace.ops import COPIES
 from initwell.trace.trace import Op, ValueRef
 
