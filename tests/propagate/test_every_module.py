@@ -29,26 +29,16 @@ UNKNOWN = """
     spectral_norm of a convolution
     orthogonal
     orthogonal of a convolution
-    L1Loss() of normal
-    L1Loss(reduction="sum") of normal
-    PoissonNLLLoss() of count
-    MultiLabelMarginLoss() of labels
-    MultiMarginLoss() of class
-    MultiMarginLoss(p=2) of class
-    CosineEmbeddingLoss()
     TripletMarginWithDistanceLoss()
     GaussianNLLLoss()
-    CTCLoss()
     AdaptiveLogSoftmaxWithLoss()
 """
 OFF = """
-    BCELoss() of probability, image
     L1Loss() of normal, image
     L1Loss(reduction="sum") of normal, image
     MSELoss() of normal, image
     HuberLoss() of normal, image
     SmoothL1Loss(beta=0.5) of normal, image
-    TripletMarginLoss()
     LSTM(C, C, batch_first=True) packed
     LSTM(C, C // 2, 2, batch_first=True, bidirectional=True) packed
     LSTM(C, C // 2, 2, batch_first=True, bidirectional=True) packed, padded again
