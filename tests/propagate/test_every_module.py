@@ -11,7 +11,7 @@ from torch import nn
 
 import initwell as iw
 from predict_bench.compare import Value, paired
-from predict_bench.zoo import losses, modules
+from predict_bench.zoo import losses, modules, written
 from predict_bench.zoo.entry import Entry
 
 SEEDS = 8
@@ -48,7 +48,7 @@ OFF = """
 
 
 def _written(text: str) -> frozenset[str]:
-    return frozenset(modules.lines(text))
+    return frozenset(written.lines(text))
 
 
 def _listed(names: list[str]) -> list[object]:
@@ -103,9 +103,9 @@ def test_every_loss(name: str) -> None:
 
 def test_no_layer_is_forgotten() -> None:
     """Containers, parents of others and what only changes a shape or another's weights aside."""
-    written = " ".join([*modules.zoo(), *losses.zoo()])
+    every_name = " ".join([*modules.zoo(), *losses.zoo()])
     every = {n for n, kind in vars(nn).items() if isinstance(kind, type) and issubclass(kind, nn.Module)}
-    left = {n for n in every if not n.startswith("Lazy") and f"{n}(" not in written and n not in written.split()}
+    left = {n for n in every if not n.startswith("Lazy") and f"{n}(" not in every_name and n not in every_name.split()}
     assert left == _written(NOT_HERE) & every
     assert _written(UNKNOWN) | _written(OFF) <= {*modules.zoo(), *losses.zoo()}
 

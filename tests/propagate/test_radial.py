@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import initwell as iw
-from initwell.propagate.laws.concentration import Weights
-from initwell.propagate.laws.scores import sent as sent_to
 
 SEEDS = 16
 WIDTH = 64
@@ -361,34 +358,6 @@ def test_what_two_small_rows_have_in_common_does_not_cancel() -> None:
     assert predicted.rows[first]["gradient_rms"] == pytest.approx(math.sqrt(square / SEEDS), rel=0.15)
 
 
-@pytest.mark.parametrize("variance", [0.1, 4.0, 100.0, 2000.0])
-def test_what_lies_along_a_row_of_scores(variance: float) -> None:
-    """Sampled with 10⁵ rows of 24 scores: a standard error below 1 % (2 % at the largest)."""
-    scores = np.random.default_rng(0).standard_normal((100_000, 24)) * math.sqrt(variance)
-    p = np.exp(scores - scores.max(-1, keepdims=True))
-    p /= p.sum(-1, keepdims=True)
-    sampled = (p**2 * (scores - (p * scores).sum(-1, keepdims=True)) ** 2).sum(-1).mean()
-    assert sent_to(Weights(24), variance)[0] == pytest.approx(sampled, rel=0.05)
-
-
-@pytest.mark.parametrize("variance", [0.1, 4.0, 60.0])
-@pytest.mark.parametrize("count", [2, 20])
-def test_what_keys_and_values_get_along_themselves(variance: float, count: int) -> None:
-    """Sampled with 2·10⁵ rows: standard errors are estimated, and bounds are five of them, at most 15 %."""
-    generator = torch.Generator().manual_seed(1)
-    s = torch.randn(200_000, count, dtype=torch.float64, generator=generator) * math.sqrt(variance)
-    g = torch.randn(200_000, count, dtype=torch.float64, generator=generator)
-    p = s.softmax(1)
-    sent = p * (g - (p * g).sum(1, keepdim=True))
-    _, keys, alone, both = sent_to(Weights(count), variance).tolist()
-    sampled = ((s * sent).square() / variance, sent.square(), s * sent * p * g / math.sqrt(variance))
-    for found, size, draws in zip((keys, alone, both), (keys, alone, alone), sampled, strict=True):
-        sums = draws.sum(1)
-        error = float(sums.std()) / math.sqrt(len(sums))
-        assert 5 * error < 0.15 * size
-        assert found == pytest.approx(float(sums.mean()), abs=5 * error)
-
-
 def test_what_a_norm_takes_off_is_a_part_of_the_gradient() -> None:
     """Of 6 features a sixth lies along the row: added to the rest, as if by chance, it made 1.18 of 1."""
     torch.manual_seed(0)
@@ -422,90 +391,3 @@ def test_gradients_through_means_taken_off_by_hand() -> None:
     for row, size in zip(predicted.rows, measured, strict=True):
         if row["op"] in ("aten.mm", "aten.gelu"):
             assert row["gradient_rms"] == pytest.approx(size, rel=0.1), row["path"]
-
-
-class Length(nn.Module):
-    """x/√(Σ x²), the sum taken and not the mean, as CLIP's."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x / x.pow(2).sum(-1, keepdim=True).pow(0.5)
-
-
-def test_a_sum_of_squares_is_positive() -> None:
-    """As a Gaussian it would reach 0, and 1/x be infinite. 16 seeds of 64 rows: a standard error below 3 %."""
-    torch.manual_seed(0)
-    model, batch = nn.Sequential(linear(), Length(), linear()), torch.randn(64, WIDTH)
-    predicted = iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows
-    squares = np.zeros((SEEDS, len(predicted)))
-    for seed in range(SEEDS):
-        iw.init_(model, "kaiming", seed=seed)
-        squares[seed] = [row["gradient_rms"] ** 2 for row in iw.measure(model, batch, seed=seed).rows]
-    for place in (0, len(predicted) - 1):
-        assert predicted[place]["gradient_rms"] == pytest.approx(math.sqrt(squares[:, place].mean()), rel=0.05)
-    assert predicted[-2]["op"] == "aten.div"
-    assert predicted[-2]["forward_rms"] == pytest.approx(WIDTH**-0.5, rel=1e-3)
-
-
-class Streams(nn.Module):
-    """Two streams, each times a gate of every row, added up and normalized."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.other, self.last = (linear() for _ in range(3))
-        self.gates, self.norm = nn.Linear(WIDTH, 2, bias=False), Root()
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.first(x)
-        gates = (self.gates(x) / 8).sigmoid().unsqueeze(-1)
-        out: Tensor = self.last(self.norm((gates * torch.stack([h, self.other(h)], -2)).sum(-2)))
-        return out
-
-
-def test_what_a_gate_of_each_row_gets() -> None:
-    """16 draws of 64 rows: standard errors below 2 %. The norm takes off what lies along the sum: half of it."""
-    model, batch = Streams(), torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(1))
-    found, squares = compared(model, batch)
-    gates = [i for i, row in enumerate(found) if row["op"] == "aten.sigmoid" or row["path"] == "gates"]
-    assert [found[i]["gradient_rms"] for i in gates] == pytest.approx(np.sqrt(squares[gates]), rel=0.08)
-
-
-class OneGate(nn.Module):
-    """h ← norm(h + sigmoid(w·h)·h): a gate that makes a row longer, which the norm takes off."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate, self.first, self.norm = nn.Linear(WIDTH, 1), linear(), nn.LayerNorm(WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.first(x)
-        out: Tensor = self.norm(h + self.gate(h).sigmoid() * h)
-        return out
-
-
-def test_a_gate_of_the_row_that_it_is_added_to_gets_what_the_norm_leaves_of_its_length() -> None:
-    """16 draws of 64 rows, standard errors of 3 %: ε leaves 10⁻³ of a row's length, of each row its own share.
-
-    Of terms taken apart a third would reach the gate.
-    """
-    model, batch = OneGate(), 0.1 * torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(1))
-    found, squares = compared(model, batch)
-    gates = [i for i, row in enumerate(found) if row["op"] == "aten.sigmoid" or row["path"] == "gate"]
-    assert [found[i]["gradient_rms"] for i in gates] == pytest.approx(np.sqrt(squares[gates]), rel=0.25)
-    assert [found[i]["fidelity"] for i in gates] == ["approximate", "approximate"]
-
-
-def test_rows_times_one_and_a_gate_are_of_unlike_sizes() -> None:
-    """16 draws of 64 rows, standard errors of 1 %: E[1/s²] of a norm, and of it times the same gate again."""
-    model, batch = OneGate(), torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(1))
-    found, squares = compared(model, batch)
-    rows = [i for i, row in enumerate(found) if row["op"] in ("aten.add", "aten.mm")]
-    assert [found[i]["gradient_rms"] for i in rows] == pytest.approx(np.sqrt(squares[rows]), rel=0.045)
-
-
-def compared(model: nn.Module, batch: Tensor) -> tuple[tuple[Any, ...], np.ndarray[Any, np.dtype[np.float64]]]:
-    found = iw.predict(model, batch, plan=iw.plan(model, "xavier")).rows
-    squares = np.zeros((SEEDS, len(found)))
-    for seed in range(SEEDS):
-        iw.init_(model, "xavier", seed=seed)
-        squares[seed] = [row["gradient_rms"] ** 2 for row in iw.measure(model, batch, seed=seed).rows]
-    return found, squares.mean(0)

@@ -66,3 +66,36 @@ def test_what_a_row_shares_with_its_sink_takes_nothing_from_either() -> None:
     for row, other in zip(*found, strict=True):
         for key in ("forward_rms", "gradient_rms"):
             assert row[key] == pytest.approx(other[key], rel=0.01), (key, row)
+
+
+class Sunk(nn.Module):
+    """Masked attention, one head, whose rows have one more score, a parameter's, for nothing: an attention sink."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+        self.norm, self.sink = nn.LayerNorm(width), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (layer(self.norm(x)) for layer in self.layers)
+        shut = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
+        scores = (query @ key.mT / 8).masked_fill(shut, float("-inf"))
+        whole = torch.cat([scores, self.sink.expand(*scores.shape[:-1], 1)], -1)
+        y: Tensor = torch.softmax(whole, -1)[..., :-1] @ value
+        return y
+
+
+def test_scores_joined_with_a_sink_keep_their_mask() -> None:
+    model, batch = Sunk(), torch.randn(16, LENGTH, 64, generator=torch.Generator().manual_seed(0))
+    predicted = iw.predict(model, batch, plan=iw.plan(model, "lecun"))
+    squares = np.zeros((len(predicted.rows), 2))
+    for seed in range(12):
+        iw.init_(model, "lecun", seed=seed)
+        for i, row in enumerate(iw.measure(model, batch, seed=seed).rows):
+            squares[i] += np.array([row["forward_rms"], row["gradient_rms"] or 0.0]) ** 2 / 12
+    # 12 draws: standard errors of 1 to 2 %. Without its mask the softmax was 40 % too small.
+    for row, (forward, backward) in zip(predicted.rows, np.sqrt(squares), strict=True):
+        if row["op"] in ("aten._softmax", "aten.bmm", "aten.addmm") and forward < 100:
+            assert row["forward_rms"] == pytest.approx(forward, rel=0.06), row
+        if row["path"] == "layers.2":
+            assert row["gradient_rms"] == pytest.approx(backward, rel=0.1), row

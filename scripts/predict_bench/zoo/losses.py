@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from predict_bench.zoo.entry import BATCH, Entry, normal
-from predict_bench.zoo.modules import lines
+from predict_bench.zoo.written import lines
 
 OUT = 24
 LENGTH = 20
