@@ -9,15 +9,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from initwell.propagate.given.measured import measured
 from initwell.propagate.laws.functions import Function, evaluated
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Signal, independent, replace
-from initwell.propagate.table import Call, Rule, UnknownSignalError
+from initwell.propagate.table import Call, Rule, UnknowableError
 from initwell.trace.trace import Trace
 
 # So many values are looked at.
 _MOST = 60
 _ON_THE_WAY = frozenset({"aten.add", "aten.sub", "aten.neg", "aten.mul", "aten.div", "aten.log", "aten.detach"})
+_RANDOM = "a mask that is drawn with probabilities that the model makes"
 _DRAWN = frozenset({"aten.rand", "aten.rand_like", "aten.uniform", "aten.exponential"})
 
 
@@ -70,10 +72,17 @@ def _randn(call: Call) -> Sequence[Signal]:
 
 
 def _bernoulli(call: Call) -> Sequence[Signal]:
-    """A mask of independent ones with probability p: dropout's, before it is divided by p."""
-    if not isinstance(p := call["p"], (int, float)):
-        raise UnknownSignalError("probabilities that are a tensor")
-    return [independent(call.shape(), float(p), float(p))]
+    """A mask of independent ones: E[x] = p, E[x²] = p, and of two entries E[x x'] = p p'. Dropout's, before ÷ p."""
+    # bernoulli(p) has its probabilities for itself; x.bernoulli_(p) may be given a number, or a tensor.
+    ref = call.op.arguments.get("p", call.op.arguments["self"])
+    if isinstance(ref, (int, float)):
+        return [independent(call.shape(), float(ref), float(ref))]
+    if (p := call.value_of(ref)) is None:
+        raise UnknowableError(_RANDOM)
+    each = measured(p.double().expand(call.shape()))
+    moments = each.moments.copy()
+    moments[(0,) * moments.ndim] = each.mean
+    return [each.changed(moments, each.mean)]
 
 
 RULES: Mapping[str, Rule] = {
