@@ -85,6 +85,7 @@ class Folder:
         if copy and not self._reserved([value]):
             self._too_large(kind, value)
             return
+        self._unwritten.pop(value, None)
         found = tensor.detach().to("cpu", copy=copy)
         self._keep(value, found)
         self._first[value] = self._same.setdefault((kind, _content(found, value)), value)
@@ -162,6 +163,10 @@ class Folder:
             self._drawn.add(new)
         elif whole in self._tensors and old in self._tensors:
             self._keep(new, _placed(self._tensors[old], self._tensors[whole].untyped_storage()))
+
+    def unwritten(self, value: int) -> bool:
+        """Whether a value is memory that no op has written to: where it is read, something else may have."""
+        return value in self._unwritten
 
     def number(self, value: int) -> Tensor | None:
         """Return the numbers of a value, on the CPU, not to be written to; None where they are not known.

@@ -40,6 +40,9 @@ class Observer(Protocol):
 
 # What `torch.tensor` ends with on real tensors alone; it makes nothing.
 _LIFTED = torch.ops.aten.lift_fresh.default
+_READ = torch.ops.aten._local_scalar_dense.default
+# What is a whole number of 1/4096 is of few digits.
+_SHORT = 4096
 # Where a meta tensor that outlives a walk has its numbers, with the version of it that they are of.
 _LEFT = "_initwell_numbers"
 _WRITTEN_AS_IS = (bool, int, float, complex, str)
@@ -84,6 +87,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.written: list[tuple[Tensor, Tensor]] = []
         self._numbers: Any = WeakTensorKeyDictionary()
         self.phase: Phase = "forward"
+        # Numbers that were read of values → these.
+        self._read: dict[float, int] = {}
         self._paused = False
         self._pending: list[tuple[Tensor, int, int]] = []
         self._signatures: dict[Any, tuple[str, Signature]] = {}
@@ -117,7 +122,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         bound = known.bind(args, kwargs)
         inputs: dict[int, None] = {}
         arguments = {name: self._described(a, inputs) for name, a in bound.items()}
+        if self._read and arguments.get("other") in self._read:
+            inputs[source := self._read[arguments["other"]]] = None
+            arguments["other"] = ValueRef(source)
         targets = [t for name in known.written for t in tensors_in(bound.get(name))]
+        self._look(func, bound, targets)
         for target in targets:
             self._save(target)
         run = self.standins
@@ -125,6 +134,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         op = self._write_down(name, tuple(inputs), arguments, known, bound, targets, out)
         if self.folder is not None:
             self.folder.feed(func, op, self.ledger.replaced.get(op.index, ()))
+            if func is _READ:
+                self._remember(out, op.inputs[0])
         return out
 
     def written_as(self, twin: Tensor, data: Any) -> None:
@@ -173,6 +184,24 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(argument, (list, tuple)):
             return tuple(self._described(a, inputs) for a in argument)
         return str(argument)
+
+    def _remember(self, number: Any, source: int) -> None:
+        """Remember what a number was read of: multiplied by it, another value goes with that, and not with a constant.
+
+        One of so few digits that a model may write it down itself, as 0.5, is none of these.
+        """
+        known = self.folder is None or self.folder.computed(source) is not None
+        if isinstance(number, float) and not known and not (number * _SHORT).is_integer():
+            self._read[number] = source
+
+    def _look(self, func: Any, bound: Mapping[str, Any], targets: list[Tensor]) -> None:
+        """Take the numbers of memory that no op wrote to and one reads: lengths, as PyTorch puts a list in a tensor."""
+        if self.folder is None or self.standins is not None or targets or getattr(func, "is_view", False):
+            return
+        for tensor in tensors_in([*bound.values()]):
+            value = self.ledger.find(tensor)
+            if value is not None and self.folder.unwritten(value):
+                self.folder.give(value, tensor)
 
     def _save(self, tensor: Tensor) -> None:
         # What the caller owns is copied before its first and every further write, and written back at the end.
