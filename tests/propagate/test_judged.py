@@ -130,10 +130,41 @@ def test_two_views_that_one_encoder_reads(measured_rms: Callable[..., np.ndarray
 
 
 def test_what_rare_rows_decide_is_not_guessed() -> None:
-    """With a margin that hardly any output is within there is next to nothing to be measured."""
-    found = iw.predict(mlp(1), X, plan=iw.plan(mlp(1), "pytorch"), loss=lambda y: F.relu(y - 5).mean())
+    """With a margin of five standard deviations, that hardly any output is within, there is nothing to be measured."""
+    found = iw.predict(mlp(1), X, plan=iw.plan(mlp(1), "pytorch"), loss=lambda y: F.relu(y - 0.6).mean())
     assert all(row["gradient_rms"] is None for row in found.rows if row["path"] == "4")
     assert any("rare rows" in note for note in found.notes)
+
+
+NEVER: dict[str, Loss] = {
+    "a margin": lambda y: F.relu(y - 5).mean(),
+    "a clamped margin": lambda y: (-y - 5).clamp(min=0).square().sum(),
+    "a choice": lambda y: torch.where(y > 5, y * y.exp(), 0.0).mean(),
+    "a mask": lambda y: ((y > 5).float() * y.exp()).mean(),
+    "a term times 0": lambda y: 0 * (y * y.sigmoid()).mean() + F.relu(y - 5).mean(),
+}
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_what_is_nothing_for_certain_is_0(name: str) -> None:
+    """Outputs have a standard deviation of 0.12: no draw comes near. All gradients were unknown."""
+    found = iw.predict(mlp(1), X, plan=iw.plan(mlp(1), "pytorch"), loss=NEVER[name])
+    for row in found.rows:
+        if row["path"] in ("0", "1", "2", "3", "4"):
+            assert row["gradient_rms"] == 0, row
+
+
+def test_huber_of_small_errors_written_with_where(measured_rms: Callable[..., np.ndarray]) -> None:
+    """Its other branch is never taken, and sends nothing back. Standard errors are 2 %."""
+    target = TARGETS.clamp(-0.1, 0.1)
+
+    def loss(y: Tensor) -> Tensor:
+        d = y - target
+        return torch.where(d.abs() < 5, 0.5 * d * d, 5 * d.abs() - 12.5).mean()
+
+    for row, _, backward in against_draws(mlp(CLASSES), X, loss, measured_rms):
+        if row["path"] in ("0", "4"):
+            assert row["gradient_rms"] == pytest.approx(backward, rel=0.08), row
 
 
 def test_the_numbers_of_a_batch_are_left_as_they_are(measured_rms: Callable[..., np.ndarray]) -> None:

@@ -42,6 +42,7 @@ from initwell.propagate.played.measuring import (
     parts_of_samples,
     swing,
 )
+from initwell.propagate.played.nothing import Nothing, Numbers
 from initwell.propagate.played.own import sums_of_own
 from initwell.propagate.played.seeds import WHOLE, seeds
 from initwell.propagate.played.stretches import Stretch, last_readers, stretches
@@ -62,7 +63,6 @@ _JUDGED = 256, 1 << 20
 # All entries of all draws, where channels alone are why a stretch is played.
 _WORK = 1 << 25
 _SEED = 20170
-_MASKING = frozenset({"aten.where", "aten.mul", "aten.masked_fill"})
 # Strides here may be others than those on meta tensors, which a view fits.
 _RESHAPED = torch.ops.aten.reshape.default
 
@@ -176,7 +176,8 @@ class _Play:
     ) -> None:
         self.together, self._groups = together, list[tuple[list[int], list[Siblings]]]()
         self.trace, self.known, self.values, self.stretch = trace, known, values, stretch
-        self.failed, self._nothing = set[int](), set[int]()
+        self.failed = set[int]()
+        self._nothing = Nothing(values, self._results)
         self._tensors: dict[int, list[Tensor]] = {}
         self._read_last = last_readers(trace, stretch)
         self._generator = Generator().manual_seed(_SEED + stretch.place)
@@ -195,25 +196,32 @@ class _Play:
         """Run an op on every draw."""
         if any(i in self.failed for i in op.inputs):
             raise UnknownSignalError(op.packet)
-        func = _RESHAPED if op.packet in ("aten.view", "aten._unsafe_view") else overload(op)
         for i in op.inputs:
             self._numbers(i)
         for old, _ in op.mutates:
             if old in self.values and old not in self._tensors:
                 self._tensors[old] = [t.clone() for t in self._numbers(old)]
+        results = self._results(op, {i: self._numbers(i) for i in op.inputs})
+        for place, value in enumerate(op.outputs):
+            self._tensors[value] = [made[place] for made in results]
+        for old, new in op.mutates:
+            if old in self._tensors or old in self.values or old in self.stretch.written:
+                self._tensors[new] = self._numbers(old)
+        if self.stretch.judges:
+            self._nothing.look(op, {i: self._numbers(i) for i in (*op.inputs, *op.outputs)})
+
+    def _results(self, op: Op, numbers: Numbers) -> list[list[Tensor]]:
+        """Return what an op makes, for each draw."""
+        func = _RESHAPED if op.packet in ("aten.view", "aten._unsafe_view") else overload(op)
         arguments = {**op.arguments, "shape": op.arguments.get("size")} if func is _RESHAPED else op.arguments
         if arguments.get("training") or arguments.get("train"):
             arguments = {**arguments, "running_mean": None, "running_var": None}  # they are written to
         results: list[list[Tensor]] = []
         with _own_randomness(op):
             for n in range(self.draws):
-                out = called(func, arguments, partial(_number, {i: self._numbers(i)[n] for i in op.inputs}))
+                out = called(func, arguments, partial(_number, {i: numbers[i][n] for i in op.inputs}))
                 results.append([_plain(t) for t in tree_leaves(out) if isinstance(t, Tensor)])
-        for place, value in enumerate(op.outputs):
-            self._tensors[value] = [made[place] for made in results]
-        for old, new in op.mutates:
-            if old in self._tensors or old in self.values or old in self.stretch.written:
-                self._tensors[new] = self._numbers(old)
+        return results
 
     def _numbers(self, value: int) -> list[Tensor]:
         """Return the numbers of a value, for each draw."""
@@ -307,9 +315,7 @@ class _Play:
 
     def _of_loss(self, value: int, tensors: list[Tensor]) -> Signal | None:
         """Measure a value of a loss; what it sends back to a layer goes, in part, as what the layer made."""
-        made = self.trace.producer(value)
-        if made is not None and self._is_nothing(made, tensors):
-            self._nothing.add(value)
+        if value in self._nothing.certain:
             return constant(tuple(tensors[0].shape), 0.0)
         found = averaged(tensors, self.batch, self._parts if value in self.stretch.edge else ())
         if found is None:
@@ -329,13 +335,6 @@ class _Play:
             return self.signal(value)
         except RareError:
             return None
-
-    def _is_nothing(self, made: Op, tensors: list[Tensor]) -> bool:
-        """Whether it is 0 by what is known, as behind a mask, and not because what makes it more is rare."""
-        if any(bool(t.any()) for t in tensors):
-            return False
-        masked = made.functional in _MASKING and any(i in self.values for i in made.inputs)
-        return masked or all(i in self._nothing or i in self.values for i in made.inputs)
 
     def _frequent(self, value: int) -> float:
         op, first = self.trace.producer(value), self._tensors[value][0]
