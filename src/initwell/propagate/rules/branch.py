@@ -34,6 +34,7 @@ from initwell.propagate.moments.by_pairs import by_pattern, over_pairs, product_
 from initwell.propagate.moments.places import by_axis, even, exactly, times
 from initwell.propagate.moments.segments import Array, along
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant, merged_fidelity, replace
+from initwell.propagate.rules import two_images
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.rules.reading import read_places
 from initwell.propagate.table import Call, UnknowableError, UnknownSignalError
@@ -144,7 +145,7 @@ def _averaged(one: Array, two: Array, share: float) -> Array:
 def multiplied(a: Signal, b: Signal) -> Signal:
     """Multiply two independent signals of the same atoms, entry by entry."""
     moments, profile = _by_places(a, b)
-    found = gram.multiplied(a.changed(moments, a.means * b.means), a, b)
+    found = two_images.multiplied(a.changed(moments, a.means * b.means), a, b)
     more = a if a.peak >= b.peak else b
     found = replace(found, peak=more.peak, crest=more.crest, profile=profile)
     if a.swing > 0 and b.swing > 0:
