@@ -34,6 +34,7 @@ from initwell.propagate.moments.slots import resolved
 from initwell.propagate.rules.branch import added, scaled
 from initwell.propagate.rules.first_rows import undone
 from initwell.propagate.rules.masks import biased
+from initwell.propagate.rules.own_products import refuse_own
 from initwell.propagate.rules.responses import responding
 from initwell.propagate.rules.states import read_state
 from initwell.propagate.shared.reuse import CUTS
@@ -123,6 +124,7 @@ def product(
             elif (older or not source.level) and features == len(x.dims) - 1:
                 found = replace(found, **by_layer(_in_full(call, x, value)))
             return image(found, rows, x, [features], source, older=older)
+    refuse_own(call, one, two, over, batched=batched)
     spreads = fluctuation(a, over[:1]), fluctuation(b, over[1:])
     left, right = _itself(a, first, b, over, batched), _itself(b, last, a, over[::-1], batched)
     least = min(
