@@ -180,7 +180,7 @@ def sum_law(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
     if a.law is None and (made is None or made.base is not None):
         return None
     # Heavier tails of a sum of few beside φ(u) are the lesser matter.
-    normal = bell_shaped(b) if b.law is None else _is_symmetric(b.law)
+    normal = as_bell(b)
     offset, variance = beta * b.means.ravel(), beta**2 * variances(b).ravel()
     if a.law is not None and normal and (b.law is None or not _is_symmetric(a.law)):
         return moved(a.law, alpha, offset, variance)
@@ -227,6 +227,11 @@ def _is_symmetric(law: Law) -> bool:
     values = law.values - expected(law.weights, law.values)[:, None]
     skew, variance = (expected(law.weights, values**k) for k in (3, 2))
     return bool((abs(skew) < 1e-3 * variance**1.5).all())
+
+
+def as_bell(b: Signal) -> bool:
+    """Whether a term of a sum counts as Gaussian beside others: it is bell-shaped, or its law is symmetric."""
+    return bell_shaped(b) if b.law is None else _is_symmetric(b.law)
 
 
 def bell_shaped(b: Signal) -> bool:

@@ -40,6 +40,7 @@ from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.first_rows import less_their_length, of_first_rows
 from initwell.propagate.rules.lengths import by_length_of_few, refuse_two_ways
+from initwell.propagate.rules.masked_terms import of_masked_term
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
 from initwell.propagate.rules.overwritten import rows_kept
@@ -139,7 +140,7 @@ def _mul(call: Call) -> Sequence[Signal]:
     if _is_gradient(call, "self"):
         if a.tilt and (tilted := _tilted(call, a, b)) is not None:
             return [tilted]
-        whole = of_inverse(product(a, b, call.shape()), b)
+        whole = of_masked_term(call, of_inverse(product(a, b, call.shape()), b), a, b)
         return [whole.approximate(SENT_BACK) if b.lengths > UNLIKE else whole]
     if _is_gradient(call, "other") or as_image(a).base is None:
         a, b = b, a
