@@ -7,8 +7,10 @@ as two tables, its power E[g'²|u'] and how it goes on average, E[g'|u']; given 
 
     E[g²|u] = E_b[φ′(u')²·power(u')]        E[g|u] = E_b[φ′(u')·passed(u')]        at u' = a·φ(u) + b
 
-Where channels of several layers are joined, each segment has a law of its own: a row of values and of each table.
-Assumption: φ(u) enters u' with one factor a, and b is independent of u.
+Where b = φ(v) is rectified, too, the law of u' is the convolution of both, and either one is a term whose rest is the
+other: a sum of such is nowhere negative, and what rectifies it again lets through what either did. Where channels of
+several layers are joined, each segment has a law of its own: a row of values and of each table. Assumption: φ(u)
+enters u' with one factor a, and b is independent of u.
 """
 
 import math
@@ -19,7 +21,7 @@ import numpy as np
 
 from initwell.propagate.laws.gaussian import nodes, variances
 from initwell.propagate.moments.copies import kept
-from initwell.propagate.moments.remembered import Gate, Law
+from initwell.propagate.moments.remembered import Gate, Law, Term
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Image, Signal, replace
 
@@ -192,6 +194,41 @@ def sum_law(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
     return Law(values + offset[:, None], weights, variance, Image(made.phi, made.pre), factor, offset)
 
 
+def convolved(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
+    """Return the law of alpha·a + beta·b where neither is Gaussian and both are of known laws; else None.
+
+    Args:
+        a: one summand, an image φ(u), or of known law.
+        b: the other, independent of it.
+        alpha: factor of a.
+        beta: factor of b.
+    """
+    if a.gaussian or b.gaussian or a.means.shape != b.means.shape:
+        return None
+    one, two = _summand(a), _summand(b)
+    if one is None or two is None:
+        return None
+    one, two = moved(one, alpha), moved(two, beta)
+    points = one.values[:, :, None] + two.values[:, None, :]
+    weights = one.weights[:, :, None] * two.weights[:, None, :]
+    values, weights = _in_bins(points.reshape(len(points), -1), weights.reshape(len(points), -1))
+    pairs = [(one, two), (two, one)]
+    terms = tuple(Term(law.image, law.factor, rest) for law, rest in pairs if law.image is not None)
+    none = np.zeros(len(values))
+    return Law(values, weights, one.variance + two.variance, None, none + 1.0, none, terms=terms)
+
+
+def _summand(x: Signal) -> Law | None:
+    """Return the law of a term: its own, or that of what it is a function of, whose image it is then."""
+    made = x.image
+    if x.law is not None:
+        return x.law if x.law.near is None and x.law.values.shape[0] == x.means.size else None
+    if made is None or made.base is not None or made.pre.means.size != x.means.size or not of_known_law(made.pre):
+        return None
+    points, weights = distribution(made.pre)
+    return replace(discrete(made.phi.fn(points), weights), image=Image(made.phi, made.pre))
+
+
 def moved(law: Law, factor: Array | float, offset: Array | float = 0.0, variance: Array | float = 0.0) -> Law:
     """Return the law of a value times a factor, plus a Gaussian of this mean and variance: for each segment, or all."""
     factor, offset, variance = (np.broadcast_to(n, law.variance.shape) for n in (factor, offset, variance))
@@ -201,7 +238,8 @@ def moved(law: Law, factor: Array | float, offset: Array | float = 0.0, variance
         total = whole + expected(law.weights, (values - expected(law.weights, values)[:, None]) ** 2)
         near = near * float((1 - variance / np.where(total > 0, total, 1.0))[0]) ** 2
     shift = factor * law.offset + offset
-    return replace(law, values=values, variance=whole, factor=factor * law.factor, offset=shift, near=near)
+    terms = tuple([Term(t.image, factor * t.factor, moved(t.rest, factor, offset, variance)) for t in law.terms])
+    return replace(law, values=values, variance=whole, factor=factor * law.factor, offset=shift, near=near, terms=terms)
 
 
 def without(law: Law, factor: Array, mean: Array, variance: Array) -> Law:
@@ -220,7 +258,7 @@ def without(law: Law, factor: Array, mean: Array, variance: Array) -> Law:
     shrunk = np.sqrt(np.minimum(variance / np.where(own > 0, own, 1.0), 1.0))
     by, offset = shrunk * factor, mean + shrunk * factor * (law.offset - centre)
     values, rest = mean[:, None] + shrunk[:, None] * values, np.maximum(variance - own, 0.0)
-    return replace(law, values=values, variance=rest, factor=by * law.factor, offset=offset)
+    return replace(law, values=values, variance=rest, factor=by * law.factor, offset=offset, terms=())
 
 
 def _is_symmetric(law: Law) -> bool:
@@ -326,17 +364,37 @@ def through(gate: Gate, grid: Array, origin: Signal | None) -> tuple[Array, Arra
     Returns:
         E[g²|u], and E[g|u] up to a factor: both constant where the two are independent.
     """
-    law = gate.pre.law
-    images = () if law is None else (law.image, *law.parts)
-    made = next((image for image in images if image is not None and image.pre is origin), None)
-    if law is None or made is None or len(law.values) != len(grid):
+    found = _of_origin(gate.pre.law, origin, len(grid))
+    if found is None:
         powers = gate.moments[tuple(slice(n) for n in gate.pre.means.shape)].reshape(-1, 1)
         return np.broadcast_to(powers, grid.shape), np.ones_like(grid)
-    z, weights = _coarse()
+    image, factor, (rest, weights) = found
     powers, passes = np.empty_like(grid), np.empty_like(grid)
     for s, u in enumerate(grid):
-        w = law.offset[s] + law.factor[s] * made.phi.fn(u)[:, None] + math.sqrt(law.variance[s]) * z[None, :]
+        w = factor[s] * image.phi.fn(u)[:, None] + rest[s][None, :]
         slope = gate.slope(w.ravel()).reshape(w.shape)
-        powers[s] = (slope**2 * np.interp(w, gate.grid[s], gate.power[s])) @ weights
-        passes[s] = (slope * np.interp(w, gate.grid[s], gate.passed[s])) @ weights
+        powers[s] = (slope**2 * np.interp(w, gate.grid[s], gate.power[s])) @ weights[s]
+        passes[s] = (slope * np.interp(w, gate.grid[s], gate.passed[s])) @ weights[s]
     return powers, passes
+
+
+def _of_origin(law: Law | None, origin: Signal | None, rows: int) -> tuple[Image, Array, tuple[Array, Array]] | None:
+    """Return the function of the origin that a value contains, its factor, and points and weights of what is beside it.
+
+    Args:
+        law: of the value.
+        origin: what there may be a function of.
+        rows: how many segments the origin has.
+    """
+    if law is None or len(law.values) != rows:
+        return None
+    for term in law.terms:
+        if term.image.pre is origin:
+            rest = term.rest
+            return term.image, term.factor, _of_law(rest) if rest.variance.any() else (rest.values, rest.weights)
+    made = next((image for image in (law.image, *law.parts) if image is not None and image.pre is origin), None)
+    if made is None:
+        return None
+    z, weights = _coarse()
+    points = law.offset[:, None] + np.sqrt(law.variance)[:, None] * z
+    return made, law.factor, (points, np.broadcast_to(weights, points.shape))

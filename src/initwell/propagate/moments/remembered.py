@@ -35,7 +35,8 @@ class Law:
 
     ``image`` times ``factor`` is what the values stand for, if that is known; the Gaussian part has mean ``offset``. Of
     a sum of few terms ``near`` is by how much squares go together beyond a Gaussian's, by pattern; see ``laws``. Where
-    several values were joined, ``parts`` are what the values stand for in each of these, in place of ``image``.
+    several values were joined, ``parts`` are what the values stand for in each of these, in place of ``image``. Of a
+    sum of two values neither of which is Gaussian, ``terms`` are these two, in place of ``image``.
     """
 
     values: Array
@@ -46,11 +47,21 @@ class Law:
     offset: Array
     near: Array | None = None
     parts: "tuple[Image, ...]" = ()
+    terms: "tuple[Term, ...]" = ()
 
     @worked_out
     def kept(self) -> dict[object, Any]:
         """What functions of it alone found; see ``copies.kept``."""
         return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """Says that a value is ``image`` times ``factor``, plus something independent of the law ``rest``."""
+
+    image: "Image"
+    factor: Array
+    rest: Law
 
 
 @dataclass(frozen=True, eq=False)

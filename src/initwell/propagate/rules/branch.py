@@ -26,7 +26,7 @@ from initwell.propagate.laws.functions import (
     unscaled,
 )
 from initwell.propagate.laws.gaussian import variances
-from initwell.propagate.laws.rectified import moved, sum_law
+from initwell.propagate.laws.rectified import convolved, moved, sum_law
 from initwell.propagate.laws.swing import by_row, copied, floor_of, of_multiple, of_product, of_sum
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
@@ -84,7 +84,7 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     """
     moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * _crossed(a, b)
     normal = (a.gaussian and b.gaussian) if gaussian is None else gaussian
-    law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
+    law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha) or convolved(a, b, alpha, beta)
     parts = (a if _bare(a) else scaled(a, alpha)), (b if _bare(b) else scaled(b, beta))
     found = a.changed(
         moments,
@@ -202,7 +202,7 @@ def shifted(signal: Signal, offset: float) -> Signal:
     moments = signal.moments + offset**2 + offset * both
     found = signal.changed(moments, signal.means + offset, gaussian=signal.gaussian)
     law = signal.law
-    law = law and replace(law, values=law.values + offset, offset=law.offset + offset)
+    law = law and moved(law, 1.0, offset)
     return replace(found, roots=signal.roots, law=law, image=None if law else image)
 
 
