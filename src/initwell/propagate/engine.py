@@ -16,6 +16,7 @@ from initwell.propagate.moments.places import Remembered
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.played.play import Played
 from initwell.propagate.routing.choices import Choices
+from initwell.propagate.shared.dropped import Dropped
 from initwell.propagate.shared.joint import Joint
 from initwell.propagate.shared.partners import partners_of
 from initwell.propagate.shared.radial import Radial
@@ -89,6 +90,7 @@ class _Rules:
         self.joint = Joint(trace, known, values, table)
         self.choices = Choices(trace, known, values, table)
         self.blank = Blank(trace, known, values)
+        self.dropped = Dropped(trace, known, values)
         pair = self.joint.pair if self.joint.any else None
         self.radial = Radial(trace, known, values, self.blank.others, pair)
         self.played = Played(trace, known, values, table, self.joint.pair)
@@ -111,6 +113,8 @@ class _Rules:
         along = self.radial.amended(op, whole) if self.radial.any else whole
         if self.blank.any:
             along = self.blank.amended(op, along, others=along is not whole)
+        if self.dropped.any:
+            along = self.dropped.amended(op, along)
         if op.index in self.shared:
             along = [s if s is None or s.joint else s.approximate(self.shared[op.index]) for s in along]
         if op.index in self.played.left:

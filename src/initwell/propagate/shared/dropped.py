@@ -1,0 +1,207 @@
+"""Stochastic depth: samples whose branches are dropped, followed through the ways in which all masks can fall.
+
+A branch is dropped sample by sample, x + m f/k with m = 1 of probability k. Second moments average over samples, which
+does for sums and products, not for a norm: where f is much larger than x a sample without it is small, what a norm
+sends back to it large, and f gets nothing of that. So beside the moments go sizes: E[x²] given how all masks of the
+model have fallen, way by way. A mask's own are m²/k; sums add them, products multiply them, a function of degree d
+raises them to it, and a norm divides by those of what it normalizes:
+
+    x̂: 1        dx: E[g² | m]/E[x² | m]        E[x²] = Σ_m P(m) E[x² | m]
+
+The walk's own moments, for which samples are independent of the masks, are set to that average wherever entries of one
+sample meet. Ways are points of a Sobol sequence, one coordinate a mask: m = 1 where it is below k.
+Where rows swing besides (see ``swing``), their swing is followed way by way, too, and 1/E[x² | m] gains by that.
+Assumptions: a sample's entries share its size and have else the law that all have; ε is small beside every size.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from initwell.propagate.blank.rows import times
+from initwell.propagate.given.known import Known
+from initwell.propagate.laws.swing import inverse_square
+from initwell.propagate.moments.segments import Array
+from initwell.propagate.moments.signal import Signal, replace
+from initwell.trace.ops import COPIES, VIEWS
+from initwell.trace.trace import Op, Trace, ValueRef
+
+Found = Sequence[Signal | None]
+_WAYS = 1024
+_EVEN = 1.01
+_WHY = "samples whose branches were dropped, taken as all others where a function bends"
+
+_PRODUCTS = frozenset({"aten.mul", "aten.div"})
+_SUMS = frozenset({"aten.add", "aten.sub"})
+_POWERS = {"aten.rsqrt": -0.5, "aten.sqrt": 0.5, "aten.reciprocal": -1.0, "aten.square": 2.0}
+_NORMS = ("aten.native_layer_norm", "aten.native_group_norm", "aten._fused_rms_norm")
+_BACK = frozenset(f"{name}_backward" for name in _NORMS)
+_ONE = ("relu", "leaky_relu", "abs", "neg", "sum", "mean", "avg_pool2d", "constant_pad_nd", "_to_copy")
+# The degree in each operand; in what is not named here it is 0.
+_DEGREES: Mapping[str, Mapping[str, float]] = {
+    **{name: {"self": 1.0} for name in (*VIEWS, *COPIES)},
+    **{f"aten.{name}": {"self": 1.0} for name in _ONE},
+    **{name: {"self": power} for name, power in _POWERS.items()},
+    **{f"aten.{name}": {"self": 1.0, "mat2": 1.0} for name in ("mm", "bmm")},
+    **{f"aten.{name}": {"input": 1.0} for name in ("convolution", "native_batch_norm", "native_dropout")},
+    **{name: {} for name in _NORMS},
+    **{name: {"grad_out": 1.0, "input": -1.0} for name in _BACK},
+    "aten.addmm": {"mat1": 1.0, "mat2": 1.0},
+    "aten.mul": {"self": 1.0, "other": 1.0},
+    "aten.div": {"self": 1.0, "other": -1.0},
+}
+_OF_GRADIENT = {"grad_output": 1.0, "grad_out": 1.0, "grad": 1.0}
+
+
+class Dropped:
+    """Follows samples whose branches are dropped through a walk, and sets the moments right where they matter."""
+
+    def __init__(self, trace: Trace, known: Mapping[int, Signal], values: Known) -> None:
+        """Begin a walk.
+
+        Args:
+            trace: that is walked.
+            known: signals so far, by value id.
+            values: known numbers.
+        """
+        self._trace, self._known = trace, known
+        self._masks: Mapping[int, Array] = values.once("masks of samples", lambda: _masks(trace))
+        self._sizes: dict[int, Array] = {}
+        self._swings: dict[int, Array] = {}
+        self.any: bool = bool(self._masks)
+        """Whether there are masks of samples at all."""
+
+    def amended(self, op: Op, found: Found) -> Found:
+        """Return the signals of an op's results, with what the masks of samples make of them.
+
+        Args:
+            op: any.
+            found: its signals, samples and masks as independent.
+        """
+        if not found or found[0] is None or not any(i in self._sizes or i in self._masks for i in op.inputs):
+            return found
+        sizes, swings = self._of(op), self._swings_of(op, found[0])
+        if sizes is None:
+            return [s and s.approximate(_WHY) for s in found]
+        average = float(sizes.mean())
+        if not 0 < average < math.inf:
+            return found
+        samples = tuple([i for i, atom in enumerate(found[0].atoms) if atom.sample])
+        first = times(found[0], average, samples)
+        if op.functional in _PRODUCTS and first.swing > 0 and any(i in self._masks for i in op.inputs):
+            # What the masks make of it is in the sizes.
+            other = next((self._known[i] for i in op.inputs if i not in self._masks and i in self._known), first)
+            first = replace(first, swing=max(other.swing, 0.0), floor=other.floor)
+        if swings is not None and first.swing < 0:
+            first = replace(first, swing=float(sizes @ swings / sizes.sum()))
+        if samples and sizes.max() > _EVEN * sizes.min():
+            for value in (op.outputs[0], *(new for _, new in op.mutates)):
+                self._sizes[value] = sizes / average
+                if swings is not None:
+                    self._swings[value] = swings
+        return [first, *found[1:]]
+
+    def _swings_of(self, op: Op, found: Signal) -> Array | None:
+        """Return by how much rows swing, way by way, where that differs; see ``swing.of_sum``."""
+        if not found.swing:
+            return None
+        if op.functional in _SUMS:
+            power = 1 if found.swing < 0 else 2
+            whole, total = np.zeros(_WAYS), np.zeros(_WAYS)
+            for ref, weight in self._terms(op):
+                signal, own = self._known[ref.id], self._own(ref)
+                size = weight * max(signal.q, 0.0) * (np.ones(_WAYS) if own is None else own)
+                whole, total = whole + size**power * self._swings.get(ref.id, signal.swing), total + size
+            return np.asarray(whole / np.maximum(total, 1e-300) ** power)
+        if op.functional in _BACK:
+            return 1 - gain if (gain := self._gain(op)) is not None else None
+        of = next((i for i in op.inputs if i in self._swings), None)
+        return self._swings[of] if of is not None and self._known[of].swing == found.swing else None
+
+    def _gain(self, op: Op) -> Array | None:
+        """Return by how much E[1/s²] of the rows that a norm divides is larger as they swing, way by way."""
+        swings = self._swings.get(op.arguments["input"].id)
+        if swings is None:
+            return None
+        levels, at = np.unique(swings.round(4), return_inverse=True)
+        return np.array([inverse_square(float(n), _free(op)) for n in levels])[at]
+
+    def _of(self, op: Op) -> Array | None:
+        """Return the sizes of an op's result, over what its rule takes them for; None where they cannot be followed."""
+        if op.functional in _SUMS or op.functional == "aten.cat":
+            return self._sum(op)
+        degrees = _DEGREES.get(op.functional)
+        if op.functional == "aten.pow" and isinstance(op.arguments["exponent"], int | float):
+            degrees = {"self": float(op.arguments["exponent"])}
+        if degrees is None:
+            degrees = _OF_GRADIENT if op.phase == "backward" else None
+        if degrees is None:
+            return None
+        found = np.ones(_WAYS)
+        for name, degree in degrees.items():
+            own = self._own(op.arguments.get(name))
+            found = found if own is None else found * own**degree
+        if op.functional in _BACK and (gain := self._gain(op)) is not None:
+            found = found * gain / inverse_square(self._known[op.arguments["input"].id].swing, _free(op))
+        return found
+
+    def _sum(self, op: Op) -> Array | None:
+        """Return the sizes of a sum, or of what lies side by side, whose terms are independent of each other."""
+        whole, found = 0.0, np.zeros(_WAYS)
+        for ref, weight in self._terms(op):
+            signal, own = self._known.get(ref.id), self._own(ref)
+            if signal is None:
+                return None
+            size = weight * max(signal.q, 0.0)
+            whole, found = whole + size, found + (size if own is None else size * own)
+        return found / whole if whole > 0 else None
+
+    def _terms(self, op: Op) -> Iterator[tuple[ValueRef, float]]:
+        if op.functional == "aten.cat":
+            yield from ((ref, math.prod(self._trace.values[ref.id].shape)) for ref in op.arguments["tensors"])
+            return
+        for name, factor in (("self", 1.0), ("other", float(op.arguments.get("alpha") or 1.0))):
+            if isinstance(ref := op.arguments[name], ValueRef):
+                yield ref, factor**2
+
+    def _own(self, ref: object) -> Array | None:
+        """Return the sizes of an operand; None where they are all alike."""
+        if not isinstance(ref, ValueRef):
+            return None
+        if ref.id not in self._masks:
+            return self._sizes.get(ref.id)
+        signal = self._known.get(ref.id)
+        if signal is None or signal.q <= 0:
+            return None
+        on = (self._masks[ref.id] < signal.mean**2 / signal.q).astype(float)
+        return on / on.mean() if on.any() else None
+
+
+def _free(op: Op) -> float:
+    return float(math.prod(op.arguments.get("normalized_shape") or (math.inf,)))
+
+
+def _masks(trace: Trace) -> dict[int, Array]:
+    """Return the masks of samples that multiply something, each with a coordinate of all ways."""
+    drawn, samples = trace.folded.drawn, _samples(trace)
+    found: list[int] = []
+    for op in trace.forward_ops:
+        if op.functional in _PRODUCTS and not drawn.issuperset(op.inputs):
+            found += [i for i in op.inputs if i in drawn and i not in found and _by_sample(trace, i, samples)]
+    if not found:
+        return {}
+    sobol = torch.quasirandom.SobolEngine(len(found), scramble=True, seed=0)  # type: ignore[no-untyped-call]
+    ways = sobol.draw(_WAYS).double().numpy()
+    return dict(zip(found, ways.T, strict=True))
+
+
+def _samples(trace: Trace) -> int:
+    shapes = [trace.values[value].shape for value in trace.inputs.values()]
+    return next((shape[0] for shape in shapes if shape), 0)
+
+
+def _by_sample(trace: Trace, value: int, samples: int) -> bool:
+    shape = trace.values[value].shape
+    return len(shape) > 1 and shape[0] == samples and math.prod(shape[1:]) == 1
