@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initwell.propagate.laws.functions import function_moments, is_line
+from initwell.propagate.laws.swing import copied
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
@@ -35,7 +36,8 @@ def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
         b: the other.
     """
     rows, value = gram.in_common(a, b, [(i, i) for i in range(len(a.atoms))])
-    if not rows or a.swing or b.swing:
+    # Rows times one number each swing: that is said there.
+    if not rows or a.swing or b.swing or copied(a) or copied(b):
         return gram.multiplied(found, a, b)
     differ = reduce(np.logical_or, [gram.differs(a, i) for i in rows])
     one, two = (_varied(x, rows, value, differ) for x in (a, b))
