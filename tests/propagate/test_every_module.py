@@ -29,7 +29,6 @@ UNKNOWN = """
     spectral_norm of a convolution
     orthogonal
     orthogonal of a convolution
-    TripletMarginWithDistanceLoss()
     GaussianNLLLoss()
     AdaptiveLogSoftmaxWithLoss()
 """

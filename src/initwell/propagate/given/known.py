@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from initwell.propagate.given.agreement import Array, agreement
-from initwell.propagate.given.measured import crossed, measured
+from initwell.propagate.given.measured import crossed, measured, unlikeness
 from initwell.propagate.given.scalars import scalars
 from initwell.propagate.moments.signal import Signal, constant
 from initwell.trace.trace import Folded, Op, Trace
@@ -35,6 +35,7 @@ class Known:
         rows: inputs with rows far smaller than others, and the mean square of each row: see ``measured.unlike_rows``.
         prepared: signals of what the model makes of its batch alone: see ``prepared``.
         crossed: how two inputs of the batch vary together, by their ids and by pattern: see ``measured.crossed``.
+        sizes: relative variance of the mean squares of an input's rows, by its id.
     """
 
     folded: Folded
@@ -43,6 +44,7 @@ class Known:
     rows: Mapping[int, Array] = field(default_factory=dict, repr=False)
     prepared: Mapping[int, Signal] = field(default_factory=dict, repr=False)
     crossed: Mapping[tuple[int, int], Array] = field(default_factory=dict, repr=False)
+    sizes: Mapping[int, float] = field(default_factory=dict, repr=False)
     _signals: dict[int, Signal | None] = field(default_factory=dict, repr=False)
     _ranges: dict[int, tuple[float, float]] = field(default_factory=dict, repr=False)
     _agreements: dict[int, Array] = field(default_factory=dict, repr=False)
@@ -194,8 +196,8 @@ def known_values(
     if made:
         first = {**folded.first, **{value: value for value in made}}
         folded = replace(folded, tensors={**folded.tensors, **made}, first=first)
-    together = crossed(inputs or {})
-    return Known(folded, _batched(trace), kept, rows or {}, {**(prepared or {}), **vectors}, together)
+    together, sizes = crossed(inputs or {}), {value: unlikeness(t) for value, t in (inputs or {}).items()}
+    return Known(folded, _batched(trace), kept, rows or {}, {**(prepared or {}), **vectors}, together, sizes)
 
 
 def _batched(trace: Trace) -> frozenset[int]:

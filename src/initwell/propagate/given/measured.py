@@ -19,6 +19,8 @@ _FEATURES = 16
 # So many inputs of a batch are compared with each other.
 _CROSSED = 8
 SMALL = 0.1
+# Dimensions of rows of tokens; of more, the second counts channels.
+_IMAGE = 3
 # Features of a row, of which more are seldom of unlike size.
 _NARROW = 64
 
@@ -187,9 +189,23 @@ def with_lengths(signal: Signal, tensor: Tensor) -> Signal:
     """
     if tensor.ndim not in (2, 3) or tensor.shape[-1] > _NARROW or signal.q == 0:
         return signal
-    sizes = tensor.detach().double().square().mean(-1)
-    varies = float(sizes.var(correction=0) / sizes.mean() ** 2)
+    varies = unlikeness(tensor)
     return replace(signal, lengths=varies) if varies > UNLIKE else signal
+
+
+def unlikeness(tensor: Tensor) -> float:
+    """Return the relative variance of the mean squares of a tensor's rows, of images of whole samples; 0 of one row.
+
+    Args:
+        tensor: real, features along its last dimension, or an image with channels and places.
+
+    >>> unlikeness(torch.tensor([[1.0, 1.0], [3.0, 3.0]]))
+    0.64
+    """
+    rows = tensor.detach().flatten(1) if tensor.ndim > _IMAGE else tensor.detach()
+    sizes = rows.double().square().mean(-1) if rows.ndim else rows.double()
+    mean = float(sizes.mean()) if sizes.numel() else 0.0
+    return float(sizes.var(correction=0)) / mean**2 if mean > 0 else 0.0
 
 
 def unlike_rows(tensor: Tensor) -> Array | None:

@@ -25,18 +25,22 @@ from initwell.propagate.moments.axes import Source
 from initwell.propagate.moments.places import sizes
 from initwell.propagate.moments.segments import Array, along
 from initwell.propagate.moments.signal import Signal
+from initwell.propagate.played.sizes import chances, factors
 
 # The relative variance of squares is 2 for a Gaussian weight and 0.8 for a uniform one.
 _UNIFORM = 1.4
 _LEAST = 1e-12
-# A tensor with less than this of its own is a copy of those before it.
-_NEW = 1e-3
 # Rows whose products vary by less than this of their size are as good as Gaussian.
 _EVEN = 1e-3
 
 
 def drawn(
-    signal: Signal, generator: Generator, dtype: torch.dtype = torch.float64, *, as_images: bool = False
+    signal: Signal,
+    generator: Generator,
+    dtype: torch.dtype = torch.float64,
+    *,
+    as_images: bool = False,
+    unlike: Sequence[float] | None = None,
 ) -> Tensor:
     """Draw a tensor.
 
@@ -45,6 +49,7 @@ def drawn(
         generator: of the numbers.
         dtype: that it is worked out in.
         as_images: whether rows are to be images of rows of few features, if the signal says that they are.
+        unlike: by what rows vary in size beyond that, if it is known: see ``sizes``.
 
     >>> from initwell.propagate.moments.signal import independent
     >>> found = drawn(independent((1000, 8), 4.0), Generator().manual_seed(0))
@@ -57,15 +62,15 @@ def drawn(
     uniform = len(signal.scatter) == 1 and signal.scatter[0] < _UNIFORM
     whole, places = even.q - even.mean**2, _places(even)
     moments = _apart(even.moments, places)
-    shares = {kept: _share(moments, even.mean, kept) for kept in _subsets(count)}
-    total, images = sum(shares.values()), _images(even) if as_images else None
+    shares = {kept: _share(moments, even.mean, kept) for kept in subsets(count)}
+    total, images = sum(shares.values()), images_of(even, unlike) if as_images else None
     for kept, share in shares.items():
         if share > _LEAST * even.q and total > 0:
             shape = [n if i in kept else 1 for i, n in enumerate(lengths)]
             if uniform or images is None:
-                part = _numbers(shape, generator, dtype, uniform=uniform)
+                part = numbers(shape, generator, dtype, uniform=uniform)
             else:
-                part = _part(shape, kept, images, generator, dtype, {})
+                part = part_of(shape, kept, images, generator, dtype, {})
             part = part * math.sqrt(share * whole / total)
             for axis in places.keys() & {*kept}:
                 part = torch.tensordot(part, places[axis].root.to(dtype), ([axis], [0])).movedim(-1, axis)
@@ -74,68 +79,9 @@ def drawn(
         found = found * place.size.to(dtype).reshape([-1 if i == axis else 1 for i in range(count)])
     if signal.segmented:
         found = found * _sizes(signal, even.q).to(dtype)
+    if unlike:
+        found = found * factors(unlike, chances(one_a_row(signal), generator)).to(dtype)
     return found.reshape(signal.shape).to(torch.float32)
-
-
-class Siblings:
-    """Draws tensors one after another that vary together, as what one layer makes of several inputs.
-
-    Of each part v_S that varies along axes S, tensor j is Σ_k L_jk z_k, z_k new with the k-th and L the root of the
-    covariances of that part, row by row as tensors come.
-    """
-
-    def __init__(self, generator: Generator) -> None:
-        """Begin with none.
-
-        Args:
-            generator: of the numbers.
-        """
-        self._generator = generator
-        self._new: list[dict[tuple[int, ...], Tensor]] = []
-        self._roots: dict[tuple[int, ...], list[Array]] = {}
-        self._layers: dict[tuple[int, ...], Tensor] = {}
-
-    def drawn(self, signal: Signal, covariances: Sequence[Array]) -> Tensor:
-        """Draw the next one.
-
-        Args:
-            signal: of it, with the atoms of those before it, and no segments.
-            covariances: E[x x'] − E[x]E[x'] by pattern, with each of those before it, and with itself.
-
-        >>> from initwell.propagate.moments.signal import independent
-        >>> one, siblings = independent((500, 8), 2.0), Siblings(Generator().manual_seed(0))
-        >>> x = siblings.drawn(one, [one.moments])
-        >>> y = siblings.drawn(one, [one.moments / 2, one.moments])
-        >>> 0.9 < float((x * y).mean()) < 1.1, 1.9 < float((y * y).mean()) < 2.1
-        (True, True)
-        """
-        lengths, images = [a.size for a in signal.atoms], _images(signal)
-        found, new = torch.full(lengths, signal.mean, dtype=torch.float64), dict[tuple[int, ...], Tensor]()
-        for kept in _subsets(len(lengths)):
-            shares = [_signed(c, kept) for c in covariances]
-            root = self._root(kept, shares, _LEAST * signal.q)
-            if not root.any():
-                continue
-            shape = [n if i in kept else 1 for i, n in enumerate(lengths)]
-            new[kept] = _part(shape, kept, images, self._generator, torch.float64, self._layers)
-            for factor, parts in zip(root, (*self._new, new), strict=True):
-                found = found + factor * parts[kept] if factor else found
-        self._new.append(new)
-        return found.reshape(signal.shape).to(torch.float32)
-
-    def _root(self, kept: tuple[int, ...], shares: Sequence[float], least: float) -> Array:
-        """Return the next row of L; nothing of what an earlier one had nothing of."""
-        rows = self._roots.setdefault(kept, [])
-        found = np.zeros(len(shares))
-        if shares[-1] > least:
-            for k, row in enumerate(rows):
-                if row[k] > _NEW * float(np.linalg.norm(row)):
-                    found[k] = (shares[k] - float(row[:k] @ found[:k])) / row[k]
-            size = float(found @ found)
-            found *= math.sqrt(min(1.0, shares[-1] / size)) if size > 0 else 1.0
-            found[-1] = math.sqrt(max(shares[-1] - float(found @ found), 0.0))
-        rows.append(found)
-        return found
 
 
 def evenly(signal: Signal, count: int, generator: Generator) -> list[Tensor]:
@@ -206,15 +152,25 @@ class _Images(NamedTuple):
     even: bool
 
 
-def _images(signal: Signal) -> _Images | None:
-    features = frozenset(i for i, a in enumerate(signal.atoms) if not a.follows and not a.sample)
+def _features(signal: Signal) -> frozenset[int]:
+    return frozenset(i for i, a in enumerate(signal.atoms) if not a.follows and not a.sample)
+
+
+def one_a_row(signal: Signal) -> list[int]:
+    """Return the lengths of a tensor with one number a row."""
+    features = _features(signal)
+    return [1 if i in features else a.size for i, a in enumerate(signal.atoms)]
+
+
+def images_of(signal: Signal, unlike: Sequence[float] | None) -> _Images | None:
+    features = _features(signal)
     if not _EVEN < signal.spread < 1 or not features or len(features) == len(signal.atoms):
         return None
     level = max(source.level for atom in signal.atoms for source in (*atom.follows, Source(-1)))
-    return _Images(features, max(round(1 / signal.spread), 1), level > 0)
+    return _Images(features, max(round(1 / signal.spread), 1), level > 0 or unlike is not None)
 
 
-def _part(
+def part_of(
     shape: list[int],
     kept: tuple[int, ...],
     images: _Images | None,
@@ -226,16 +182,16 @@ def _part(
     outputs = [i for i in kept if images is not None and i in images.features]
     rows = [i for i in kept if i not in outputs]
     if images is None or not outputs or not rows:
-        return _numbers(shape, generator, dtype, uniform=False)
+        return numbers(shape, generator, dtype, uniform=False)
     a, w = (
-        _numbers([math.prod(shape[i] for i in axes), images.width], generator, dtype, uniform=False)
+        numbers([math.prod(shape[i] for i in axes), images.width], generator, dtype, uniform=False)
         for axes in (rows, outputs)
     )
     w = layers.setdefault(kept, w)
     a = (
         a[:, : w.shape[1]]
         if a.shape[1] >= w.shape[1]
-        else _numbers([len(a), w.shape[1]], generator, dtype, uniform=False)
+        else numbers([len(a), w.shape[1]], generator, dtype, uniform=False)
     )
     a = a / a.square().mean(1, keepdim=True).sqrt() if images.even else a
     found = (a @ w.T / math.sqrt(w.shape[1])).reshape([shape[i] for i in (*rows, *outputs)])
@@ -261,22 +217,22 @@ def _sizes(signal: Signal, q: float) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(found))
 
 
-def _numbers(shape: list[int], generator: Generator, dtype: torch.dtype, *, uniform: bool) -> Tensor:
+def numbers(shape: list[int], generator: Generator, dtype: torch.dtype, *, uniform: bool) -> Tensor:
     if uniform:
         return (torch.rand(shape, generator=generator, dtype=dtype) - 0.5) * math.sqrt(12)
     return torch.randn(shape, generator=generator, dtype=dtype)
 
 
-def _subsets(count: int) -> list[tuple[int, ...]]:
+def subsets(count: int) -> list[tuple[int, ...]]:
     return [s for n in range(count + 1) for s in itertools.combinations(range(count), n)]
 
 
 def _share(moments: np.ndarray, mean: float, kept: tuple[int, ...]) -> float:
     """Return the variance of the part that varies along these axes and no others."""
-    return max(_signed(moments - mean**2, kept), 0.0)
+    return max(signed(moments - mean**2, kept), 0.0)
 
 
-def _signed(covariances: np.ndarray, kept: tuple[int, ...]) -> float:
+def signed(covariances: np.ndarray, kept: tuple[int, ...]) -> float:
     """Return what is left of covariances for the part that varies along these axes and no others, be it negative."""
     found, rank = 0.0, covariances.ndim
     for n in range(len(kept) + 1):

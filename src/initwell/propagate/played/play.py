@@ -16,7 +16,7 @@ and not by how the weights before happen to fall (``gram``), so that products of
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -31,8 +31,8 @@ from initwell.propagate.given.measured import measured, with_places
 from initwell.propagate.moments.atoms import viewed
 from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.signal import Signal, constant, replace
-from initwell.propagate.played.drawn import Siblings, drawn, evenly
-from initwell.propagate.played.likeness import check_likeness
+from initwell.propagate.played.drawn import drawn, evenly
+from initwell.propagate.played.families import Families, Together
 from initwell.propagate.played.measuring import (
     RareError,
     against,
@@ -46,14 +46,11 @@ from initwell.propagate.played.nothing import Nothing, Numbers
 from initwell.propagate.played.own import sums_of_own
 from initwell.propagate.played.seeds import WHOLE, seeds
 from initwell.propagate.played.stretches import Stretch, last_readers, stretches
-from initwell.propagate.shared.pairs import Pair
-from initwell.propagate.shared.pairs import of as own
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
 from initwell.trace.calls import called, overload
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _WHY = "made by ops without a law of their own: measured of drawn numbers between layers of fresh weights"
-_SEGMENTS = "a loss of values that one layer made of several inputs, whose rows differ"
 _LEFT = "decays or factors that are met again, their steps as independent: too much lies around them to be played"
 # So many entries of all draws of one value, and so many draws at most.
 _ENTRIES = 1 << 24
@@ -65,9 +62,6 @@ _WORK = 1 << 25
 _SEED = 20170
 # Strides here may be others than those on meta tensors, which a view fits.
 _RESHAPED = torch.ops.aten.reshape.default
-
-
-Together = Callable[[int, int], Pair | None]
 
 
 class Played:
@@ -174,13 +168,13 @@ class _Play:
     def __init__(
         self, trace: Trace, known: Mapping[int, Signal], values: Known, stretch: Stretch, together: Together
     ) -> None:
-        self.together, self._groups = together, list[tuple[list[int], list[Siblings]]]()
         self.trace, self.known, self.values, self.stretch = trace, known, values, stretch
         self.failed = set[int]()
         self._nothing = Nothing(values, self._results)
         self._tensors: dict[int, list[Tensor]] = {}
         self._read_last = last_readers(trace, stretch)
         self._generator = Generator().manual_seed(_SEED + stretch.place)
+        self._families = Families(trace, known, values, together, self._generator)
         self._judged = {trace.gradients[i]: i for i in stretch.inputs if i in trace.gradients} if stretch.judges else {}
         shapes = [trace.values[o].shape for i in stretch.ops for o in trace.ops[i].outputs]
         whole, (most, entries) = stretch.entries or 1, _JUDGED if stretch.judges else (_DRAWS, _ENTRIES)
@@ -241,7 +235,7 @@ class _Play:
         signal = self.known.get(value)
         if signal is None:
             raise UnknownSignalError(str(value))
-        made = self._sides(value, signal) or self._drawn(value, signal)
+        made = self._drawn(value, signal)
         rows = self._tensors.get(self.stretch.arriving.get(value, -1))
         self._tensors[value] = made if rows is None or signal.swing >= 0 else against(made, rows, 1 - signal.swing)
         return self._tensors[value]
@@ -250,33 +244,17 @@ class _Play:
         if self.stretch.judges and value in self.stretch.arriving:
             # What a loss sends back is a multiple of this one number: whatever its sign, of its size.
             return [torch.full(signal.shape, signal.rms)] * self.draws
+        if self.stretch.judges:
+            before = self._judged.values() & self._tensors.keys()
+            found, unlike = self._families.drawn(value, signal, before, self.draws), self._families.unlike(value)
+            if found is not None:
+                return found
+            return [drawn(signal, self._generator, as_images=True, unlike=unlike) for _ in range(self.draws)]
         if self.stretch.entries is None:
-            judges = self.stretch.judges
-            return [drawn(signal, self._generator, as_images=judges) for _ in range(self.draws)]
+            return [drawn(signal, self._generator) for _ in range(self.draws)]
         if value in self.stretch.parameters and len(signal.shape) > 1 and math.prod(signal.shape[1:]) == 1:
             return evenly(signal, self.draws, self._generator)
         return [drawn(signal, self._generator, torch.float32) for _ in range(self.draws)]
-
-    def _sides(self, value: int, signal: Signal) -> list[Tensor] | None:
-        """Draw a value together with those that the same layer made of other inputs; None where that is no matter."""
-        if not self.stretch.judges or value in self.stretch.arriving:
-            return None
-        before = self._judged.values() & self._tensors.keys()
-        check_likeness(self.trace, self.values, self.known, value, before)
-        if signal.segmented or signal.profile:
-            return None
-        related = [(g, s) for g, s in self._groups if any(self.together(i, value) is not None for i in g)]
-        if not related:
-            related = [([], [Siblings(self._generator) for _ in range(self.draws)])]
-            self._groups += related
-        group, siblings = related[0]
-        pairs, frame = [self.together(i, value) for i in group], own(signal)
-        none = Pair(frame.dims, np.zeros_like(frame.moments))
-        rows = [none if pair is None else pair for pair in pairs]
-        if any(pair.dims != frame.dims for pair in rows):
-            raise UnknowableError(_SEGMENTS)
-        group.append(value)
-        return [each.drawn(signal, [*(pair.moments for pair in rows), frame.moments]) for each in siblings]
 
     def along_rows(self) -> dict[int, float]:
         """Return the sum over rows of E[(Σ v·g)²] of each input of the forward, g its gradient."""
@@ -322,9 +300,9 @@ class _Play:
             return None
         judged = self._judged.get(value)
         if judged is not None and judged in self._tensors and judged in self.known:
-            group = next((g for g, _ in self._groups if judged in g), [judged])
-            siblings = [judged, *(i for i in group if i != judged and i in self._tensors)]
-            found = following(found, self.known[judged], tensors, [self._tensors[i] for i in siblings])
+            siblings = [self._tensors[i] for i in self._families.of(judged) if i in self._tensors]
+            found = following(found, self.known[judged], tensors, siblings)
+            found = replace(found, undone=self._families.undone(judged, found, tensors))
         if value in self._judged and self.trace.loss is None:
             found = replace(found, means=np.zeros_like(found.means))
         return replace(found, joint=True).approximate(_WHY)

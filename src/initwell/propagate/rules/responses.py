@@ -37,6 +37,7 @@ def responding(call: Call, found: Signal, g: Signal, weight: Signal) -> Signal:
         g: the gradient.
         weight: of that layer.
     """
+    found = _met(found, g.undone)
     if not g.answer or call.op.of is None or weight.mean**2 > _LEAST * weight.q:
         return found
     layer = call.forward()
@@ -55,6 +56,10 @@ def responding(call: Call, found: Signal, g: Signal, weight: Signal) -> Signal:
         echoes = (*echoes, Echo(made.phi, made.pre, np.full_like(x.moments, size**2)))
     moments, means = found.moments + size**2 * x.moments, found.means + g.answer * weight.q * outputs * x.means
     return replace(found, moments=moments, means=means, echoes=echoes, answer=size)
+
+
+def _met(found: Signal, factor: float) -> Signal:
+    return replace(found, moments=found.moments * factor**2, means=found.means * factor) if factor != 1 else found
 
 
 def before(answer: float, slope: Pointwise, phi: Pointwise, u: Signal) -> float:

@@ -80,6 +80,8 @@ class Twice:
         """Return the share of a gradient that is known to go as what a layer made, and to be sent back so."""
         g, layer = self._known.get(gradient), None if op.of is None else self._trace.ops[op.of]
         u = None if layer is None else self._known.get(layer.outputs[0])
+        if g is not None and g.undone != 1:
+            return 1.0  # all that comes of it was measured: see ``families``
         if g is None or u is None or not g.answer or g.q <= 0:
             return 0.0
         return g.answer**2 * (u.q - u.mean**2) / g.q
