@@ -80,6 +80,7 @@ _NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
 _JOINED = frozenset({"aten.cat", "aten.stack"})
 # Of what is less than this share of a row's gradient, the rounding of 32 bits is the larger part.
 _ROUNDING = 3e-6
+_AS_THEY_ARE: Mapping[object, float] = {}
 
 
 class Radial:
@@ -124,16 +125,16 @@ class Radial:
         parts, scale = self._of(norm.op.outputs[0]), self._signals.get(norm.scale)
         if parts is None or scale is None or scale.q <= 0 or norm.op.outputs[0] in parts:
             return found
-        whole = self._variation(parts) / size(self._trace, norm.scale)
         varies = scale.q - scale.mean**2 > _ROUNDING * scale.q
         if op.index not in self._norms or (varies and scale.image is None and scale.average is None):
             # A gate, or the sum of a router's weights: how 1/r goes with R is in what R/r would be at random. That of
             # a softmax's is 1 and goes with nothing.
-            alone = (self._by_chance(norm.op.outputs[0]) or 0.0) / size(self._trace, norm.scale)
-            if not alone:
+            if not (alone := self._by_chance(norm.op.outputs[0])):
                 return found
-            gates = scaled(found[0], math.sqrt(whole / alone)).approximate(_REASON)
+            sent = self._variation(parts, self._sums.gated if op.index in self._gates else _AS_THEY_ARE)
+            gates = scaled(found[0], math.sqrt(sent / alone)).approximate(_REASON)
             return (sharing(gates, lambda n: self._variation(together(parts, n)) / self._variation(parts)), *found[1:])
+        whole = self._variation(parts) / size(self._trace, norm.scale)
         return (over(scale, found[0], whole).approximate(_REASON), *found[1:])
 
     def _of(self, value: int) -> Parts | None:
@@ -300,8 +301,8 @@ class Radial:
             found.append({(op.index, j): float(i == j) - share for j in range(len(weights))})
         return summed(found)
 
-    def _variation(self, parts: Parts) -> float:
-        return sum(c * c * self._variance[source] for source, c in parts.items())
+    def _variation(self, parts: Parts, factors: Mapping[object, float] = _AS_THEY_ARE) -> float:
+        return sum(c * c * self._variance[source] * factors.get(source, 1.0) for source, c in parts.items())
 
     def _less_bias(self, op: Op) -> Parts | None:
         out, bias = op.outputs[0], operand(op, "self") if op.functional == "aten.addmm" else None
@@ -372,7 +373,8 @@ class Radial:
             alone = self._variation(parts) / whole.q
         else:
             alone = size(self._trace, out) * gradient.q
-        made = self._sums.of(op, beta, alone, alone * max(first - beta * beta * whole.q, 0.0))
+        chance = alone * max(first - beta * beta * whole.q, 0.0)
+        made = self._sums.of(op, beta, alone, chance, self._variation(parts))
         share = beta if sign > 0 else 1.0 - beta
         n, one = alike(self._trace, self._signals, op)
         own: Parts = {source: sign * c for source, c in made.items()}
