@@ -39,6 +39,8 @@ def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
     # Rows times one number each swing: that is said there.
     if not rows or a.swing or b.swing or copied(a) or copied(b):
         return gram.multiplied(found, a, b)
+    if not all(x.gaussian or (x.image is not None and x.image.pre.gaussian) for x in (a, b)):
+        return gram.multiplied(found, a, b)
     differ = reduce(np.logical_or, [gram.differs(a, i) for i in rows])
     one, two = (_varied(x, rows, value, differ) for x in (a, b))
     return gram.multiplied(replace(found, moments=np.asarray(found.moments + one * two)), a, b)
@@ -67,5 +69,6 @@ def _between(u: Signal, rows: list[int], value: int) -> Array:
     """Return by pattern what moments vary by between unlike rows; ``gram.varied`` says it of what they have apart."""
     source = next(s for s in u.atoms[rows[0]].follows if s.value == value)
     common, size = u.moments, gram.varied(u, rows, value)
-    along = size * common / np.maximum(np.abs(common) + size / source.strength, 1e-300)
+    whole = np.abs(common) * source.strength + np.abs(size)
+    along = source.strength * size * common / np.where(whole > 0, whole, 1.0)
     return np.asarray(size + (1 - source.level) * source.strength * common + source.level * along)
