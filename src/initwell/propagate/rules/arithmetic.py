@@ -45,7 +45,9 @@ from initwell.propagate.rules.masks import masked_product, masked_sum, multiplie
 from initwell.propagate.rules.neighbours import of_neighbours
 from initwell.propagate.rules.overwritten import rows_kept
 from initwell.propagate.rules.own_length import of_own_length
+from initwell.propagate.rules.positive import LOG_NORMAL, of_positive
 from initwell.propagate.rules.quotients import of_quotient, of_shift
+from initwell.propagate.rules.ratios import of_ratio
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.states import refuse_uneven, written
 from initwell.propagate.rules.targets import of_targets
@@ -141,11 +143,13 @@ def _mul(call: Call) -> Sequence[Signal]:
         if a.tilt and (tilted := _tilted(call, a, b)) is not None:
             return [tilted]
         whole = of_masked_term(call, of_inverse(product(a, b, call.shape()), b), a, b)
+        whole = of_ratio(call, whole, b)
         return [whole.approximate(SENT_BACK) if b.lengths > UNLIKE else whole]
     if _is_gradient(call, "other") or as_image(a).base is None:
         a, b = b, a
     whole = product(a, b, call.shape())
-    whole = of_own_length(call, whole) if call.op.phase == "forward" else whole
+    if call.op.phase == "forward":
+        whole = of_ratio(call, of_own_length(call, whole), b if LOG_NORMAL in b.reasons else a)
     if by_number(call, "self", a, b) or by_number(call, "other", a, b):
         whole = replace(whole, gaussian=True)
     return [written(call, whole)]
@@ -196,15 +200,16 @@ def _div(call: Call) -> Sequence[Signal]:
         return [replace(summed(whole, [1], keep=len(call.shape()) == 3, mean=False), joint=True)]
     inverse = by_index(call, "other", inverse=True) if call.value("other") is not None else None
     if inverse is None or (not inverse.segmented and not inverse.reasons):
-        inverse = known_inverse(call) or inverted(divisor)
+        inverse = known_inverse(call) or of_positive(call, "other") or inverted(divisor)
     a = operand(call, "self")
     refuse_two_orders(call, a, inverse)
     if fixed(a) and not a.segmented and inverse.shape == call.shape():
         return [scaled(inverse, a.mean)]
     found = multiplied_jointly(a, inverse) or normalized_by_hand(a, inverse, call.op.outputs[0])
     whole = found or product(a, inverse, call.shape())
-    found = of_own_length(call, whole) if found is None and call.op.phase == "forward" else whole
-    return [replace(found, gaussian=True) if by_number(call, "other", a, inverse) else found]
+    if found is None and call.op.phase == "forward":
+        whole = of_ratio(call, of_own_length(call, whole), inverse)
+    return [replace(whole, gaussian=True) if by_number(call, "other", a, inverse) else whole]
 
 
 def _plus_product(*, divide: bool) -> Rule:

@@ -15,7 +15,9 @@ B_i = Σ_t k_ti o·g are left
     μ Σ_t (v_t − o)·g                 −Σ_j q_j a_j/(d E[q]), for d features, as weights q·k_t differ
 
 so that of E[a²] for two features that agree 1 + c, and for others c are left, c = E[q²]/(d E[q]²) − 2/d. Taken as
-independent, A and B are four times as large as their sum. Assumption: weights are about even.
+independent, A and B are four times as large as their sum. At a key it is Σ_t q_t (v − o_t)·g_t/D_t, of which o_t holds
+v by one weight w_t: E[(v·g)(o·g)] = E[w]E[v²] is Σ w² E[v²] = E[o²], so that E[(v − o)²] = E[v²] − E[o²]. Assumption:
+weights are about even.
 """
 
 import numpy as np
@@ -34,6 +36,9 @@ _THROUGH = frozenset({*VIEWS, *COPIES, *_SPREAD})
 _INVERSE = frozenset({"aten.reciprocal", "aten.add", "aten.clamp", "aten.clamp_min", "aten.mul"})
 _SHIFTS = frozenset({"aten.sub", "aten.add"})
 _CONTRACTS = frozenset({"aten.bmm"})
+# Keys are added up before queries read them.
+_ADDED = _THROUGH | {"aten.sum", "aten.cumsum", "aten.flip"}
+_WEIGHS = _CONTRACTS | {"aten.mul"}
 _WHY = "a gradient of what is in both parts of a quotient, weights as about even"
 _LONGEST = 12
 
@@ -46,12 +51,34 @@ def of_quotient(call: Call, first: str, second: str) -> Signal | None:
         first: one operand's name.
         second: the other's.
     """
-    return either_way(call, first, second, (_both_parts,))
+    return either_way(call, first, second, (_both_parts, _by_weights))
 
 
 def _both_parts(call: Call, one: str, two: str) -> Signal | None:
     parts = _parts(call, one, two)
     return None if parts is None else _left(call, one, two, parts)
+
+
+def _by_weights(call: Call, one: str, two: str) -> Signal | None:
+    """Add what comes to keys by way of the numerator, the first, and of the denominator, the second; else None."""
+    trace = call.trace
+    made, below = (_forward_of(trace, call[name], _ADDED) for name in (one, two))
+    if made is None or below is None or made.functional not in _WEIGHS or below.functional not in _WEIGHS:
+        return None
+    above = next((op for op in trace.consumers(_carried(trace, made.outputs[0], _ADDED)) if _multiplies(op)), None)
+    if above is None or not _divides(trace, above, below):
+        return None
+    a, b = together(call.signal(one), call.signal(two), call.shape())
+    moments = a.moments - b.moments
+    own = moments[tuple([slice(n) for n in a.means.shape])]
+    if not (own >= 0).all():
+        return None
+    found = replace(merged_fidelity(a.changed(moments, 0.0), b), joint=True)
+    return found.approximate(_WHY)
+
+
+def _multiplies(op: Op) -> bool:
+    return op.phase == "forward" and op.functional in _CONTRACTS
 
 
 def of_shift(call: Call, first: str, second: str) -> Signal | None:
@@ -120,11 +147,11 @@ def _root(trace: Trace, value: int) -> int:
     return value
 
 
-def _forward_of(trace: Trace, ref: object) -> Op | None:
+def _forward_of(trace: Trace, ref: object, through: frozenset[str] = _THROUGH) -> Op | None:
     """Return the forward op through which a gradient came, ahead of views."""
     op = trace.producer(ref.id) if isinstance(ref, ValueRef) else None
     for _ in range(_LONGEST):
-        if op is None or op.phase == "forward" or not (op.functional in _THROUGH and op.inputs):
+        if op is None or op.phase == "forward" or not (op.functional in through and op.inputs):
             break
         op = trace.producer(op.inputs[0])
     return None if op is None or op.phase == "forward" or op.of is None else trace.ops[op.of]
@@ -141,9 +168,9 @@ def _divides(trace: Trace, above: Op, below: Op) -> bool:
     return False
 
 
-def _carried(trace: Trace, value: int) -> int:
+def _carried(trace: Trace, value: int, through: frozenset[str] = _THROUGH) -> int:
     for _ in range(_LONGEST):
-        later = [op for op in trace.consumers(value) if op.phase == "forward" and op.functional in _THROUGH]
+        later = [op for op in trace.consumers(value) if op.phase == "forward" and op.functional in through]
         if len(later) != 1:
             break
         value = later[0].outputs[0]

@@ -58,6 +58,7 @@ from initwell.propagate.rules.loss import weights_by_hand
 from initwell.propagate.rules.masks import masked_choice
 from initwell.propagate.rules.overwritten import rows_chosen
 from initwell.propagate.rules.pointwise import applied, gated
+from initwell.propagate.rules.positive import of_positive
 from initwell.propagate.rules.sinusoids import of_frequencies
 from initwell.propagate.rules.targets import of_targets
 from initwell.propagate.table import Call, Rule, UnknowableError, UnknownSignalError
@@ -163,7 +164,7 @@ def _unary(name: str, phi: Function) -> Rule:
             return [replace(squared(x), square_of=x)]
         if name not in _POSITIVE or (name in _LOGARITHMS and nowhere_zero(x)):
             return [applied(phi, x)]
-        return [decreasing(phi, x, f"{name} of what may be 0")]
+        return [of_positive(call, "self", phi) or decreasing(phi, x, f"{name} of what may be 0")]
 
     return rule
 
