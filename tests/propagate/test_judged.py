@@ -139,13 +139,24 @@ def in_one_batch(a: Tensor, b: Tensor) -> Tensor:
     return F.cross_entropy(scores, torch.arange(2 * SAMPLES).roll(SAMPLES))
 
 
-@pytest.mark.parametrize("loss", [in_one_batch, nearest])
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(a, b).mean()
+
+
+def correlated(a: Tensor, b: Tensor) -> Tensor:
+    """Barlow Twins."""
+    one, two = ((z - z.mean(0)) / z.std(0) for z in (a, b))
+    weight = torch.eye(16) + 0.005 * (1 - torch.eye(16))
+    return ((one.T @ two / SAMPLES - torch.eye(16)).square() * weight).sum()
+
+
+@pytest.mark.parametrize(("loss", "within"), [(in_one_batch, 0.1), (nearest, 0.16), (cosine, 0.25), (correlated, 0.16)])
 def test_all_layers_behind_losses_of_pairs(
-    loss: Callable[[Tensor, Tensor], Tensor], measured_rms: Callable[..., np.ndarray]
+    loss: Callable[[Tensor, Tensor], Tensor], within: float, measured_rms: Callable[..., np.ndarray]
 ) -> None:
     """Rows of few features differ in size, and a gradient of other samples' outputs meets their weight again.
 
-    Gradients were 13 to 19 % too small of the one and unknown of the other: 32 draws, standard errors of 3 to 5 %.
+    Gradients were 13 to 19 % too small of the first and unknown of the others: 32 draws, standard errors of 3 to 8 %.
     """
     layers = [nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16)]
     model, checked = Two(loss, one=True), 0
@@ -154,7 +165,7 @@ def test_all_layers_behind_losses_of_pairs(
     measured = measured_rms(model, (X, VIEW), "kaiming", 32, lambda y: y)
     for row, (_, gradient) in zip(found, measured, strict=True):
         if row["path"].startswith("first"):
-            assert row["gradient_rms"] == pytest.approx(gradient, rel=0.14 if loss is nearest else 0.1), row
+            assert row["gradient_rms"] == pytest.approx(gradient, rel=within), row
             checked += 1
     assert checked == 10
 

@@ -22,7 +22,7 @@ with κ = 3 of u², below 1 of a sine's cosine. Where that is more than a tenth,
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class Twice:
         g, layer = self._known.get(gradient), None if op.of is None else self._trace.ops[op.of]
         u = None if layer is None else self._known.get(layer.outputs[0])
         if g is not None and g.undone != 1:
-            return 1.0  # all that comes of it was measured: see ``families``
+            return inf  # all that comes of it was measured: see ``families``
         if g is None or u is None or not g.answer or g.q <= 0:
             return 0.0
         return g.answer**2 * (u.q - u.mean**2) / g.q
