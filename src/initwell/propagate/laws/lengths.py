@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 
 from initwell.propagate.laws.averages import tails
-from initwell.propagate.moments.signal import Signal
+from initwell.propagate.moments.signal import UNLIKE, Signal, replace
 
 # Of so many entries rows are as good as of one length, and so are those whose sizes vary by less than this.
 _WIDEST = 2048
@@ -62,6 +62,23 @@ def by_layer(x: Signal) -> Mapping[str, float]:
     if heavy is None or not heavy[0] > 1:
         return {"lengths": found}
     return {"lengths": found, "skew": (heavy[1] - 3 * heavy[0] + 2) / (heavy[0] - 1) ** 2}
+
+
+def heavy(x: Signal, count: int, most: float = UNLIKE) -> bool:
+    """Whether rows of so many entries vary much in size since these have heavy tails, as products with e to a Gaussian.
+
+    Args:
+        x: the entries.
+        count: how many are summed.
+        most: of the relative variance of their mean square.
+    """
+    if x.gaussian or count <= 1:
+        return False
+    found = [tails(x)]
+    if found[0] is None and x.image is not None and x.image.base is not None:
+        # One factor alone is the least that it can be.
+        found = [tails(replace(x, image=replace(x.image, base=None))), tails(x.image.base)]
+    return any(t is not None and t[0] - 1 > most * count for t in found)
 
 
 def of_rows(x: Signal) -> float:

@@ -36,7 +36,7 @@ from initwell.propagate.laws.few import normed
 from initwell.propagate.laws.few_features import ALIKE, of_few_features
 from initwell.propagate.laws.functions import composed, line
 from initwell.propagate.laws.gaussian import variances
-from initwell.propagate.laws.lengths import SENT_BACK
+from initwell.propagate.laws.lengths import SENT_BACK, heavy
 from initwell.propagate.laws.rectified import without
 from initwell.propagate.laws.swing import inverse_square_of
 from initwell.propagate.moments.atoms import together, viewed
@@ -189,7 +189,7 @@ def normalized_backward(
     found = inner - cross * hat * over_pairs(x.atoms, np.sqrt(taken))
     moments = found * over_pairs(g.atoms, np.sqrt(varies / (variance + eps)))
     sent = merged_fidelity(g.changed(moments, 0.0, profile=g.profile, undone=undone, **grown), x)
-    return sent.approximate(SENT_BACK) if x.lengths > UNLIKE else sent
+    return sent.approximate(SENT_BACK) if x.lengths > UNLIKE or heavy(x, math.prod(x.shape[d] for d in dims)) else sent
 
 
 @lru_cache(maxsize=4)

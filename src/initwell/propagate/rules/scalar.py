@@ -26,7 +26,7 @@ from initwell.propagate.laws.functions import (
     shared_images,
 )
 from initwell.propagate.laws.gaussian import variances
-from initwell.propagate.laws.lengths import of_rows
+from initwell.propagate.laws.lengths import heavy, of_rows
 from initwell.propagate.laws.rectified import of_known_law
 from initwell.propagate.laws.swing import of_square
 from initwell.propagate.moments.atoms import together
@@ -160,6 +160,7 @@ def _unary(name: str, phi: Function) -> Rule:
         if (kept := _of_kept(call, phi)) is not None:
             return [kept]
         x = call.signal("self")
+        refuse_heavy(name, x)
         if name == "square":
             return [replace(squared(x), square_of=x)]
         if name not in _POSITIVE or (name in _LOGARITHMS and nowhere_zero(x)):
@@ -167,6 +168,21 @@ def _unary(name: str, phi: Function) -> Rule:
         return [of_positive(call, "self", phi) or decreasing(phi, x, f"{name} of what may be 0")]
 
     return rule
+
+
+def refuse_heavy(name: str, x: Signal) -> None:
+    """Refuse the root of an average of squares that a few of its entries make, as of products with e to a Gaussian.
+
+    Args:
+        name: of the function.
+        x: what it is applied to.
+
+    Raises:
+        UnknowableError: it is one.
+    """
+    made = as_image(x).pre.average if name in ("sqrt", "rsqrt") else None
+    if made is not None and made.kind != "mean" and heavy(made.of, math.prod(made.of.shape[d] for d in made.dims), 1.0):
+        raise UnknowableError("the length of rows of heavy tails, which a few of their entries make")
 
 
 def _exp(call: Call) -> Sequence[Signal]:
