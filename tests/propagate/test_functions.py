@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import initwell as iw
 from initwell.propagate.laws.functions import Function, as_image, composed, evaluated, function_moments
 from initwell.propagate.moments.signal import Signal, constant, independent, replace
-from initwell.propagate.rules.branch import added, inverted, scaled, shifted
+from initwell.propagate.rules.branch import added, scaled, shifted
+from initwell.propagate.rules.inverses import inverted
 from initwell.propagate.rules.pointwise import applied, gated
 from initwell.propagate.rules.scalar import chosen
 from initwell.propagate.table import UnknowableError, UnknownSignalError

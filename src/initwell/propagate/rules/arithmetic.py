@@ -20,7 +20,6 @@ from initwell.propagate.rules.beside import beside, law_beside
 from initwell.propagate.rules.branch import (
     added,
     fixed,
-    inverted,
     multiplied,
     multiplied_jointly,
     operand,
@@ -39,6 +38,7 @@ from initwell.propagate.rules.byhand import (
 from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.first_rows import less_their_length, of_first_rows
+from initwell.propagate.rules.inverses import inverted
 from initwell.propagate.rules.lengths import by_length_of_few, refuse_two_ways
 from initwell.propagate.rules.masked_terms import of_masked_term
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask

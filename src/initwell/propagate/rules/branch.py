@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from initwell.propagate.given.mask import both as opened_by_both
-from initwell.propagate.laws.averages import is_average_of_squares, spanned
 from initwell.propagate.laws.functions import (
     Function,
     as_image,
@@ -25,7 +24,6 @@ from initwell.propagate.laws.functions import (
     shared_images,
     unscaled,
 )
-from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.laws.rectified import convolved, moved, sum_law
 from initwell.propagate.laws.swing import by_row, copied, floor_of, of_multiple, of_product, of_sum
 from initwell.propagate.moments import gram
@@ -37,14 +35,11 @@ from initwell.propagate.moments.signal import Image, Pointwise, Signal, constant
 from initwell.propagate.rules import two_images
 from initwell.propagate.rules.pointwise import gated
 from initwell.propagate.rules.reading import read_places
-from initwell.propagate.table import Call, UnknowableError, UnknownSignalError
+from initwell.propagate.table import Call, UnknownSignalError
 from initwell.trace.trace import ValueRef
 
 _GATED = "a branch times its gate, taken as Gaussian"
 _SHARED = "what a gate's gradient shares with the nonlinearity after it, the gate at its root mean square"
-# By how much the second moment may grow where the tail is cut at half the distance from 0.
-_BY_TAIL = 1.5
-_TAIL = "the tail towards 0 of what is divided by, cut at a twentieth of its size"
 
 
 def scaled(signal: Signal, factor: float) -> Signal:
@@ -84,7 +79,8 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
     """
     moments = alpha**2 * a.moments + beta**2 * b.moments + 2 * alpha * beta * _crossed(a, b)
     normal = (a.gaussian and b.gaussian) if gaussian is None else gaussian
-    law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha) or convolved(a, b, alpha, beta)
+    law = sum_law(a, b, alpha, beta) or sum_law(b, a, beta, alpha)
+    taken_as_normal = law is not None and not (a.gaussian or b.gaussian)
     parts = (a if _bare(a) else scaled(a, alpha)), (b if _bare(b) else scaled(b, beta))
     found = a.changed(
         moments,
@@ -92,7 +88,7 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
         gaussian=normal,
         roots=(*[(tag, c * alpha) for tag, c in a.roots], *[(tag, c * beta) for tag, c in b.roots]),
         gates=parts[0].gates + parts[1].gates,
-        law=law,
+        law=law or convolved(a, b, alpha, beta),
         profile=_mixed(a, b, alpha**2 * a.q, beta**2 * b.q),
         echoes=parts[0].echoes + parts[1].echoes,
         **_largest_of((a, alpha**2), (b, beta**2)),
@@ -103,7 +99,7 @@ def added(a: Signal, b: Signal, alpha: float = 1.0, beta: float = 1.0, *, gaussi
         # What a mask has shut stays shut, whatever is added to it.
         one, two = (m and m.scaled(factor) for m, factor in ((a.mask, alpha), (b.mask, beta)))
         found = replace(found, mask=opened_by_both(one, two))
-    return found.approximate(_GATED) if law is not None and not (a.gaussian or b.gaussian) else found
+    return found.approximate(_GATED) if taken_as_normal else found
 
 
 def _largest_of(*parts: tuple[Signal, float]) -> dict[str, Any]:
@@ -345,57 +341,3 @@ def _bent_with(g: Signal, factor: Image) -> Signal | None:
     slope = composed(made.phi, Image(composed(line(size), inner), inner.pre))
     found = gated(combined(factor.phi, slope, np.multiply), factor.pre, made.base)
     return replace(found.approximate(_SHARED), gates=())
-
-
-def inverted(x: Signal) -> Signal:
-    """Return 1/x, where x keeps away from 0.
-
-    Raises:
-        UnknownSignalError: it does not, so that 1/x has no second moment.
-    """
-    return decreasing(Function(lambda u: 1 / u), x, "a division by what may be 0")
-
-
-def decreasing(phi: Pointwise, x: Signal, why: str) -> Signal:
-    """Apply 1/x, 1/√x or log x, which have no moments where x may be 0.
-
-    An average of squares is positive, and taken under its gamma law. Of any other x that stays two standard deviations
-    away from 0 the tail is cut at a twentieth of its mean, and that is said. Where the cut makes the second moment, as
-    its growth from a cut at a tenth shows, nothing is known of it.
-
-    Args:
-        phi: the function.
-        x: what it is applied to.
-        why: what to say where x may be 0.
-
-    Raises:
-        UnknownSignalError: x may be 0.
-        UnknowableError: it is near 0 so often that the second moment is made there.
-    """
-    image = as_image(x)
-    if image.base is not None or image.pre.dims != x.dims:
-        image = Image(line(1.0), x)
-    if is_average_of_squares(image.pre) and (image.phi.fn(spanned(image.pre)) > 0).all():
-        return merged_fidelity(evaluated(Image(composed(phi, image), image.pre)), x)
-    spread, centre = np.sqrt(variances(image.pre)).reshape(-1, 1), image.pre.means.reshape(-1, 1)
-    near, far, all_of_it = (image.phi.fn(centre + spread * np.linspace(-r, r, 241)) for r in (2.0, 5.0, 10.0))
-    sign = 1.0 if near.mean() > 0 else -1.0
-    # By segment, the least of them: where one is small throughout, so is what stands there.
-    level = float(np.median(sign * near, axis=1).min())
-    if (sign * near).min() <= 0.05 * level or level <= 0:
-        raise UnknownSignalError(why)
-    if (sign * all_of_it).min() > 0.05 * level:
-        return merged_fidelity(evaluated(Image(composed(phi, image), image.pre)), x)
-    found = merged_fidelity(_cut_at(phi, image, sign * 0.05 * level), x)
-    if (sign * far).min() > 0.05 * level:
-        return found
-    if found.q > _BY_TAIL * _cut_at(phi, image, sign * 0.1 * level).q:
-        raise UnknowableError(f"{why}, most of whose size would come from values near that")
-    return found.approximate(_TAIL)
-
-
-def _cut_at(phi: Pointwise, image: Image, floor: float) -> Signal:
-    """Apply φ to a value that is kept beyond a number on its own side of 0."""
-    keep = np.maximum if floor > 0 else np.minimum
-    cut = composed(Function(lambda u: keep(u, floor)), image)
-    return evaluated(Image(composed(phi, Image(cut, image.pre)), image.pre))

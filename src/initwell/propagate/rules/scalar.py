@@ -41,18 +41,11 @@ from initwell.propagate.moments.signal import (
     merged_fidelity,
     replace,
 )
-from initwell.propagate.rules.branch import (
-    added,
-    decreasing,
-    fixed,
-    multiplied,
-    operand,
-    product,
-    shifted,
-)
+from initwell.propagate.rules.branch import added, fixed, multiplied, operand, product, shifted
 from initwell.propagate.rules.decay import known_decay, sign_of, squared_decay, sums_up
 from initwell.propagate.rules.extremes import where_extreme
 from initwell.propagate.rules.first_rows import of_first_rows
+from initwell.propagate.rules.inverses import decreasing
 from initwell.propagate.rules.larger import which
 from initwell.propagate.rules.loss import weights_by_hand
 from initwell.propagate.rules.masks import masked_choice
