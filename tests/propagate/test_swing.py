@@ -174,3 +174,25 @@ def test_no_row_has_less_than_a_branch_behind_a_norm_by_measurement(measured_rms
     measured = measured_rms(model, batch, "xavier", SEEDS)
     at = next(i for i, row in enumerate(found) if row["path"] == "branch")
     assert found[at]["gradient_rms"] == pytest.approx(measured[at][1], rel=0.08)
+
+
+class GatedPlaces(nn.Module):
+    """Places of an image, each times a number of its own, and one norm over all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.gate = nn.Conv2d(8, 64, 1), nn.Conv2d(8, 1, 1)
+        self.norm, self.out = nn.GroupNorm(1, 64), nn.Conv2d(64, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.norm(self.enter(x) * self.gate(x)))
+        return y
+
+
+def test_sizes_of_places_average_out_in_one_norm_of_them_all(measured_rms: Callable[..., np.ndarray]) -> None:
+    """24 draws of 8 images of 64 places: as if each image was one row, gradients there were twice too large."""
+    model, batch = GatedPlaces(), torch.randn(8, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    rows = iw.predict(model, batch, plan=iw.plan(model, "lecun")).rows
+    measured = measured_rms(model, batch, "lecun", SEEDS)
+    (place,) = (i for i, row in enumerate(rows) if row["op"] == "aten.mul")
+    assert rows[place]["gradient_rms"] == pytest.approx(measured[place, 1], rel=0.08)

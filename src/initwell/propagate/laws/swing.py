@@ -194,6 +194,22 @@ def of_longer_rows(found: Signal, x: Signal) -> Signal:
     return replace(found, swing=x.swing * before / after) if after > before and after % before == 0 else found
 
 
+def over_places(x: Signal, dims: Sequence[int]) -> Signal:
+    """Return rows that a norm divides together, as those of all places of an image: sizes of many average out.
+
+    Assumption: each row was multiplied by a number of its own.
+
+    Args:
+        x: the rows.
+        dims: over which a norm averages, the features, the last dimension or the first of these of images, among them.
+    """
+    if x.swing <= 0 or len(dims) < 2:
+        return x
+    features = dims[-1] if len(x.shape) == 3 else dims[0]
+    places = math.prod(x.shape[d] for d in dims if d != features)
+    return replace(x, swing=x.swing / places)
+
+
 def of_inverse(found: Signal, factor: Signal) -> Signal:
     """Return a gradient times 1/s, s² the average square of a row, with the negative swing that it gets of those.
 

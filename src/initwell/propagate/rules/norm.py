@@ -38,7 +38,7 @@ from initwell.propagate.laws.functions import composed, line
 from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.laws.lengths import SENT_BACK, heavy
 from initwell.propagate.laws.rectified import without
-from initwell.propagate.laws.swing import inverse_square_of
+from initwell.propagate.laws.swing import inverse_square_of, over_places
 from initwell.propagate.moments.atoms import together, viewed
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.centring import centred as centred_moments
@@ -165,7 +165,7 @@ def normalized_backward(
         return merged_fidelity(g.changed(alone, 0.0), x).approximate(ALIKE)
     hat, variance = _unit(x, tuple(dims), centred)
     share = variance / (variance + eps)
-    taken, free, rows = share * (2 - share), _free(g, hat, dims), None if 0 in dims else x
+    taken, free, rows = share * (2 - share), _free(g, hat, dims), None if 0 in dims else over_places(x, dims)
     many, undone = float(free.min()) > _FEWEST, 1.0
     gain, grown = inverse_square_of(rows if many else None, _average(free))
     as_one = np.where(free > _FEWEST, free / np.maximum(free - 2, 0.5), 1.0)
@@ -181,7 +181,7 @@ def normalized_backward(
         free = free if as_parts is None else np.full_like(free, 2 * as_parts / max(as_parts - 1, 1e-12))
         lefts = epsilon.by_segment(rows, dims, variance, eps, free)
         varies, taken = (lefts.of(name) for name in ("back", "taken"))
-        varies, grown = varies * (variance + eps) / variance, epsilon.grown(x, dims, variance, eps, free)
+        varies, grown = varies * (variance + eps) / variance, epsilon.grown(rows or x, dims, variance, eps, free)
     else:
         varies = gain * (1 + share * (less * as_one - 1))
     cross = over_all(g, _met(g, x, tuple(dims), centred, tag, tuple(gates or g.gates)), axes)
