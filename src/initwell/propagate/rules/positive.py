@@ -10,7 +10,8 @@ so that 1/x, and what is made of it, are functions of z. Assumption: the sum is 
 
 import numpy as np
 
-from initwell.propagate.laws.functions import Function, evaluated, nowhere_zero
+from initwell.propagate.laws.averages import is_average_of_squares
+from initwell.propagate.laws.functions import Function, as_image, evaluated, nowhere_zero
 from initwell.propagate.laws.gaussian import variances
 from initwell.propagate.moments.by_pairs import over_pairs
 from initwell.propagate.moments.signal import Image, Pointwise, Signal, merged_fidelity
@@ -38,7 +39,8 @@ def of_positive(call: Call, name: str, phi: Pointwise = INVERSE) -> Signal | Non
     if not isinstance(ref, ValueRef):
         return None
     x = call.signal(name)
-    if not x.gaussian or x.law is not None or not (x.means > 0).all():
+    # Averages of squares have a law of their own.
+    if not x.gaussian or x.law is not None or is_average_of_squares(as_image(x).pre) or not (x.means > 0).all():
         return None
     relative = variances(x) / x.means**2
     if relative.max() > 1 or not (relative > _WIDE**2).any() or not _positive(call, ref.id, _STEPS):
