@@ -85,7 +85,7 @@ def _is_smooth(law: Law) -> bool:
 
 @lru_cache(maxsize=16)
 def _by_densities(law: Law, kinks: tuple[float, ...]) -> tuple[Array, Array]:
-    return _stacked([_by_density(law, row, kinks) for row in range(len(law.values))])
+    return stacked([_by_density(law, row, kinks) for row in range(len(law.values))])
 
 
 def _by_density(law: Law, row: int, kinks: tuple[float, ...]) -> tuple[Array, Array]:
@@ -148,7 +148,7 @@ def joined_laws(laws: Sequence[Law | None], images: Sequence[Image] = ()) -> Law
     rows = [row for law in found for row in zip(law.values, law.weights, strict=True)]
     none = np.zeros(len(rows))
     near = None if all(law.near is None for law in found) else np.zeros(())
-    return Law(*_stacked(rows), none, None, none + 1.0, none, near, tuple(images))
+    return Law(*stacked(rows), none, None, none + 1.0, none, near, tuple(images))
 
 
 def of_known_law(u: Signal) -> bool:
@@ -192,41 +192,6 @@ def sum_law(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
     values, weights = _in_bins(alpha * made.phi.fn(points), weights)
     factor = np.full(len(values), alpha)
     return Law(values + offset[:, None], weights, variance, Image(made.phi, made.pre), factor, offset)
-
-
-def convolved(a: Signal, b: Signal, alpha: float, beta: float) -> Law | None:
-    """Return the law of alpha·a + beta·b where neither is Gaussian and both are of known laws; else None.
-
-    Args:
-        a: one summand, an image φ(u), or of known law.
-        b: the other, independent of it.
-        alpha: factor of a.
-        beta: factor of b.
-    """
-    if a.gaussian or b.gaussian or a.means.shape != b.means.shape:
-        return None
-    one, two = _summand(a), _summand(b)
-    if one is None or two is None:
-        return None
-    one, two = moved(one, alpha), moved(two, beta)
-    points = one.values[:, :, None] + two.values[:, None, :]
-    weights = one.weights[:, :, None] * two.weights[:, None, :]
-    values, weights = _in_bins(points.reshape(len(points), -1), weights.reshape(len(points), -1))
-    pairs = [(one, two), (two, one)]
-    terms = tuple(Term(law.image, law.factor, rest) for law, rest in pairs if law.image is not None)
-    none = np.zeros(len(values))
-    return Law(values, weights, one.variance + two.variance, None, none + 1.0, none, terms=terms)
-
-
-def _summand(x: Signal) -> Law | None:
-    """Return the law of a term: its own, or that of what it is a function of, whose image it is then."""
-    made = x.image
-    if x.law is not None:
-        return x.law if x.law.near is None and x.law.values.shape[0] == x.means.size else None
-    if made is None or made.base is not None or made.pre.means.size != x.means.size or not of_known_law(made.pre):
-        return None
-    points, weights = distribution(made.pre)
-    return replace(discrete(made.phi.fn(points), weights), image=Image(made.phi, made.pre))
 
 
 def moved(law: Law, factor: Array | float, offset: Array | float = 0.0, variance: Array | float = 0.0) -> Law:
@@ -320,11 +285,11 @@ def _binned(one: bytes, two: bytes) -> tuple[Array, Array]:
 
 
 def _in_bins(values: Array, weights: Array) -> tuple[Array, Array]:
-    return _stacked([binned(*row) for row in zip(values, weights, strict=True)])
+    return stacked([binned(*row) for row in zip(values, weights, strict=True)])
 
 
-def _stacked(rows: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Make rows of one length, filled up with values of no weight."""
+def stacked(rows: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Make values and weights of several laws rows of one length, filled up with values of no weight."""
     length = max(values.size for values, _ in rows)
     values, weights = np.empty((len(rows), length)), np.zeros((len(rows), length))
     for i, (v, w) in enumerate(rows):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from initwell.propagate.given.mask import both as opened_by_both
+from initwell.propagate.laws.convolved import convolved
 from initwell.propagate.laws.functions import (
     Function,
     as_image,
@@ -24,7 +25,7 @@ from initwell.propagate.laws.functions import (
     shared_images,
     unscaled,
 )
-from initwell.propagate.laws.rectified import convolved, moved, sum_law
+from initwell.propagate.laws.rectified import moved, sum_law
 from initwell.propagate.laws.swing import by_row, copied, floor_of, of_multiple, of_product, of_sum
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
