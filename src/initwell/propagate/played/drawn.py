@@ -80,7 +80,7 @@ def drawn(
     if signal.segmented:
         found = found * _sizes(signal, even.q).to(dtype)
     if unlike:
-        found = found * factors(unlike, chances(one_a_row(signal), generator)).to(dtype)
+        found = found * factors(unlike, chances(signal, one_a_row(signal), generator)).to(dtype)
     return found.reshape(signal.shape).to(torch.float32)
 
 

@@ -98,7 +98,7 @@ class Siblings:
             shape = [n if i in features else 1 for i, n in enumerate(lengths)]
             self._bias = math.sqrt(bias) * numbers(shape, self._generator, torch.float64, uniform=False)
         if unlike is not None:
-            self._chances.append(chances(one_a_row(signal), self._generator))
+            self._chances.append(chances(signal, one_a_row(signal), self._generator))
             terms = [term * factors(unlike, chance) for term, chance in zip(terms, self._chances, strict=True)]
         found = torch.stack(terms).sum(0) + signal.mean + (0.0 if self._bias is None else self._bias)
         return found.reshape(signal.shape).to(torch.float32)

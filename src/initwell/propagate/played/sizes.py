@@ -9,7 +9,8 @@ where h = φ(u), and E[h²] grows as the power p of the size of u: 1 of ReLU, le
 none. So the rows of a ReLU net vary by 5/C a layer and by what the batch's own do, and the fourth moments of its
 outputs, of which 1/|y|² and e^y are made, are larger by as much than those of Gaussians. What each layer adds is a
 factor of its own with a gamma law, as sums of squares have. What two views of one row have in common is of one size,
-and what they differ by of its own. Assumption: entries of a row are independent of each other, and of those of others.
+and what they differ by of its own. Rows of which a share o is alike, as far down a deep net, have sizes that are alike
+by o². Assumption: entries of a row are independent of each other.
 """
 
 import math
@@ -133,9 +134,20 @@ def _times(factor: float, varies: Sequence[float]) -> tuple[float, ...]:
     return tuple(factor * v for v in varies if factor * v > _LEAST)
 
 
-def chances(rows: Sequence[int], generator: Generator) -> Tensor:
-    """Return normal numbers that decide which rows are large: one a factor and row."""
-    return torch.randn([_MOST, *rows], generator=generator, dtype=torch.float64)
+def chances(signal: Signal, rows: Sequence[int], generator: Generator) -> Tensor:
+    """Return normal numbers that decide which rows are large: one a factor and row.
+
+    Args:
+        signal: whose rows they are; those of other samples are alike by its overlap.
+        rows: how many, by dimension.
+        generator: of the numbers.
+    """
+    own = torch.randn([_MOST, *rows], generator=generator, dtype=torch.float64)
+    alike = min(max(signal.overlap or 0.0, 0.0), 1.0) ** 2
+    if alike < _LEAST:
+        return own
+    common = torch.randn([_MOST, *[1] * len(rows)], generator=generator, dtype=torch.float64)
+    return math.sqrt(alike) * common + math.sqrt(1 - alike) * own
 
 
 def factors(varies: Sequence[float], chance: Tensor) -> Tensor:
@@ -145,7 +157,9 @@ def factors(varies: Sequence[float], chance: Tensor) -> Tensor:
         varies: the factors' relative variances; those beyond the largest few count as one.
         chance: see ``chances``.
 
-    >>> found = factors([0.5, 0.2], chances([100000], Generator().manual_seed(0))).square()
+    >>> from initwell.propagate.moments.signal import independent
+    >>> chance = chances(independent((100000,), 1.0), [100000], Generator().manual_seed(0))
+    >>> found = factors([0.5, 0.2], chance).square()
     >>> round(float(found.mean()), 2), round(float(found.var()), 1)  # 1.5·1.2 − 1
     (1.0, 0.8)
     """
@@ -153,7 +167,7 @@ def factors(varies: Sequence[float], chance: Tensor) -> Tensor:
     several = ordered[: _MOST - 1] + ([sum(ordered[_MOST - 1 :])] if len(ordered) >= _MOST else [])
     found = np.ones(chance.shape[1:])
     for v, z in zip(several, chance.numpy(), strict=False):
-        found = found * np.interp(z, _CHANCES, _gamma(v))
+        found = found * np.interp(z, _CHANCES, _gamma(v)) if v > 0 else found
     return torch.from_numpy(found).sqrt()
 
 
