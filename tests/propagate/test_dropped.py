@@ -65,12 +65,77 @@ def test_what_norms_send_back_to_samples_whose_branches_were_dropped(
 def test_a_way_of_masks_has_a_swing_of_its_own(measured_rms: Callable[..., np.ndarray]) -> None:
     """Gates of one number a row leave only those rows of unlike size that were not dropped.
 
-    What such a gate itself gets is the little that a norm leaves of it, and not looked at here.
+    What such a gate itself gets is the little that a norm leaves of it, and not looked at here, nor what it sends on.
     """
     forward, backward = compared(net(Dropping(0.8, 5.0, gate=True)), measured_rms)
     assert max(map(abs, forward.values())) < 0.05
-    others = [error for name, error in backward.items() if "gate" not in name and "sigmoid" not in name]
+    others = [
+        error for name, error in backward.items() if not any(part in name for part in ("gate", "sigmoid", "1.norm"))
+    ]
     assert max(map(abs, others)) < 0.1
+
+
+class Hand(nn.Module):
+    """x/√(mean(x²) + ε), written by hand."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+class Length(nn.Module):
+    """Rows of the length √WIDTH."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = F.normalize(x, dim=-1) * WIDTH**0.5
+        return y
+
+
+class Post(nn.Module):
+    """norm(x + 4·m·f(x)), or norm(m·f(x) + (1 − m)·h(x))."""
+
+    def __init__(self, norm: nn.Module, *, either: bool = False) -> None:
+        super().__init__()
+        self.norm, self.one, self.two, self.either = norm, nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), either
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = (torch.rand(len(x), 1, 1, device=x.device) < 0.5).float()
+        whole = mask * self.one(x) + (1 - mask) * (self.two(x) / 4) if self.either else x + mask * self.two(x) * 4
+        y: Tensor = self.norm(whole)
+        return y
+
+
+@pytest.mark.parametrize("norm", [Hand, Length, lambda: nn.RMSNorm(WIDTH), lambda: nn.LayerNorm(WIDTH)])
+@pytest.mark.parametrize("either", [False, True])
+def test_norms_in_every_way_of_writing_them(
+    norm: Callable[[], nn.Module], either: bool, measured_rms: Callable[..., np.ndarray]
+) -> None:
+    """Norms written op by op go by squares, their averages and roots, which their rules take of rows of one size.
+
+    Numbers of a row are left out: what a scale gets is the little that the norm leaves of it.
+    """
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Post(norm(), either=either), nn.Linear(WIDTH, 10))
+    batch = torch.randn(SAMPLES, 4, WIDTH, generator=torch.Generator().manual_seed(0))
+    rows = iw.predict(model, batch, plan=iw.plan(model, "kaiming")).rows
+    measured = measured_rms(model, batch, "kaiming", DRAWS)
+    for row, (forward, backward) in zip(rows, measured, strict=True):
+        if row["shape"][-1] > 1 and row["op"] != "aten.pow":
+            assert row["forward_rms"] == pytest.approx(forward, rel=0.05), row["op"]
+            assert row["gradient_rms"] == pytest.approx(backward, rel=0.12), row["op"]
+
+
+def test_a_norm_of_nothing_but_what_was_dropped_is_unknown() -> None:
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(self.inner(x) * (torch.rand(len(x), 1, 1, device=x.device) < 0.5).float())
+            return y
+
+    found = iw.predict(nn.Sequential(Alone(), nn.Linear(WIDTH, 10)), torch.randn(SAMPLES, 4, WIDTH))
+    assert found.rows[0]["gradient_rms"] is None
+    assert any("nothing is left" in note for note in found.notes)
 
 
 def test_models_without_masks_are_not_followed() -> None:

@@ -153,6 +153,7 @@ def _walked(trace: Trace, table: RuleTable, known: Signals, values: Known) -> Wa
         else:
             known[op.outputs[0]] = found[0]
     rules.blank.settle(known)
+    rules.dropped.settle(known)
     return Walk(known, dict(sorted(unsupported.items())), dict(+unknown), causes)
 
 

@@ -15,7 +15,7 @@ Assumptions: a sample's entries share its size and have else the law that all ha
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
 import numpy as np
 import torch
@@ -25,24 +25,42 @@ from initwell.propagate.given.known import Known
 from initwell.propagate.laws.swing import inverse_square
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.table import UnknowableError
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef
 
 Found = Sequence[Signal | None]
 _WAYS = 1024
 _EVEN = 1.01
+_ROUNDING = 1e-9
+_NOTHING = "a norm of samples of which nothing is left once their branch was dropped"
+_BY_WAYS = "samples whose branches were dropped, by the ways in which masks can fall, entries else alike"
 _WHY = "samples whose branches were dropped, taken as all others where a function bends"
 
 _PRODUCTS = frozenset({"aten.mul", "aten.div"})
 _SUMS = frozenset({"aten.add", "aten.sub"})
-_POWERS = {"aten.rsqrt": -0.5, "aten.sqrt": 0.5, "aten.reciprocal": -1.0, "aten.square": 2.0}
+_POWERS = {"aten.rsqrt": -0.5, "aten.sqrt": 0.5, "aten.reciprocal": -1.0, "aten.square": 2.0, "aten.var": 2.0}
 _NORMS = ("aten.native_layer_norm", "aten.native_group_norm", "aten._fused_rms_norm")
+_RAISES = frozenset({"aten.square", "aten.var", "aten.pow"})
 _BACK = frozenset(f"{name}_backward" for name in _NORMS)
-_ONE = ("relu", "leaky_relu", "abs", "neg", "sum", "mean", "avg_pool2d", "constant_pad_nd", "_to_copy")
+_ONE = (
+    "relu",
+    "leaky_relu",
+    "abs",
+    "neg",
+    "sum",
+    "mean",
+    "avg_pool2d",
+    "constant_pad_nd",
+    "_to_copy",
+    "clamp_min",
+    "linalg_vector_norm",
+)
+_LENGTHS = ("linalg_vector_norm", "clamp_min")
 # The degree in each operand; in what is not named here it is 0.
 _DEGREES: Mapping[str, Mapping[str, float]] = {
     **{name: {"self": 1.0} for name in (*VIEWS, *COPIES)},
-    **{f"aten.{name}": {"self": 1.0} for name in _ONE},
+    **{f"aten.{name}": {"self": 1.0} for name in (*_ONE, *_LENGTHS)},
     **{name: {"self": power} for name, power in _POWERS.items()},
     **{f"aten.{name}": {"self": 1.0, "mat2": 1.0} for name in ("mm", "bmm")},
     **{f"aten.{name}": {"input": 1.0} for name in ("convolution", "native_batch_norm", "native_dropout")},
@@ -70,6 +88,7 @@ class Dropped:
         self._masks: Mapping[int, Array] = values.once("masks of samples", lambda: _masks(trace))
         self._sizes: dict[int, Array] = {}
         self._swings: dict[int, Array] = {}
+        self._levels: set[int] = set()
         self.any: bool = bool(self._masks)
         """Whether there are masks of samples at all."""
 
@@ -85,11 +104,19 @@ class Dropped:
         sizes, swings = self._of(op), self._swings_of(op, found[0])
         if sizes is None:
             return [s and s.approximate(_WHY) for s in found]
-        average = float(sizes.mean())
-        if not 0 < average < math.inf:
+        if self._is_level(op):
+            # Rules of norms written by hand take rows as of one size, from squares to their inverse root.
+            self._levels.update(op.outputs)
+            self._sizes[op.outputs[0]] = sizes
             return found
-        samples = tuple([i for i, atom in enumerate(found[0].atoms) if atom.sample])
+        average = float(sizes.mean())
+        if not average < math.inf:
+            raise UnknowableError(_NOTHING)
+        if average <= 0:
+            return found
+        samples = self._samples(op, found[0])
         first = times(found[0], average, samples)
+        first = first if abs(average - 1) < _ROUNDING else first.approximate(_BY_WAYS)
         if op.functional in _PRODUCTS and first.swing > 0 and any(i in self._masks for i in op.inputs):
             # What the masks make of it is in the sizes.
             other = next((self._known[i] for i in op.inputs if i not in self._masks and i in self._known), first)
@@ -102,6 +129,30 @@ class Dropped:
                 if swings is not None:
                     self._swings[value] = swings
         return [first, *found[1:]]
+
+    def _samples(self, op: Op, found: Signal) -> tuple[int, ...]:
+        """Return the axes that count samples: of a product, of an output's gradient too, which says nothing of them."""
+        own = _samples_of(found)
+        if own or op.functional not in _PRODUCTS:
+            return own
+        others = [self._known.get(i) for i in op.inputs]
+        layouts = [_samples_of(x) for x in others if x is not None and [*map(len, x.dims)] == [*map(len, found.dims)]]
+        return max(layouts, key=len, default=())
+
+    def settle(self, known: MutableMapping[int, Signal]) -> None:
+        """Set squares, averages of them, and what is made of these right in the end: rules took rows as of one size."""
+        for value in self._levels & known.keys():
+            signal, average = known[value], float(self._sizes[value].mean())
+            if 0 < average < math.inf:
+                samples = _samples_of(signal)
+                known[value] = times(signal, average, samples).approximate(_BY_WAYS)
+
+    def _is_level(self, op: Op) -> bool:
+        """Whether an op makes squares, or averages and powers of such."""
+        if op.functional in _PRODUCTS:
+            same = op.arguments["self"] == op.arguments["other"]
+            return op.phase == "forward" and (same or self._levels.issuperset(op.inputs))
+        return op.functional in _RAISES or (bool(op.inputs) and self._levels.issuperset(op.inputs[:1]))
 
     def _swings_of(self, op: Op, found: Signal) -> Array | None:
         """Return by how much rows swing, way by way, where that differs; see ``swing.of_sum``."""
@@ -179,6 +230,10 @@ class Dropped:
         return on / on.mean() if on.any() else None
 
 
+def _samples_of(x: Signal) -> tuple[int, ...]:
+    return tuple([i for i, atom in enumerate(x.atoms) if atom.sample])
+
+
 def _free(op: Op) -> float:
     return float(math.prod(op.arguments.get("normalized_shape") or (math.inf,)))
 
@@ -186,15 +241,27 @@ def _free(op: Op) -> float:
 def _masks(trace: Trace) -> dict[int, Array]:
     """Return the masks of samples that multiply something, each with a coordinate of all ways."""
     drawn, samples = trace.folded.drawn, _samples(trace)
-    found: list[int] = []
+    found: dict[int, tuple[int, bool]] = {}
     for op in trace.forward_ops:
         if op.functional in _PRODUCTS and not drawn.issuperset(op.inputs):
-            found += [i for i in op.inputs if i in drawn and i not in found and _by_sample(trace, i, samples)]
+            found |= {i: _root(trace, i) for i in op.inputs if i in drawn and _by_sample(trace, i, samples)}
     if not found:
         return {}
-    sobol = torch.quasirandom.SobolEngine(len(found), scramble=True, seed=0)  # type: ignore[no-untyped-call]
-    ways = sobol.draw(_WAYS).double().numpy()
-    return dict(zip(found, ways.T, strict=True))
+    roots = list(dict.fromkeys(root for root, _ in found.values()))
+    sobol = torch.quasirandom.SobolEngine(len(roots), scramble=True, seed=0)  # type: ignore[no-untyped-call]
+    ways = dict(zip(roots, sobol.draw(_WAYS).double().numpy().T, strict=True))
+    return {value: 1 - ways[root] if turned else ways[root] for value, (root, turned) in found.items()}
+
+
+def _root(trace: Trace, value: int) -> tuple[int, bool]:
+    """Return what a mask was drawn as, and whether it is what that leaves of 1."""
+    turned = False
+    while (op := trace.producer(value)) is not None and op.inputs:
+        turned ^= op.functional in ("aten.rsub", "aten.neg") or (
+            op.functional == "aten.sub" and not isinstance(op.arguments["self"], ValueRef)
+        )
+        value = op.inputs[0]
+    return value, turned
 
 
 def _samples(trace: Trace) -> int:
