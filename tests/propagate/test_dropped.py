@@ -138,6 +138,30 @@ def test_a_norm_of_nothing_but_what_was_dropped_is_unknown() -> None:
     assert any("nothing is left" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    "drop",
+    [
+        lambda x, y: torch.where(torch.rand(len(x), 1, 1, device=x.device) < 0.8, x + 4 * y, x),
+        lambda x, y: torch.addcmul(x, y, (torch.rand(len(x), 1, 1, device=x.device) < 0.8).float() * 4),
+        lambda x, y: x + y * (torch.rand(1, x.shape[1], 1, device=x.device) < 0.8).float() * 4,
+        lambda x, y: x + y * (torch.rand(*x.shape[:2], 1, device=x.device) < 0.8).float() * 4,
+    ],
+)
+def test_masks_that_are_not_followed_are_named(drop: Callable[[Tensor, Tensor], Tensor]) -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(drop(x, self.inner(x)))
+            return y
+
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Other(), nn.Linear(WIDTH, 10))
+    rows = iw.predict(model, torch.randn(SAMPLES, 4, WIDTH)).rows
+    assert rows[0]["fidelity"] == "approximate" or rows[0]["gradient_rms"] is None
+
+
 def test_models_without_masks_are_not_followed() -> None:
     model, batch = net(), torch.randn(8, 4, WIDTH)
     assert iw.predict(model, batch).rows[0]["fidelity"] == "exact"

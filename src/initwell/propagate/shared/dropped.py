@@ -35,9 +35,11 @@ _EVEN = 1.01
 _ROUNDING = 1e-9
 _NOTHING = "a norm of samples of which nothing is left once their branch was dropped"
 _BY_WAYS = "samples whose branches were dropped, by the ways in which masks can fall, entries else alike"
+_LEFT = "rows that a drawn mask keeps or leaves, taken as of one size"
 _WHY = "samples whose branches were dropped, taken as all others where a function bends"
 
 _PRODUCTS = frozenset({"aten.mul", "aten.div"})
+_MEET = _PRODUCTS | {"aten.where", "aten.addcmul", "aten.addcdiv", "aten.lerp", "aten.masked_fill"}
 _SUMS = frozenset({"aten.add", "aten.sub"})
 _POWERS = {"aten.rsqrt": -0.5, "aten.sqrt": 0.5, "aten.reciprocal": -1.0, "aten.square": 2.0, "aten.var": 2.0}
 _NORMS = ("aten.native_layer_norm", "aten.native_group_norm", "aten._fused_rms_norm")
@@ -89,8 +91,9 @@ class Dropped:
         self._sizes: dict[int, Array] = {}
         self._swings: dict[int, Array] = {}
         self._levels: set[int] = set()
-        self.any: bool = bool(self._masks)
-        """Whether there are masks of samples at all."""
+        self._left: frozenset[int] = values.once("masks of other rows", lambda: _left(trace, self._masks))
+        self.any: bool = bool(self._masks or self._left)
+        """Whether there are masks of rows at all."""
 
     def amended(self, op: Op, found: Found) -> Found:
         """Return the signals of an op's results, with what the masks of samples make of them.
@@ -99,6 +102,8 @@ class Dropped:
             op: any.
             found: its signals, samples and masks as independent.
         """
+        if op.index in self._left:
+            found = [s and s.approximate(_LEFT) for s in found]
         if not found or found[0] is None or not any(i in self._sizes or i in self._masks for i in op.inputs):
             return found
         sizes, swings = self._of(op), self._swings_of(op, found[0])
@@ -251,6 +256,23 @@ def _masks(trace: Trace) -> dict[int, Array]:
     sobol = torch.quasirandom.SobolEngine(len(roots), scramble=True, seed=0)  # type: ignore[no-untyped-call]
     ways = dict(zip(roots, sobol.draw(_WAYS).double().numpy().T, strict=True))
     return {value: 1 - ways[root] if turned else ways[root] for value, (root, turned) in found.items()}
+
+
+def _left(trace: Trace, followed: Mapping[int, Array]) -> frozenset[int]:
+    """Return the ops where drawn masks of rows meet values, and are not followed: of tokens, or not by a product."""
+    drawn = trace.folded.drawn
+    return frozenset(
+        op.index
+        for op in trace.forward_ops
+        if op.functional in _MEET
+        and not drawn.issuperset(op.inputs)
+        and any(i in drawn and i not in followed and _by_row(trace.values[i].shape) for i in op.inputs)
+    )
+
+
+def _by_row(shape: tuple[int, ...]) -> bool:
+    """Whether there is one number for all features, the last dimension or the second of images."""
+    return len(shape) > 1 and math.prod(shape) > 1 and shape[1 if len(shape) == 4 else -1] == 1
 
 
 def _root(trace: Trace, value: int) -> tuple[int, bool]:
