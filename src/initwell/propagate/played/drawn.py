@@ -163,6 +163,12 @@ def one_a_row(signal: Signal) -> list[int]:
 
 
 def images_of(signal: Signal, unlike: Sequence[float] | None) -> _Images | None:
+    """Return how rows are images of few numbers by one W, as a layer of finite width makes them; else None.
+
+    Args:
+        signal: of the value.
+        unlike: by how much its rows vary in size, if that is said apart, so that those numbers are of one length.
+    """
     features = _features(signal)
     if not _EVEN < signal.spread < 1 or not features or len(features) == len(signal.atoms):
         return None
@@ -218,12 +224,18 @@ def _sizes(signal: Signal, q: float) -> Tensor:
 
 
 def numbers(shape: list[int], generator: Generator, dtype: torch.dtype, *, uniform: bool) -> Tensor:
+    """Draw numbers of mean 0 and variance 1, Gaussian or uniform."""
     if uniform:
         return (torch.rand(shape, generator=generator, dtype=dtype) - 0.5) * math.sqrt(12)
     return torch.randn(shape, generator=generator, dtype=dtype)
 
 
 def subsets(count: int) -> list[tuple[int, ...]]:
+    """Return all sets of so many axes, the smaller ones first.
+
+    >>> subsets(2)
+    [(), (0,), (1,), (0, 1)]
+    """
     return [s for n in range(count + 1) for s in itertools.combinations(range(count), n)]
 
 

@@ -111,8 +111,8 @@ class Dropped:
             return [s and s.approximate(_WHY) for s in found]
         if self._is_level(op):
             # Rules of norms written by hand take rows as of one size, from squares to their inverse root.
-            self._levels.update(op.outputs)
-            self._sizes[op.outputs[0]] = sizes
+            self._levels.update(_made(op))
+            self._sizes.update(dict.fromkeys(_made(op), sizes))
             return found
         average = float(sizes.mean())
         if not average < math.inf:
@@ -129,10 +129,8 @@ class Dropped:
         if swings is not None and first.swing < 0:
             first = replace(first, swing=float(sizes @ swings / sizes.sum()))
         if samples and sizes.max() > _EVEN * sizes.min():
-            for value in (op.outputs[0], *(new for _, new in op.mutates)):
-                self._sizes[value] = sizes / average
-                if swings is not None:
-                    self._swings[value] = swings
+            self._sizes.update(dict.fromkeys(_made(op), sizes / average))
+            self._swings.update({} if swings is None else dict.fromkeys(_made(op), swings))
         return [first, *found[1:]]
 
     def _samples(self, op: Op, found: Signal) -> tuple[int, ...]:
@@ -149,8 +147,7 @@ class Dropped:
         for value in self._levels & known.keys():
             signal, average = known[value], float(self._sizes[value].mean())
             if 0 < average < math.inf:
-                samples = _samples_of(signal)
-                known[value] = times(signal, average, samples).approximate(_BY_WAYS)
+                known[value] = times(signal, average, _samples_of(signal)).approximate(_BY_WAYS)
 
     def _is_level(self, op: Op) -> bool:
         """Whether an op makes squares, or averages and powers of such."""
@@ -188,11 +185,7 @@ class Dropped:
         """Return the sizes of an op's result, over what its rule takes them for; None where they cannot be followed."""
         if op.functional in _SUMS or op.functional == "aten.cat":
             return self._sum(op)
-        degrees = _DEGREES.get(op.functional)
-        if op.functional == "aten.pow" and isinstance(op.arguments["exponent"], int | float):
-            degrees = {"self": float(op.arguments["exponent"])}
-        if degrees is None:
-            degrees = _OF_GRADIENT if op.phase == "backward" else None
+        degrees = _degrees(op)
         if degrees is None:
             return None
         found = np.ones(_WAYS)
@@ -233,6 +226,18 @@ class Dropped:
             return None
         on = (self._masks[ref.id] < signal.mean**2 / signal.q).astype(float)
         return on / on.mean() if on.any() else None
+
+
+def _degrees(op: Op) -> Mapping[str, float] | None:
+    """Return the degree of an op's result in each of its operands; None where it has none."""
+    if op.functional == "aten.pow":
+        power = op.arguments["exponent"]
+        return {"self": float(power)} if isinstance(power, int | float) else None
+    return _DEGREES.get(op.functional, _OF_GRADIENT if op.phase == "backward" else None)
+
+
+def _made(op: Op) -> tuple[int, ...]:
+    return (op.outputs[0], *(new for _, new in op.mutates))
 
 
 def _samples_of(x: Signal) -> tuple[int, ...]:
