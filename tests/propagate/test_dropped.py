@@ -123,7 +123,7 @@ def test_norms_in_every_way_of_writing_them(
             assert row["gradient_rms"] == pytest.approx(backward, rel=0.12), row["op"]
 
 
-def test_a_norm_of_nothing_but_what_was_dropped_is_unknown() -> None:
+def test_what_a_norm_of_nothing_but_what_was_dropped_sends_back_is_unknown() -> None:
     class Alone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -135,6 +135,8 @@ def test_a_norm_of_nothing_but_what_was_dropped_is_unknown() -> None:
 
     found = iw.predict(nn.Sequential(Alone(), nn.Linear(WIDTH, 10)), torch.randn(SAMPLES, 4, WIDTH))
     assert found.rows[0]["gradient_rms"] is None
+    (normed,) = (row for row in found.rows if row["op"] == "aten.native_layer_norm")
+    assert normed["forward_rms"] == pytest.approx(0.5**0.5, rel=1e-2)  # 0 stays 0
     assert any("nothing is left" in note for note in found.notes)
 
 

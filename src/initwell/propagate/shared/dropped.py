@@ -66,7 +66,7 @@ _DEGREES: Mapping[str, Mapping[str, float]] = {
     **{name: {"self": power} for name, power in _POWERS.items()},
     **{f"aten.{name}": {"self": 1.0, "mat2": 1.0} for name in ("mm", "bmm")},
     **{f"aten.{name}": {"input": 1.0} for name in ("convolution", "native_batch_norm", "native_dropout")},
-    **{name: {} for name in _NORMS},
+    **{name: {"input": 0.0} for name in _NORMS},
     **{name: {"grad_out": 1.0, "input": -1.0} for name in _BACK},
     "aten.addmm": {"mat1": 1.0, "mat2": 1.0},
     "aten.mul": {"self": 1.0, "other": 1.0},
@@ -191,7 +191,9 @@ class Dropped:
         found = np.ones(_WAYS)
         for name, degree in degrees.items():
             own = self._own(op.arguments.get(name))
-            found = found if own is None else found * own**degree
+            if own is not None:
+                # A norm makes all rows alike but those of which nothing is left.
+                found = found * (own**degree if degree else np.sign(own))
         if op.functional in _BACK and (gain := self._gain(op)) is not None:
             found = found * gain / inverse_square(self._known[op.arguments["input"].id].swing, _free(op))
         return found
