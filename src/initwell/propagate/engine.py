@@ -11,6 +11,7 @@ import numpy as np
 from initwell.errors import ModelError
 from initwell.propagate.blank.walk import Blank
 from initwell.propagate.given.known import Known, Signals
+from initwell.propagate.given.read_numbers import AVERAGED, UNSTEADY
 from initwell.propagate.moments.atoms import viewed
 from initwell.propagate.moments.places import Remembered
 from initwell.propagate.moments.signal import Signal
@@ -98,6 +99,14 @@ class _Rules:
 
     def found(self, op: Op, shapes: Sequence[tuple[int, ...]]) -> Sequence[Signal | None] | None:
         """Return the signals of an op's outputs; None where it has no rule."""
+        if op.index not in self.trace.steady:
+            return self._found(op, shapes)
+        if not self.trace.steady[op.index]:
+            raise UnknowableError(UNSTEADY)
+        found = self._found(op, shapes)
+        return found and [s and s.approximate(AVERAGED) for s in found]
+
+    def _found(self, op: Op, shapes: Sequence[tuple[int, ...]]) -> Sequence[Signal | None] | None:
         judged = self.played.any and self.played.is_of_loss(op)
         if self.twice.any and not judged and (why := self.twice.why(op)) is not None:
             raise UnknowableError(why)

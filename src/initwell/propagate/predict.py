@@ -44,7 +44,7 @@ def predict(
     The model's own forward and backward are recorded on the meta device, which computes shapes only, and walked once
     with second moments. Those of the batch, of what is made of it before any weight, and of real weights are measured;
     the model is left as it was. A model that reads values of its tensors, so that the meta device does not do, is run
-    once on the batch, and the notes say so.
+    on the batch, and the notes say so; again with other weights where it may reckon with what it reads.
 
     Args:
         model: any module, in the mode (train or eval) to be predicted; real or on the meta device.
@@ -84,7 +84,7 @@ def predict(
         check_arguments(model, batch, plan, learning_rate)
         table = default_table().with_rules(rules)
         notes = [*getattr(plan, "notes", ())]
-        trace = traced(model, batch, loss, notes)
+        trace = traced(model, batch, loss, notes, plan)
         values, start = _begun(model, trace, batch, described, plan, notes, rules or {})
     found = walk(trace, table, without_nan(trace, start, values, notes), values)
     # The numbers have done their work: a prediction may be kept long, and they are up to 256 MB.

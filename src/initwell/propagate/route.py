@@ -7,6 +7,8 @@ from torch import nn
 
 from initwell.errors import ModelError
 from initwell.propagate.given.checks import check_types
+from initwell.propagate.given.read_numbers import with_numbers
+from initwell.propagate.given.start import Planned
 from initwell.trace.batch import tensors
 from initwell.trace.failure import NeedsValuesError, where
 from initwell.trace.recorder import Loss, record
@@ -15,7 +17,7 @@ from initwell.trace.trace import Trace
 _LOOKS = frozenset({"aten._local_scalar_dense", "aten.is_nonzero", "aten.equal"})
 
 
-def traced(model: nn.Module, batch: Any, loss: Loss | None, notes: list[str]) -> Trace:
+def traced(model: nn.Module, batch: Any, loss: Loss | None, notes: list[str], plan: Planned | None = None) -> Trace:
     """Record a model's forward and backward on meta tensors; where it reads numbers, on the batch itself.
 
     Args:
@@ -23,6 +25,7 @@ def traced(model: nn.Module, batch: Any, loss: Loss | None, notes: list[str]) ->
         batch: what it takes.
         loss: where the backward starts, as for ``record``.
         notes: gets a line when the batch was run.
+        plan: of the weights that numbers which the model reads are to be of; None for its own.
 
     Returns:
         The Trace; ``device`` says which of the two it is.
@@ -43,7 +46,7 @@ def traced(model: nn.Module, batch: Any, loss: Loss | None, notes: list[str]) ->
     if missing:
         raise _without_numbers(failed, missing)
     # A failure on meta tensors may be theirs alone; the model's own comes up again, in PyTorch's usual words.
-    trace = record(model, batch, loss=loss, device="real")
+    trace = with_numbers(model, plan, lambda: record(model, batch, loss=loss, device="real"))
     notes.append(_said(failed))
     return trace
 

@@ -87,8 +87,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.written: list[tuple[Tensor, Tensor]] = []
         self._numbers: Any = WeakTensorKeyDictionary()
         self.phase: Phase = "forward"
-        # Numbers that were read of values → these.
+        # Numbers that were read of values → these; ops that took one as their "other" → the number.
         self._read: dict[float, int] = {}
+        self.took: dict[int, float] = {}
         self._paused = False
         self._pending: list[tuple[Tensor, int, int]] = []
         self._signatures: dict[Any, tuple[str, Signature]] = {}
@@ -123,6 +124,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs: dict[int, None] = {}
         arguments = {name: self._described(a, inputs) for name, a in bound.items()}
         if self._read and arguments.get("other") in self._read:
+            self.took[len(self.ops)] = arguments["other"]
             inputs[source := self._read[arguments["other"]]] = None
             arguments["other"] = ValueRef(source)
         targets = [t for name in known.written for t in tensors_in(bound.get(name))]

@@ -318,6 +318,7 @@ class _Walk:
             training=self.model.training,
             device="meta" if self.meta else "real",
             loss=self.loss,
+            took=self.recorder.took,
             notes=tuple(self.notes),
             folded=Folded() if self.recorder.folder is None else self.recorder.folder.folded(),
         )

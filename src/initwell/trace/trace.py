@@ -157,6 +157,8 @@ class Trace(TableRecord):
         training: whether the model was in training mode.
         device: "meta" or "real".
         loss: id of the loss, when one was given.
+        took: op → the number that it took as its argument "other", which stands there as the value it was read of.
+        steady: op that takes a number which other weights would change → whether by little.
         notes: what was skipped or could not be known.
         folded: the numbers that follow from the batch's integers, from buffers and from constants.
     """
@@ -172,6 +174,8 @@ class Trace(TableRecord):
     training: bool
     device: str
     loss: int | None = None
+    took: Mapping[int, float] = field(default_factory=dict)
+    steady: Mapping[int, bool] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
     folded: Folded = field(default_factory=Folded, repr=False, compare=False)
 

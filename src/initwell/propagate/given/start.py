@@ -96,7 +96,7 @@ def parameter_signals(model: nn.Module, trace: Trace, plan: Planned | None, note
         ArgumentError: the plan has rows for parameters that the model has not.
     """
     own_names = unwrapped_names(model)
-    planned = dict(_planned(plan, own_names))
+    planned = dict(distributions(plan, own_names))
     unknown = set(planned) - set(trace.parameters)
     if unknown:
         names = ", ".join(sorted(unknown)[:3])
@@ -146,7 +146,7 @@ def kept_parameters(model: nn.Module, trace: Trace, plan: Planned | None) -> dic
         trace: of the model.
         plan: a Plan, or None.
     """
-    drawn = {name for name, _ in _planned(plan, unwrapped_names(model))}
+    drawn = {name for name, _ in distributions(plan, unwrapped_names(model))}
     own = dict(model.named_parameters(remove_duplicate=False))
     return {value: own[name] for name, value in trace.parameters.items() if name not in drawn and not own[name].is_meta}
 
@@ -156,7 +156,7 @@ def _left_out(plan: Planned | None, trace: Trace, names: Mapping[str, str], own:
     return [name for name in trace.parameters if rows and name not in rows and not own[name].is_meta]
 
 
-def _planned(plan: Planned | None, names: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+def distributions(plan: Planned | None, names: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     # A plan names parameters without what wrappers put in.
     for row in plan.rows if plan is not None else ():
         if row.distribution is not None:
