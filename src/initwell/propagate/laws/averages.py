@@ -40,6 +40,10 @@ from initwell.propagate.moments.signal import Image, Pointwise, Signal, replace
 
 _DECAY = "e to a product that is nowhere positive, under a gamma law"
 _POINTS = 241
+# Of a factor of a product, whose other factor smooths what bends: one square's moments are right to 1e-6.
+_OF_FACTOR = 97
+# A step of log v within which sizes count as one: powers are right to its square.
+_ALIKE = 0.01
 _STEPS = 100
 _REACH = 9.0
 _NODES = 15
@@ -86,7 +90,7 @@ def of_few_numbers(mean: float, variance: float, numbers: float) -> tuple[Array,
     """
     alone = numbers / (numbers - 2)
     share = math.log(max(1 / (1 - min(variance / mean**2, _MOST)) / alone, 1.0))
-    points, weights = _times_log_normal(gamma_law(1.0, 2 / numbers), share)
+    points, weights = _times_log_normal(gamma_law(1.0, 2 / numbers, _OF_FACTOR), share)
     return mean * points, weights
 
 
@@ -117,13 +121,14 @@ def _law(u: Signal, mean: float, variance: float) -> tuple[Array, Array]:
     return law_of_sizes(mean, variance)
 
 
-def law_of_sizes(mean: float, variance: float, floor: float = 0.0) -> tuple[Array, Array]:
+def law_of_sizes(mean: float, variance: float, floor: float = 0.0, count: int = _POINTS) -> tuple[Array, Array]:
     """Return points and weights of rows' average squares.
 
     Args:
         mean: of the sizes.
         variance: of the sizes.
         floor: what all rows have, over the mean.
+        count: how many points; of products of two laws those of both are multiplied.
 
     >>> points, weights = law_of_sizes(1.0, 50.0)
     >>> [round(float(weights @ points**k), 2) for k in (0, 1, 2)], round(float(weights[points < 1e-5].sum()), 2)
@@ -135,13 +140,12 @@ def law_of_sizes(mean: float, variance: float, floor: float = 0.0) -> tuple[Arra
     # Of rows that hardly vary, such as those behind a norm, it is next to all of them, but never all.
     floor = min(floor, 1 - math.sqrt(variance / _MOST_ABOVE) / mean) if variance > 0 else 0.0
     if floor > 0:
-        points, weights = law_of_sizes(1.0, variance / mean**2 / (1 - floor) ** 2)
+        points, weights = law_of_sizes(1.0, variance / mean**2 / (1 - floor) ** 2, count=count)
         return mean * (floor + (1 - floor) * points), weights
     if variance <= _ONE_SQUARE * mean**2:
-        return gamma_law(mean, variance)
+        return gamma_law(mean, variance, count)
     share = math.log((1 + variance / mean**2) / (1 + _ONE_SQUARE))
-    points, weights = _times_log_normal(gamma_law(mean, _ONE_SQUARE * mean**2), share)
-    return points, weights
+    return _times_log_normal(gamma_law(mean, _ONE_SQUARE * mean**2, _OF_FACTOR), share)
 
 
 def law_of_rows(variance: float, swing: float, floor: float) -> tuple[Array, Array]:
@@ -155,8 +159,18 @@ def law_of_rows(variance: float, swing: float, floor: float) -> tuple[Array, Arr
     if swing <= 0 or floor <= 0:
         return law_of_sizes(1.0, variance)
     others = (1 + variance) / (1 + swing) - 1
-    found = law_of_sizes(1.0, swing, floor)
-    return products(found, gamma_law(1.0, others)) if others > 0 else found
+    if others <= 0:
+        return law_of_sizes(1.0, swing, floor)
+    return products(_merged(*law_of_sizes(1.0, swing, floor, _OF_FACTOR)), gamma_law(1.0, others, _OF_FACTOR))
+
+
+def _merged(points: Array, weights: Array) -> tuple[Array, Array]:
+    """Make one point of those within a step: where nearly all of a size is its floor, most of them."""
+    steps = np.floor(np.log(points) / _ALIKE).astype(int)
+    at = steps - steps.min()
+    masses = np.asarray(np.bincount(at, weights), dtype=np.float64)
+    there = masses > 0
+    return np.bincount(at, weights * points)[there] / masses[there], masses[there]
 
 
 def _third_moment(u: Signal, mean: float, variance: float) -> float:
@@ -265,9 +279,9 @@ def _kurtosis(entries: tuple[Array, Array, Array]) -> float:
     return float(weights @ points**4) / max(float(weights @ points**2) ** 2, 1e-300)
 
 
-def gamma_law(mean: float, variance: float) -> tuple[Array, Array]:
-    """Return points and weights of the gamma law of a mean and a variance."""
-    t, shape = _steps(mean, variance)
+def gamma_law(mean: float, variance: float, count: int = _POINTS) -> tuple[Array, Array]:
+    """Return so many points and their weights of the gamma law of a mean and a variance."""
+    t, shape = _steps(mean, variance, count)
     return _weighted(mean, t, shape * (t - np.expm1(t)))
 
 
@@ -278,15 +292,15 @@ def inverse_gaussian_law(mean: float, variance: float) -> tuple[Array, Array]:
     >>> [round(float(weights @ points**k), 4) for k in (1, 2, 3, -1)]  # 1, 1 + s², 1 + 3s² + 3s⁴, 1 + s²
     [1.0, 1.5, 3.25, 1.5]
     """
-    t, shape = _steps(mean, variance)
+    t, shape = _steps(mean, variance, _POINTS)
     return _weighted(mean, t, -t / 2 - shape * (np.cosh(t) - 1))
 
 
-def _steps(mean: float, variance: float) -> tuple[Array, float]:
+def _steps(mean: float, variance: float, count: int) -> tuple[Array, float]:
     """Return steps of log v from the mean, and μ²/s²: in log v densities are smooth and fall off on both sides."""
     shape = mean**2 / max(variance, 1e-12 * mean**2)
     width = 1 / math.sqrt(shape)
-    return np.linspace(-_REACH * width * (1 + width), _REACH * width, _POINTS), shape
+    return np.linspace(-_REACH * width * (1 + width), _REACH * width, count), shape
 
 
 def _weighted(mean: float, t: Array, logs: Array) -> tuple[Array, Array]:
