@@ -185,8 +185,8 @@ def _by_correlation(variance: float, count: float, powers: Kinds) -> Array | Non
         ends = np.where(np.arange(degree + 1) % degree == 0, 0.5, 1.0)
         known = np.array([_between(variance, count, float(c), powers) for c in np.cos(place)])
         found = (2 / degree * ends[:, None] * np.cos(np.outer(np.arange(degree + 1), place)) * ends) @ known
-        # The rounding of a power of so many factors.
-        if (np.abs(found[-2:]) <= 1e-15 * (count + 10) * np.abs(found[0])).all():
+        # Three digits more than the integrals have; a power of so many factors rounds by as much.
+        if (np.abs(found[-2:]) <= 1e-12 * (count + 10) * np.abs(found[0])).all():
             return np.asarray(found)
     return None
 
