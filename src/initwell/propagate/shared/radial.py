@@ -24,8 +24,6 @@ shares leave of them does not. Assumption: a row's gradient is otherwise indepen
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from initwell.propagate.given.known import Known
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import scaled
@@ -63,12 +61,14 @@ from initwell.propagate.shared.routed import (
     of_values,
     opposed,
     sharing,
+    side_by_side,
     summed,
     terms,
     together,
 )
 from initwell.propagate.shared.routers import with_experts
 from initwell.propagate.shared.streams import REGROUPING, alike, are_one_row, in_common, in_heads, widened
+from initwell.propagate.shared.tapped import Taps, across_channels
 from initwell.trace.trace import Op, Trace
 
 Found = Sequence[Signal | None]
@@ -78,6 +78,7 @@ _PRODUCTS = frozenset({"aten.bmm", "aten.mm"})
 _SHUT = frozenset({"aten.masked_fill", "aten.where"})
 _NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
 _JOINED = frozenset({"aten.cat", "aten.stack"})
+_BIASES = {"aten.addmm": "self", "aten.convolution": "bias"}
 # Of what is less than this share of a row's gradient, the rounding of 32 bits is the larger part.
 _ROUNDING = 3e-6
 _AS_THEY_ARE: Mapping[object, float] = {}
@@ -113,6 +114,8 @@ class Radial:
         self.measured: Mapping[int, float] = {}
         self._variance: dict[object, float] = {}
         self._sums = Innovations(trace, self._signals, pairs, self._variance)
+        across = values.once("convolutions across rows", lambda: across_channels(trace, self._scales.values()))
+        self._taps = Taps(trace, self._signals, across, self._variance)
 
     def amended(self, op: Op, found: Found) -> Found:
         """Return the signals of an op's results; where it makes that of a row's scale or gate, by its radial part."""
@@ -193,6 +196,8 @@ class Radial:
             return gathered(sent, n, self._variance) if n > 1 else self._regrouped(op, value, sent)
         if (layer := rows_and_weight(self._trace, op)) is not None and is_weight(self._trace, layer[1]):
             return self._less_bias(op) if layer[0] == value else None
+        if op.functional == "aten.convolution" and operand(op, "input") == value:
+            return self._taps.of(op, self._less_bias(op))
         if op.functional == "aten.linalg_vector_norm":
             return self._random(op.outputs[0])  # x·d|x|/dx is |x| itself
         if op.functional in _PRODUCTS:
@@ -287,25 +292,15 @@ class Radial:
         alone = [in_piece(self._trace, self._signals, op, i) for i in op.inputs]
         if None in alone:
             return None
-        weights = np.array([part for part in alone if part is not None])
-        if (whole := float(weights.sum())) <= 0:
-            return {}
         rank = len(self._trace.values[out].shape)
         within = int(op.arguments.get("dim", 0)) % rank == rank - 1
-        own = weights if within else weights / whole * self._variation(parts)
-        self._variance.update({(op.index, i): float(v) for i, v in enumerate(own)})
-        found: list[Parts] = []
-        for i in (i for i, part in enumerate(op.inputs) if part == value):
-            share = float(weights[i]) / whole
-            found.append({source: c * share for source, c in parts.items()})
-            found.append({(op.index, j): float(i == j) - share for j in range(len(weights))})
-        return summed(found)
+        return side_by_side(op, value, [part for part in alone if part is not None], parts, within, self._variance)
 
     def _variation(self, parts: Parts, factors: Mapping[object, float] = _AS_THEY_ARE) -> float:
         return sum(c * c * self._variance[source] * factors.get(source, 1.0) for source, c in parts.items())
 
     def _less_bias(self, op: Op) -> Parts | None:
-        out, bias = op.outputs[0], operand(op, "self") if op.functional == "aten.addmm" else None
+        out, bias = op.outputs[0], operand(op, _BIASES.get(op.functional, ""))
         whole, own = self._signals.get(out), self._signals.get(bias if bias is not None else -1)
         if bias is None or (own is not None and own.q == 0):
             return self._of(out)

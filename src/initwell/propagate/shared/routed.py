@@ -12,7 +12,7 @@ experts, and entries that are picked from a row, have the R of those that they w
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -161,6 +161,32 @@ def _of_heads(op: int, parts: Parts, share: float, variance: MutableMapping[obje
         if key.source is not None:
             variance[key.source] = whole
     return list(sums)
+
+
+def side_by_side(
+    op: Op, value: int, sizes: Sequence[float], parts: Parts, within: bool, variance: MutableMapping[object, float]
+) -> Parts:
+    """Return R of a value among those that an op puts side by side.
+
+    Args:
+        op: such as a concatenation.
+        value: one that it reads.
+        sizes: Σ x² g² of each.
+        parts: of the result.
+        within: whether side by side within rows; else rows follow one another.
+        variance: of each source; those of the op are put into it.
+    """
+    weights = np.array(sizes)
+    if (whole := float(weights.sum())) <= 0:
+        return {}
+    own = weights if within else weights / whole * sum(c * c * variance[source] for source, c in parts.items())
+    variance.update({(op.index, i): float(v) for i, v in enumerate(own)})
+    found: list[Parts] = []
+    for i in (i for i, part in enumerate(op.inputs) if part == value):
+        share = float(weights[i]) / whole
+        found.append({source: c * share for source, c in parts.items()})
+        found.append({(op.index, j): float(i == j) - share for j in range(len(weights))})
+    return summed(found)
 
 
 def sharing(gates: Signal, whole: Callable[[int], float]) -> Signal:
