@@ -42,3 +42,69 @@ def test_an_average_over_rows(inner: Callable[[Tensor], Tensor], gate: Callable[
         with torch.no_grad():
             squares += float(model(x).square().mean()) / SEEDS
     assert found == pytest.approx(squares**0.5, rel=0.035)
+
+
+class _Pooled(nn.Module):
+    """Two layers of one value, multiplied and averaged over rows or places."""
+
+    def __init__(self, layers: tuple[nn.Module, nn.Module], inner: nn.Module, gate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layers, self.inner, self.gate = nn.ModuleList(layers), inner, gate
+
+    def product(self, h: Tensor) -> Tensor:
+        a, b = (layer(h) for layer in self.layers)
+        found: Tensor = a * self.gate(b)
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = self.product(self.inner(x))
+        return product.flatten(2).mean(2) if x.dim() == 4 else product.mean(1)
+
+
+def _layers(channels: int, taps: int = 0) -> tuple[nn.Module, nn.Module]:
+    if taps:
+        one, two = (nn.Conv2d(channels, WIDTH, taps, padding=taps // 2, bias=False) for _ in range(2))
+        return one, two
+    return nn.Linear(channels, 2 * WIDTH, bias=False), nn.Linear(channels, 2 * WIDTH, bias=False)
+
+
+FEW: dict[str, tuple[Callable[[], _Pooled], tuple[int, ...]]] = {
+    "colours": (lambda: _Pooled(_layers(3, 1), nn.Identity(), _same), (16, 3, 12, 12)),
+    "patches": (lambda: _Pooled(_layers(3, 3), nn.Identity(), _same), (16, 3, 12, 12)),
+    "rectified": (lambda: _Pooled(_layers(8), nn.Identity(), relu), (16, 49, 8)),
+    "silu": (lambda: _Pooled(_layers(8), nn.Identity(), silu), (16, 49, 8)),
+}
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_products_and_averages_of_few_channels(name: str) -> None:
+    """Products were 4 to 25 % too small, and exact, averages of rectified ones 28 % too large. 32 draws, ±2.7 %."""
+    build, shape = FEW[name]
+    x, model = torch.randn(shape, generator=torch.Generator().manual_seed(2)), build()
+    rows = iw.predict(model, x, plan=iw.plan(model, "kaiming")).rows
+    product = next(row["forward_rms"] for row in rows if row["op"] == "aten.mul")
+    squares = [0.0, 0.0]
+    for seed in range(32):
+        iw.init_(model, "kaiming", seed=seed)
+        with torch.no_grad():
+            made = (model.product(x), model(x))
+            squares = [s + float(y.square().mean()) / 32 for s, y in zip(squares, made, strict=True)]
+    assert product == pytest.approx(squares[0] ** 0.5, rel=0.06)
+    assert rows[-1]["forward_rms"] == pytest.approx(squares[1] ** 0.5, rel=0.1)
+
+
+class _Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.inner = nn.RMSNorm(WIDTH), nn.Sequential(nn.Linear(WIDTH, 64), nn.GELU(), nn.Linear(64, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.inner(self.norm(x))
+        return y
+
+
+def test_averages_behind_a_normalized_stream_are_approximate() -> None:
+    """They are 16 % too large: what normalized rows have in common is not followed in full."""
+    model = _Pooled(_layers(WIDTH), nn.Sequential(*[_Block() for _ in range(4)], nn.RMSNorm(WIDTH)), _same)
+    x = torch.randn(16, 12, WIDTH, generator=torch.Generator().manual_seed(2))
+    assert iw.predict(model, x, plan=iw.plan(model, "kaiming")).rows[-1]["fidelity"] == "approximate"

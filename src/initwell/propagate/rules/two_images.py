@@ -7,11 +7,14 @@ Given h, two entries of A h in one column have the covariance h_i·h_j times wha
 ∂ being how the moment of each changes with h_i·h_j: of A h itself as it is, of φ(A h) by E[φ′(u_i) φ′(u_j)]. Of
 q = E[h_i²] and m = E[h_i h_j], var(h_i·h_j) is q²/C for independent features, and (q² − m²)²/q² of that where all rows
 are of one length. It is small of one entry, 1/C of its square; a mean over T of them, whose square is 1/T of theirs
-else, has T/C more. A row with itself has what its squared length varies by, ``lengths``, in the same way.
+else, has T/C more. A row with itself has what its squared length varies by, ``lengths``, in the same way: 2q²/C where
+nothing else is known of it, and nothing of normalized ones. Moments of φ(A h) go with |h_i|² and |h_j|², too; of
+Gaussian features that overlap by r = m/q, cor(h_i·h_j, |h_i|²) = r·√(2/(1 + r²)) and cor(|h_i|², |h_j|²) = r².
 Assumption: A and B are independent of each other and of h, and h_i·h_j varies little.
 """
 
 import math
+from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
@@ -20,9 +23,18 @@ from numpy.typing import NDArray
 from initwell.propagate.laws.functions import function_moments, is_line
 from initwell.propagate.laws.swing import copied
 from initwell.propagate.moments import gram
+from initwell.propagate.moments.axes import Source
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
+from initwell.propagate.table import Call
 
+_TINY = 1e-300
+_FEW = "products of two layers of one value, whose places are of unlike size, as of Gaussian ones"
+_COMMON = (
+    "sums over rows of products of two images of one value, whose rows' products vary by much, or have much in common"
+)
+# Normalized rows that have less than a twentieth of their size in common; relative variance of products of two rows.
+_ALMOST, _MUCH = 0.9, 0.1
 # Of the covariances of u: so small that the moments of φ(u) are a straight line there.
 _STEP = 1e-3
 
@@ -39,35 +51,96 @@ def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
     # Rows times one number each swing: that is said there.
     if not rows or a.swing or b.swing or copied(a) or copied(b):
         return gram.multiplied(found, a, b)
-    if not all(x.gaussian or (x.image is not None and x.image.pre.gaussian) for x in (a, b)):
+    few = [_of_few_terms(x, rows, value) for x in (a, b)]
+    if not all(
+        one or x.gaussian or (x.image is not None and x.image.pre.gaussian) for one, x in zip(few, (a, b), strict=True)
+    ):
         return gram.multiplied(found, a, b)
     differ = reduce(np.logical_or, [gram.differs(a, i) for i in rows])
-    one, two = (_varied(x, rows, value, differ) for x in (a, b))
-    return gram.multiplied(replace(found, moments=np.asarray(found.moments + one * two)), a, b)
+    between, own = zip(*(_varied(x, rows, value, differ) for x in (a, b)), strict=True)
+    alike = np.where(differ, np.clip(_images(a).moments / max(_images(a).q, _TINY), -1, 1), 1.0)
+    # Of Gaussian features: the correlation of h_i·h_j with h_i·h_i, and of this with h_j·h_j.
+    with_own, of_own = np.sqrt(2 / (1 + alike**2)) * alike, alike**2
+    more = between[0] * between[1] + with_own * (between[0] * own[1] + own[0] * between[1])
+    more = more + (1 + of_own) / 2 * own[0] * own[1]
+    found = gram.multiplied(replace(found, moments=np.asarray(found.moments + more)), a, b)
+    return found.approximate(_FEW) if any(few) else found
 
 
-def _varied(x: Signal, rows: list[int], value: int, differ: NDArray[np.bool_]) -> Array:
-    """Return by pattern how the moments of an image, or of a function of one, go with products of a value's rows.
+def summed(call: Call, x: Signal, found: Signal, dims: Sequence[int]) -> Signal:
+    """Return a sum over rows of a product, marked where what its rows have in common is not followed in full.
 
     Args:
-        x: the image.
-        rows: its axes that count rows.
-        value: that they follow.
-        differ: where two entries are of unlike rows; else what a row's squared length varies by counts.
+        call: of the sum.
+        x: what is summed.
+        found: the sum.
+        dims: the dimensions.
     """
+    if not any(x.atoms[axis].follows for axis in x.axes(dims)):
+        return found
+    op = call.trace.producer(call["self"].id)
+    known = [call.known.get(i) for i in op.inputs] if op is not None and op.functional == "aten.mul" else []
+    factors = [s for s in known if s is not None]
+    if len(factors) != 2 or factors[0].dims != factors[1].dims:
+        return found
+    a, b = factors
+    rows, value = gram.in_common(a, b, [(i, i) for i in range(len(a.atoms))])
+    if not rows:
+        return found
+    source = _source(a, rows, value)
+    level = source.level if 0 < source.level < _ALMOST else 0.0
+    return found.approximate(_COMMON) if level or source.strength**2 > _MUCH else found
+
+
+def _source(x: Signal, rows: list[int], value: int) -> Source:
+    return next(s for s in x.atoms[rows[0]].follows if s.value == value)
+
+
+def _of_few_terms(x: Signal, rows: list[int], value: int) -> bool:
+    """Whether a fresh layer made a value as sums of few terms, which is no Gaussian."""
+    return x.law is not None and x.image is None and math.isclose(x.spread, _source(x, rows, value).strength ** 2)
+
+
+def _images(x: Signal) -> Signal:
+    """Return the image of rows that a value is a function of."""
     image = x.image
     bent = image is not None and image.base is None and image.pre.dims == x.dims and not is_line(image.phi)
-    u = image.pre if image is not None and bent else x
-    by = np.where(differ, _between(u, rows, value), u.moments * math.sqrt(max(u.lengths, 0.0)))
-    if image is None or not bent:
-        return np.asarray(by)
-    moved = function_moments(image.phi, replace(u, moments=u.moments + _STEP * by))[1]
-    return np.asarray((moved - function_moments(image.phi, u)[1]) / _STEP)
+    return image.pre if image is not None and bent else x
+
+
+def _varied(x: Signal, rows: list[int], value: int, differ: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Return by pattern how moments go with products of two rows of a value, and with what both rows are of length.
+
+    Args:
+        x: an image, or a function of one.
+        rows: its axes that count rows.
+        value: that they follow.
+        differ: where two entries are of unlike rows.
+    """
+    u = _images(x)
+    between = np.where(differ, _between(u, rows, value), 0.0)
+    own = np.where(differ, 0.0, u.moments * math.sqrt(_lengths(u, rows, value)))
+    if u is x or x.image is None:
+        return between, own
+    phi, flat = x.image.phi, function_moments(x.image.phi, u)[1]
+    moved = [function_moments(phi, replace(u, moments=u.moments + _STEP * by))[1] for by in (between, own)]
+    return np.asarray((moved[0] - flat) / _STEP), np.asarray((moved[1] - flat) / _STEP)
+
+
+def _lengths(u: Signal, rows: list[int], value: int) -> float:
+    """Return what a row's squared length varies by: 2/C where products of two vary by 1/C, 0 of normalized ones.
+
+    What is known of it leaves out what rows of inputs vary by, which a layer in between passes on.
+    """
+    source, known = _source(u, rows, value), max(u.lengths, 0.0)
+    if source.level > 0 or (known and len(u.atoms[rows[0]].follows) == 1):
+        return known
+    return max(known, 2 * (source.strength * (1 - u.averaged(rows) / u.q)) ** 2) if u.q > 0 else known
 
 
 def _between(u: Signal, rows: list[int], value: int) -> Array:
     """Return by pattern what moments vary by between unlike rows; ``gram.varied`` says it of what they have apart."""
-    source = next(s for s in u.atoms[rows[0]].follows if s.value == value)
+    source = _source(u, rows, value)
     common, size = u.moments, gram.varied(u, rows, value)
     whole = np.abs(common) * source.strength + np.abs(size)
     along = source.strength * size * common / np.where(whole > 0, whole, 1.0)
