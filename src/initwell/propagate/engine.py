@@ -111,7 +111,9 @@ class _Rules:
         if self.twice.any and not judged and (why := self.twice.why(op)) is not None:
             raise UnknowableError(why)
         if self.played.any and (made := self.played.found(op)) is not None:
-            return made
+            return self.dropped.amended(op, made) if self.dropped.any and not judged else made
+        if op.index in self.played.lost:
+            raise UnknowableError(self.played.lost[op.index])
         chosen = self.choices.rule(op) if self.choices.any else None
         rule = chosen or self.table.rules.get(op.packet) or self.table.rules.get(op.functional)
         if rule is None:

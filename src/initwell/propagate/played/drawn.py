@@ -34,6 +34,18 @@ _LEAST = 1e-12
 _EVEN = 1e-3
 
 
+class Layers(NamedTuple):
+    """What outputs of layers are images of, W a.
+
+    Attributes:
+        read: the rows a, by the value that they are of.
+        weights: the W of each part, by the axes along which it varies.
+    """
+
+    read: dict[tuple[int, ...], Tensor]
+    weights: dict[tuple[int, ...], Tensor]
+
+
 def drawn(
     signal: Signal,
     generator: Generator,
@@ -41,6 +53,7 @@ def drawn(
     *,
     as_images: bool = False,
     unlike: Sequence[float] | None = None,
+    layers: Layers | None = None,
 ) -> Tensor:
     """Draw a tensor.
 
@@ -50,6 +63,7 @@ def drawn(
         dtype: that it is worked out in.
         as_images: whether rows are to be images of rows of few features, if the signal says that they are.
         unlike: by what rows vary in size beyond that, if it is known: see ``sizes``.
+        layers: rows and weights that were drawn before; those of this one are added.
 
     >>> from initwell.propagate.moments.signal import independent
     >>> found = drawn(independent((1000, 8), 4.0), Generator().manual_seed(0))
@@ -70,7 +84,7 @@ def drawn(
             if uniform or images is None:
                 part = numbers(shape, generator, dtype, uniform=uniform)
             else:
-                part = part_of(shape, kept, images, generator, dtype, {})
+                part = part_of(shape, kept, images, generator, dtype, layers or Layers({}, {}))
             part = part * math.sqrt(share * whole / total)
             for axis in places.keys() & {*kept}:
                 part = torch.tensordot(part, places[axis].root.to(dtype), ([axis], [0])).movedim(-1, axis)
@@ -145,15 +159,36 @@ class _Images(NamedTuple):
         features: axes of the moments that count outputs.
         width: K.
         even: whether all rows a are of one length.
+        of: the value that these are of, or −1.
     """
 
     features: frozenset[int]
     width: int
     even: bool
+    of: int
 
 
 def _features(signal: Signal) -> frozenset[int]:
     return frozenset(i for i, a in enumerate(signal.atoms) if not a.follows and not a.sample)
+
+
+def beyond(gradients: Tensor, weights: Tensor) -> float:
+    """Return Σ (w·g)² over the columns w of W, less what it is of another W of unit variance: an average over rows."""
+    g = gradients.double().reshape(-1, gradients.shape[-1])
+    return float((g @ weights.double()).square().sum(1).mean() - weights.shape[1] * g.square().sum(1).mean())
+
+
+def undone(gradients: Sequence[Tensor], layers: Sequence[Layers], inputs: int) -> float:
+    """Return by how much what goes back through a layer is larger than of an independent weight.
+
+    Args:
+        gradients: of its outputs, of each draw.
+        layers: of each draw, what the outputs were drawn as.
+        inputs: how many features the layer reads.
+    """
+    size = sum(float(g.double().square().sum(-1).mean()) for g in gradients)
+    more = sum(beyond(g, w) for g, d in zip(gradients, layers, strict=True) for w in d.weights.values())
+    return math.sqrt(max(1 + more / (inputs * size), _LEAST)) if size > 0 else 1.0
 
 
 def one_a_row(signal: Signal) -> list[int]:
@@ -173,7 +208,8 @@ def images_of(signal: Signal, unlike: Sequence[float] | None) -> _Images | None:
     if not _EVEN < signal.spread < 1 or not features or len(features) == len(signal.atoms):
         return None
     level = max(source.level for atom in signal.atoms for source in (*atom.follows, Source(-1)))
-    return _Images(features, max(round(1 / signal.spread), 1), level > 0 or unlike is not None)
+    of = next((atom.follows[0].value for atom in signal.atoms if atom.follows), -1)
+    return _Images(features, max(round(1 / signal.spread), 1), level > 0 or unlike is not None, of)
 
 
 def part_of(
@@ -182,9 +218,9 @@ def part_of(
     images: _Images | None,
     generator: Generator,
     dtype: torch.dtype,
-    layers: dict[tuple[int, ...], Tensor],
+    layers: Layers,
 ) -> Tensor:
-    """Draw what varies along some axes alone, of unit variance; ``layers`` has W, where it was drawn before."""
+    """Draw what varies along some axes alone, of unit variance, with W and a as ``layers`` has them, if it does."""
     outputs = [i for i in kept if images is not None and i in images.features]
     rows = [i for i in kept if i not in outputs]
     if images is None or not outputs or not rows:
@@ -193,7 +229,9 @@ def part_of(
         numbers([math.prod(shape[i] for i in axes), images.width], generator, dtype, uniform=False)
         for axes in (rows, outputs)
     )
-    w = layers.setdefault(kept, w)
+    w = layers.weights.setdefault(kept, w)
+    if images.of >= 0:
+        a = layers.read.setdefault((images.of, images.width, *rows, *(shape[i] for i in rows)), a)
     a = (
         a[:, : w.shape[1]]
         if a.shape[1] >= w.shape[1]

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from initwell.propagate.given.known import Known
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal
-from initwell.propagate.played.drawn import images_of, numbers, one_a_row, part_of, signed, subsets
+from initwell.propagate.played.drawn import Layers, beyond, images_of, numbers, one_a_row, part_of, signed, subsets
 from initwell.propagate.played.likeness import check_likeness
 from initwell.propagate.played.sizes import LAYERS, Sizes, chances, factors
 from initwell.propagate.shared.pairs import Pair
@@ -90,7 +90,7 @@ class Siblings:
             if not root.any():
                 continue
             shape = [n if i in kept else 1 for i, n in enumerate(lengths)]
-            new[kept] = part_of(shape, kept, images, self._generator, torch.float64, self._layers)
+            new[kept] = part_of(shape, kept, images, self._generator, torch.float64, Layers({}, self._layers))
             for k, (factor, parts) in enumerate(zip(root, (*self._new, new), strict=True)):
                 terms[k] = terms[k] + factor * parts[kept] if factor else terms[k]
         self._new.append(new)
@@ -120,7 +120,7 @@ class Siblings:
         alone = [part.reshape(-1, 1) for new in self._new for k, part in new.items() if part.numel() == g.shape[-1]]
         if not kept:
             return None
-        return sum(_beyond(g, w) for w in (*kept.values(), *alone))
+        return sum(beyond(g, w) for w in (*kept.values(), *alone))
 
     def _root(self, kept: tuple[int, ...], shares: Sequence[float], least: float) -> Array:
         """Return the next row of L; nothing of what an earlier one had nothing of."""
@@ -135,10 +135,6 @@ class Siblings:
             found[-1] = math.sqrt(max(shares[-1] - float(found @ found), 0.0))
         rows.append(found)
         return found
-
-
-def _beyond(g: Tensor, w: Tensor) -> float:
-    return float((g @ w).square().sum(1).mean() - w.shape[1] * g.square().sum(1).mean())
 
 
 class Families:

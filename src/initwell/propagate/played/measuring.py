@@ -26,7 +26,7 @@ _HALVINGS = 20
 _LEAST = 0.05
 # The standard error of a second moment, over it, of which no more can be said; axes, and segments of one.
 _UNSURE, _AXES, _PARTS = 0.2, 6, 8
-_RARE = "what a loss makes of rare rows and entries, as where margins are hardly ever broken or 1/s² is of few"
+_RARE = "made of rare rows and entries, as where margins of a loss are hardly ever broken or 1/s² is of few"
 
 
 class RareError(UnknowableError):
@@ -56,6 +56,22 @@ def frequent(tensors: Sequence[Tensor], batch: int) -> float:
     while kept > 1 and squares[kept - 1] > _SHARE * squares[:kept].sum():
         kept -= 1
     return float(squares[:kept].mean() / squares.mean()) if kept < len(squares) else 1.0
+
+
+def check_frequent(tensors: Sequence[Tensor], batch: int) -> None:
+    """Refuse a value that a few samples make, as where a sum of scores that something is divided by is next to 0.
+
+    Args:
+        tensors: the value, of each draw.
+        batch: how many samples there are in one.
+
+    Raises:
+        RareError: its second moment is not known within a fifth.
+    """
+    rows = batch if tensors[0].ndim and tensors[0].shape[0] % batch == 0 else 1
+    squares = torch.cat([t.double().reshape(rows, -1).square().mean(1) for t in tensors])
+    if len(squares) > 1 and float(squares.std()) > _UNSURE * float(squares.mean()) * math.sqrt(len(squares)):
+        raise RareError(_RARE)
 
 
 def averaged(tensors: Sequence[Tensor], batch: int, parts: tuple[int, ...] = ()) -> Signal | None:

@@ -12,7 +12,8 @@ on numbers drawn by these, and what they make is measured,
 over all rows of N draws, of the weights between, too. Between two layers it is exact up to 1/√(rows), some per cent
 of what a few short rows decide, and without samples that rare ones make all of. Assumption: inputs of one stretch are
 independent of each other, and the gradients that arrive of the stretch's values; rows go together as their moments say,
-and not by how the weights before happen to fall (``gram``), so that products of keys of unlike rows are too small.
+and not by how the weights before happen to fall (``gram``), so that products of keys of unlike rows are too small, but
+for attention (``scored``).
 """
 
 import math
@@ -37,6 +38,7 @@ from initwell.propagate.played.measuring import (
     RareError,
     against,
     averaged,
+    check_frequent,
     following,
     frequent,
     parts_of_samples,
@@ -44,6 +46,8 @@ from initwell.propagate.played.measuring import (
 )
 from initwell.propagate.played.nothing import Nothing, Numbers
 from initwell.propagate.played.own import sums_of_own
+from initwell.propagate.played.products import products, without_rules
+from initwell.propagate.played.scored import Scored
 from initwell.propagate.played.seeds import WHOLE, seeds
 from initwell.propagate.played.stretches import Stretch, last_readers, stretches
 from initwell.propagate.table import Call, RuleTable, UnknowableError, UnknownSignalError
@@ -52,11 +56,14 @@ from initwell.trace.trace import Op, Trace, ValueRef
 
 _WHY = "made by ops without a law of their own: measured of drawn numbers between layers of fresh weights"
 _LEFT = "decays or factors that are met again, their steps as independent: too much lies around them to be played"
+_LOST = "averages by positive scores, which go with their sum: too much lies around them to be played"
 # So many entries of all draws of one value, and so many draws at most.
 _ENTRIES = 1 << 24
 _DRAWS = 32
 # … and of a loss, which is one number a draw.
 _JUDGED = 256, 1 << 20
+# … of attention, of which each draw shows many rows.
+_SCORES = 32, 1 << 22
 # All entries of all draws, where channels alone are why a stretch is played.
 _WORK = 1 << 25
 _SEED = 20170
@@ -88,13 +95,19 @@ class Played:
         every = {*values.folded.tensors}
         begun = [*seeds(trace, known, values.kept, every)]
         own = values.once("sums of own", lambda: [*sums_of_own(trace)])
+        scores = values.once("products", lambda: [*products(trace, every)])
         name = f"stretches {[op.index for op in begun]}"
-        found: Mapping[int, Stretch] = values.once(name, lambda: stretches(trace, every, begun, own))
+        found: Mapping[int, Stretch] = values.once(name, lambda: stretches(trace, every, begun, own, scores))
         given = {stretch for stretch in {*found.values()} if self._has_own(stretch)}
         self._stretches = {i: stretch for i, stretch in found.items() if stretch not in given}
         self.any = bool(self._stretches)
         # Ops around which no stretch has an end → what to say of them: the rules serve them as they can.
         self.left = dict.fromkeys((op.index for op in begun if op.index not in found), _LEFT)
+        # Ops whose rules are wrong by factors, and what to say of them.
+        lost = values.once(
+            f"lost {name}", lambda: [*without_rules(trace, every, (o for o in scores if o.index not in found))]
+        )
+        self.lost = dict.fromkeys(lost, _LOST)
         self._plays: dict[int, _Play] = {}
         # Of what stretches read: by how much a row's gradient, in all, lies along it.
         self.along_rows: dict[int, float] = {}
@@ -177,8 +190,10 @@ class _Play:
         self._families = Families(trace, known, values, together, self._generator)
         self._judged = {trace.gradients[i]: i for i in stretch.inputs if i in trace.gradients} if stretch.judges else {}
         shapes = [trace.values[o].shape for i in stretch.ops for o in trace.ops[i].outputs]
-        whole, (most, entries) = stretch.entries or 1, _JUDGED if stretch.judges else (_DRAWS, _ENTRIES)
+        most, entries = _JUDGED if stretch.judges else _SCORES if stretch.scores else (_DRAWS, _ENTRIES)
+        whole = stretch.entries or 1
         self.draws = max(1, min(most, entries // max(map(math.prod, shapes)), _WORK // whole))
+        self._scored = Scored(trace, self._generator, self.draws) if stretch.scores else None
         self.batch = next((trace.values[v].shape[0] for v in trace.inputs.values() if trace.values[v].shape), 1)
         self._parts = parts_of_samples(trace, stretch, self.batch) if stretch.judges else ()
 
@@ -251,6 +266,8 @@ class _Play:
                 return found
             return [drawn(signal, self._generator, as_images=True, unlike=unlike) for _ in range(self.draws)]
         if self.stretch.entries is None:
+            if self._scored is not None:
+                return self._scored.drawn(value, signal)
             return [drawn(signal, self._generator) for _ in range(self.draws)]
         if value in self.stretch.parameters and len(signal.shape) > 1 and math.prod(signal.shape[1:]) == 1:
             return evenly(signal, self.draws, self._generator)
@@ -275,17 +292,23 @@ class _Play:
             return self._of_loss(value, tensors)
         edge = value in self.stretch.edge
         each = [self._measured(t) if edge else self._by_sample(t) for t in tensors]
-        if edge and each[0].atoms and len(each[0].dims) > 2:
+        if edge and each[0].atoms and len(each[0].dims) > 2 and not each[0].segmented:
             each[0] = with_places(each[0], torch.cat(tensors))
+        if self._scored is not None:
+            check_frequent(tensors, self.batch)
         moments = np.mean([s.moments for s in each], 0) * self._frequent(value)
         if not np.isfinite(moments).all():
             return None
-        mean = float(np.mean([s.mean for s in each]))
-        found = replace(each[0].changed(moments, mean), joint=True, profile=each[0].profile).approximate(_WHY)
+        means = np.mean([s.means for s in each], 0)
+        found = replace(each[0].changed(moments, means), joint=True, profile=each[0].profile).approximate(_WHY)
         return self.with_rows(value, found)
 
     def with_rows(self, value: int, found: Signal) -> Signal:
-        """Return a value with how much its rows differ in size, where layers of fresh weights read them."""
+        """Return a value with how much its rows differ in size, where layers of fresh weights read them, and a gradient
+        with how it goes back through such a layer.
+        """
+        if self._scored is not None:
+            found = replace(found, undone=self._scored.undone(value, self._tensors[value]))
         rows = value in self.stretch.edge and self._tensors[value][0].ndim > 0 and self.stretch.entries is None
         if not rows or self.stretch.judges or self._is_gradient(value):
             return found
@@ -330,8 +353,8 @@ class _Play:
         if rows:
             tensor = tensor.reshape(self.batch, shape[0] // self.batch, *shape[1:])
         sample = 0 if tensor.ndim and tensor.shape[0] == self.batch > 1 else None
-        found = measured(tensor, sample=sample)
-        return viewed(found, shape) if rows else found
+        by = measured(tensor, sample=sample) if self._scored is None else self._scored.measured(tensor, sample)
+        return viewed(by, shape) if rows else by
 
     def _by_sample(self, tensor: Tensor) -> Signal:
         """Measure what no other op reads: by samples alone, as ``measured`` does, but with 32 bits."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from initwell.propagate.played.judging import judging
+from initwell.propagate.played.products import is_own
 from initwell.trace.ops import CONTRACTIONS, COPIES, VIEWS
 from initwell.trace.trace import Op, Trace
 
@@ -44,6 +45,7 @@ class Stretch:
         last: index of its last op.
         entries: of all that is made in it, where that is limited.
         judges: whether it is a loss, and what it is made of.
+        scores: whether it is attention, whose inputs are drawn as images of the rows that their layers read.
     """
 
     place: int
@@ -56,10 +58,15 @@ class Stretch:
     last: int
     entries: int | None = None
     judges: bool = False
+    scores: bool = False
 
 
 def stretches(
-    trace: Trace, values: Container[int], begun: Iterable[Op], own: Iterable[Op] = ()
+    trace: Trace,
+    values: Container[int],
+    begun: Iterable[Op],
+    own: Iterable[Op] = (),
+    products: Iterable[Op] = (),
 ) -> Mapping[int, Stretch]:
     """Find the stretches of a trace.
 
@@ -68,6 +75,7 @@ def stretches(
         values: ids of what has real numbers.
         begun: the ops around which they are, in the order of the trace.
         own: others, around which channels are unlike; see ``own``.
+        products: others, of which scores are made; see ``products``.
 
     Returns:
         Index of each op that belongs to one → its stretch.
@@ -83,6 +91,9 @@ def stretches(
         found |= dict.fromkeys(judged.ops, replace(judged, place=_places(found)))
     for op in left:
         _grow(found, _Growth(trace, values, _places(found)), op)
+    for op in products:
+        if judged is None or op.index not in judged.ops:
+            _grow(found, _Growth(trace, values, _places(found), scores=True), op)
     for op in own:
         if op.index not in found:
             stretch = _Growth(trace, values, _places(found), channels=True).grown(op)
@@ -97,16 +108,18 @@ def _places(found: Mapping[int, Stretch]) -> int:
 
 def _grow(found: dict[int, Stretch], growth: "_Growth", op: Op) -> None:
     stretch = growth.grown(op) if op.index not in found else None
-    if stretch is not None:
+    if stretch is not None and (not growth.scores or stretch.ops.isdisjoint(found)):
         found.update(dict.fromkeys(stretch.ops, stretch))
 
 
 class _Growth:
     """A stretch as it grows."""
 
-    def __init__(self, trace: Trace, values: Container[int], place: int, *, channels: bool = False) -> None:
-        self.trace, self.values, self.place, self.channels = trace, values, place, channels
-        self.endless = _ENDLESS - {"aten._softmax"} if channels else _ENDLESS
+    def __init__(
+        self, trace: Trace, values: Container[int], place: int, *, channels: bool = False, scores: bool = False
+    ) -> None:
+        self.trace, self.values, self.place, self.channels, self.scores = trace, values, place, channels, scores
+        self.endless = _ENDLESS - {"aten._softmax"} if channels or scores else _ENDLESS
         self.ops = dict[int, Op]()
         self.inputs, self.parameters = set[int](), set[int]()
         self.outer = set[tuple[int, int]]()
@@ -127,6 +140,8 @@ class _Growth:
                 waiting += self._inner_layers()
         if any(self.trace.values[i].kind == "input" for i in self.inputs):
             return None
+        if self.scores and is_own(self.trace, seed) and any(self._is_of_images(i) for i in self.inputs):
+            return None
         if any(math.prod(self.trace.values[o].shape) > _LARGEST for op in self.ops.values() for o in op.outputs):
             return None
         self._backward()
@@ -134,6 +149,11 @@ class _Growth:
         if self.channels and entries > _WORK:
             return None
         return self._whole(entries if self.channels else None)
+
+    def _is_of_images(self, value: int) -> bool:
+        """Whether a convolution made a value, whose rows of few channels differ in size as they were made to."""
+        op = self.trace.producer(value)
+        return op is not None and op.functional == "aten.convolution"
 
     def judged(self) -> Stretch | None:
         """Return the stretch of what a walk's losses are made of; None where their rules serve, or it has no end."""
@@ -150,7 +170,18 @@ class _Growth:
         ops = frozenset(self.ops)
         edge = frozenset(self._edge())
         inputs, parameters = frozenset(self.inputs), frozenset(self.parameters)
-        return Stretch(self.place, ops, inputs, self.arriving, parameters, edge, written, max(ops, default=-1), entries)
+        return Stretch(
+            self.place,
+            ops,
+            inputs,
+            self.arriving,
+            parameters,
+            edge,
+            written,
+            max(ops, default=-1),
+            entries,
+            scores=self.scores,
+        )
 
     def _before(self, op: Op) -> Iterator[Op]:
         for value in op.inputs:
@@ -211,7 +242,7 @@ class _Growth:
 
     def _is_layer(self, op: Op) -> bool:
         if op.functional == "aten.convolution":
-            return self.channels and self.trace.values[op.arguments["weight"].id].shape[1] > 1
+            return (self.channels or self.scores) and self.trace.values[op.arguments["weight"].id].shape[1] > 1
         return op.functional in _LAYERS and any(self._is_weight(i) for i in op.inputs)
 
     def _is_weight(self, value: int) -> bool:

@@ -2,7 +2,8 @@
 
 Its diagonal, Σ h_i², is C·q of C features, and all else of mean C·m and size √C·q, m what two rows have in common: as
 one row with itself it is no product of independents, and is not like the others. A Signal says what entries differ in
-and not where two indices of unlike axes are the same, so nothing is known of it but for rows that hardly differ.
+and not where two indices of unlike axes are the same. So it is played (``products``), and where that cannot be nothing
+is known of it but for rows that hardly differ.
 """
 
 import math
@@ -10,9 +11,12 @@ import math
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.table import Call, UnknowableError
 from initwell.trace.ops import COPIES, VIEWS
-from initwell.trace.trace import ValueRef
+from initwell.trace.trace import Op, Trace, ValueRef
 
+PRODUCTS = frozenset({"aten.mm", "aten.bmm"})
 _SCALES = frozenset({"aten.mul", "aten.div"})
+_NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
+_SPREAD = frozenset({"aten.expand", "aten.clone", "aten.detach"})
 _LEAST = 0.01
 """Of E[h²], what rows differ by: the diagonal is as the rest if less."""
 
@@ -31,7 +35,7 @@ def refuse_own(call: Call, one: str, two: str, over: tuple[int, int], *, batched
         UnknowableError: it is one, and its diagonal is not like the rest.
     """
     first, last = call[one].id, call[two].id
-    if call.op.phase != "forward" or first == last or not _same(call, first, last):
+    if call.op.phase != "forward" or first == last or not is_itself(call.trace, first, last):
         return
     a, b = call.signal(one), call.signal(two)
     either = {1, 2} if batched else {0, 1}
@@ -45,19 +49,40 @@ def _varies(x: Signal, rows: int) -> bool:
     return x.q - x.averaged(x.axes([rows])) > _LEAST * x.q
 
 
-def _same(call: Call, one: int, two: int) -> bool:
-    """Whether two values show all entries of one, or numbers times them."""
-    return _whole(call, one) == _whole(call, two)
+def is_itself(trace: Trace, one: int, two: int) -> bool:
+    """Whether two values show all entries of one, or numbers times them, or times its rows.
+
+    Args:
+        trace: from ``record``.
+        one: id of a value.
+        two: of another.
+    """
+    return _whole(trace, one) == _whole(trace, two)
 
 
-def _whole(call: Call, value: int) -> int:
-    """Return the value that one shows all entries of, or a number times."""
-    trace, size = call.trace, math.prod(call.trace.values[value].shape)
+def _whole(trace: Trace, value: int) -> int:
+    """Return the value that one shows all entries of, or rows of which it is, each times a number."""
+    size = math.prod(trace.values[value].shape)
     while (op := trace.producer(value)) is not None and op.inputs:
-        plain = op.functional in _SCALES and not isinstance(op.arguments.get("other"), ValueRef)
-        if not plain and op.functional not in VIEWS and op.functional not in COPIES:
-            break
-        if math.prod(trace.values[op.inputs[0]].shape) != size:
+        if op.functional in _SCALES:
+            plain = _is_one_a_row(trace, op)
+        elif op.functional in _NORMS:
+            plain = op.outputs[0] == value
+        else:
+            plain = op.functional in VIEWS or op.functional in COPIES
+        if not plain or math.prod(trace.values[op.inputs[0]].shape) != size:
             break
         value = op.inputs[0]
     return value
+
+
+def _is_one_a_row(trace: Trace, op: Op) -> bool:
+    """Whether a value is multiplied by a number, one for each row or feature at most."""
+    other = op.arguments.get("other")
+    if not isinstance(other, ValueRef):
+        return True
+    number, rows = other.id, trace.values[op.inputs[0]].shape
+    while (made := trace.producer(number)) is not None and made.functional in _SPREAD:
+        number = made.inputs[0]
+    shape = trace.values[number].shape
+    return len(op.inputs) > 1 and number != op.inputs[0] and (not shape or 1 in shape[-2:] or shape == rows[-1:])
