@@ -67,21 +67,25 @@ class Attended:
         """
         self._trace, self._signals, self._ratio = trace, known, ratio
 
-    def scores(self, op: Op, value: int) -> float | None:
-        """Return Σ R² of the scores of a softmax; None where it is not known."""
+    def scores(self, op: Op, value: int) -> tuple[float, float] | None:
+        """Return Σ R² of the scores of a softmax, and how much of it goes with R of what is summed by its weights.
+
+        None where it is not known.
+        """
         scores, dim = self._opened(value), int(op.arguments["dim"])
         if scores is None or self._gradient(op.outputs[0]) is None:
             return None
         sent, axes = self._gradient(value), scores.axes([dim % len(scores.dims)])
         variance = scores.q - scores.averaged(axes)
         if variance <= 0 or not axes or sent is None:
-            return 0.0
+            return 0.0, 0.0
         along, _, alone, _ = self._rows(op, scores, variance)
-        left = self._left(op, scores, variance)[0]
-        return float(size(self._trace, value) * sent.q * left * along / max(alone, 1e-300))
+        found = float(size(self._trace, value) * sent.q * along / max(alone, 1e-300))
+        left, summed = self._left(op, scores, variance)[0]
+        return found * (left + summed), found * summed
 
-    def keys(self, op: Op) -> float | None:
-        """Return Σ R² of keys: over rows of scores s·g, with s large where there is any g; None where it is no key.
+    def keys(self, op: Op) -> tuple[float, float] | None:
+        """Return the same of keys: over rows of scores s·g, with s large where there is any g; None where it is no key.
 
         Queries that are alike send more than as many others. What has a bias follows the scores by its share.
         """
@@ -96,23 +100,24 @@ class Attended:
         if variance <= 0:
             return None
         _, keys, alone, _ = self._rows(end[0], scores, variance)
-        keys *= self._left(end[0], scores, variance)[1]
+        left, summed = self._left(end[0], scores, variance)[1]
         share = min(end[1] ** 2 * own / variance, 1.0)
         alike = (s.shape[-2] - 1) * s.averaged(rows[0]) * sent.averaged(rows[1]) / max(s.q * sent.q, 1e-300)
-        power = own * (share * keys / max(alone, 1e-300) + 1 - share) + common
-        return float(math.prod(s.shape) * sent.q * power * (1 + max(alike, 0.0)))
+        along, rest = own * share * keys / max(alone, 1e-300), own * (1 - share) + common
+        whole = float(math.prod(s.shape) * sent.q * (1 + max(alike, 0.0)))
+        return whole * (along * (left + summed) + rest), whole * along * summed
 
-    def values(self, op: Op, along: float) -> tuple[float, float] | None:
+    def values(self, op: Op, along: float) -> tuple[float, float, float] | None:
         """Return Σ R² of values that are summed by the weights of a softmax, and how much of it is their sum's R.
 
-        None where they are not summed so. Of the second, what all heads of a row have by weights of one size: Σ β² of
-        that is less than of each one's own weights.
+        None where they are not summed so. Of the second, what all heads of a row have by weights of one size, too:
+        Σ β² of that is less than of each one's own weights.
 
         Args:
             op: the product of weights and values.
             along: Σ R(o)² of what it makes.
         """
-        behind, value, sent = self._behind(operand(op, "self")), operand(op, "mat2"), self._gradient(op.outputs[0])
+        behind, value, sent = self.behind(operand(op, "self")), operand(op, "mat2"), self._gradient(op.outputs[0])
         scores = None if behind is None else self._opened(behind.inputs[0])
         made, values = (self._signals.get(i if i is not None else -1) for i in (op.outputs[0], value))
         if scores is None or made is None or sent is None or value is None or values is None or values.q <= 0:
@@ -130,28 +135,32 @@ class Attended:
         rest = sum(share * row.square / every * (whole * row.even + (1 - whole) * row.normed) for share, row in rows)
         alike = sum(share * row.square / every * (1 - row.even) * row.alike for share, row in rows)
         # What the gradients of several queries have in common adds up in both alike.
-        return alone * (rest + (1 - rest) * whole), alone * whole * min(alike, 1 - rest)
+        summed = alone * whole * (1 - rest)
+        return alone * rest + summed, summed, alone * whole * min(alike, 1 - rest)
 
-    def _left(self, op: Op, scores: Signal, variance: float) -> tuple[float, float]:
+    def _left(self, op: Op, scores: Signal, variance: float) -> Sequence[tuple[float, float]]:
         """Return what a norm of what the weights sum up leaves of R² of scores and of keys, by their gradients' size.
+
+        Of either that which has nothing of R of the sum, and what goes with that.
 
         Args:
             op: the softmax.
             scores: what is open of what goes into it.
             variance: of a score.
         """
-        product = self._summing(op.outputs[0])
+        product = self.summing(op)
         values = None if product is None else self._signals.get(operand(product, "mat2") or -1)
         t = None if product is None or values is None or values.q <= 0 else self._ratio(product.outputs[0])
         if t is None or values is None or t >= 1:
-            return 1.0, 1.0
+            return (1.0, 0.0), (1.0, 0.0)
         common = max(values.averaged(values.axes([len(values.dims) - 2])) / values.q, 0.0)
         rows = [(share, constrained(stepped(variance), n, round(common, 3))) for n, share in _open(scores)]
-        one, two = (t + (1 - t) * sum(share * found[i] for share, found in rows) for i in (0, 1))
-        return one, two
+        left = [sum(share * found[i] for share, found in rows) for i in (0, 1)]
+        return [(part, t * (1 - part)) if part <= 1 else (t + (1 - t) * part, 0.0) for part in left]
 
-    def _summing(self, weights: int) -> Op | None:
-        """Return the product that sums up values by weights."""
+    def summing(self, op: Op) -> Op | None:
+        """Return the product that sums up values by the weights that a softmax makes."""
+        weights = op.outputs[0]
         for _ in range(_FURTHEST):
             later = [op for op in self._trace.consumers(weights) if op.phase == "forward" and op.functional in _SUMMING]
             if not later:
@@ -166,7 +175,7 @@ class Attended:
 
         A key's row gets Σ s_t p_t (d_t − Σ p d), that of its value Σ p_t d_t, with the same d. None: it is unknown.
         """
-        behind, values = self._behind(operand(op, "self")), self._signals.get(operand(op, "mat2") or -1)
+        behind, values = self.behind(operand(op, "self")), self._signals.get(operand(op, "mat2") or -1)
         scores = None if behind is None else self._opened(behind.inputs[0])
         made = None if behind is None or scores is None else self._trace.producer(behind.inputs[0])
         for _ in range(_FURTHEST):
@@ -183,9 +192,10 @@ class Attended:
         own = max(1 - values.averaged(values.axes([len(values.dims) - 2])) / values.q, 0.0)
         return made, min(float(both / math.sqrt(max(keys * square, 1e-300))) * math.sqrt(own), 1.0)
 
-    def is_score(self, value: int) -> bool:
-        """Whether a softmax is what a value goes to."""
-        return self._softmax(value) is not None
+    def softmax(self, value: int) -> Op | None:
+        """Return the softmax that scores, or what they are made of, go to."""
+        found = self._softmax(value)
+        return None if found is None else found[0]
 
     def _opened(self, value: int) -> Signal | None:
         scores = self._signals.get(value)
@@ -194,7 +204,7 @@ class Attended:
     def _gradient(self, value: int) -> Signal | None:
         return self._signals.get(self._trace.gradients.get(value, -1))
 
-    def _behind(self, value: int | None) -> Op | None:
+    def behind(self, value: int | None) -> Op | None:
         """Return the softmax that made weights; None where they are no weights."""
         made = self._trace.producer(value) if value is not None else None
         while made is not None and made.functional in SAME:

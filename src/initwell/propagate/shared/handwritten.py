@@ -101,6 +101,12 @@ def multiple_of(trace: Trace, value: int) -> int:
     return value
 
 
+def are_multiples(trace: Trace, op: Op) -> bool:
+    """Whether both terms of a sum are multiples of one row: none has anything of its own, but a share by its number."""
+    ways = [operand(op, name) for name in ("self", "other")]
+    return None not in ways and len({multiple_of(trace, way) for way in ways if way is not None}) == 1
+
+
 def _norm(trace: Trace, op: Op) -> Norm | None:
     x, scale = (operand(op, name) for name in ("self", "other"))
     for rows, r in ((x, scale), (scale, x)):
@@ -233,6 +239,52 @@ def met(x: Signal, g: Signal) -> float:
     return float(product.item())
 
 
+def parted(whole: Signal, first: Signal, second: Signal, g: Signal, along: float) -> tuple[float, float]:
+    """Return β of y = v + w and E[s²] of an entry, for R(v) = β R(y) + s as in ``radial``, segment by segment.
+
+    Where β is not that of all rows, such as of the first ones behind a causal mask, its own part of R(y) is in s:
+    E[g² (E[v²] − β_i² E[y²])] + t E[g² E[y²] (β_i − β)²], with β that of all rows by what each has of R(y) at random.
+
+    Args:
+        whole: y.
+        first: v.
+        second: w.
+        g: gradient of y.
+        along: t, Σ R(y)² over what it is of random gradients.
+    """
+    if not (g.segmented and (whole.segmented or first.segmented or second.segmented)):
+        beta = (whole.q + first.q - second.q) / 2 / whole.q
+        return beta, g.q * max(first.q - beta * beta * whole.q, 0.0)
+    y, v, w, square, shares = _by_segment(whole, first, second, g)
+    own = (y + v - w) / 2 / np.maximum(y, 1e-300)
+    weights = shares * square * y
+    beta = float((weights * own).sum() / max(weights.sum(), 1e-300))
+    rest = shares * square * np.maximum(v - own * own * y, 0.0)
+    return beta, float(rest.sum()) + along * float((weights * (own - beta) ** 2).sum())
+
+
+def is_shut(scores: Signal | None) -> bool:
+    """Whether a mask shuts some scores: what it shuts has no gradient."""
+    return scores is not None and scores.mask is not None
+
+
+def as_terms(whole: Signal, part: Signal) -> tuple[Signal, Signal]:
+    """Return a sum as that of two independent terms, of which the second is as large as a part, such as a bias."""
+    share = min(part.q / whole.q, 1.0) if whole.q > 0 else 0.0
+    return scaled(whole, math.sqrt(1 - share)), scaled(whole, math.sqrt(share))
+
+
+def _by_segment(*signals: Signal) -> Sequence[Array]:
+    """Return mean squares of values of one shape by segments of all of them, and each segment's share of entries."""
+    shape, finest = signals[0].shape, signals[0]
+    for signal in signals[1:]:
+        finest = together(finest, signal, shape)[0]
+    shares = np.ones(())
+    for atom in finest.atoms:
+        shares = np.multiply.outer(shares, np.array(atom.parts or (atom.size,)) / atom.size)
+    return [*(together(signal, finest, shape)[0].diagonal for signal in signals), shares]
+
+
 def in_piece(trace: Trace, signals: Mapping[int, Signal], op: Op, value: int) -> float | None:
     """Return Σ x² g² of one of the values that an op puts side by side; None where it is not known.
 
@@ -247,7 +299,7 @@ def in_piece(trace: Trace, signals: Mapping[int, Signal], op: Op, value: int) ->
     signal, gradient = signals.get(value), signals.get(trace.gradients.get(op.outputs[0], -1))
     if len(trace.consumers(value)) == 1:
         gradient = signals.get(trace.gradients.get(value, -1)) or gradient
-    return None if signal is None or gradient is None else size(trace, value) * signal.q * gradient.q
+    return None if signal is None or gradient is None else size(trace, value) * met(signal, gradient)
 
 
 def started(trace: Trace, signals: Mapping[int, Signal], value: int) -> float:

@@ -31,19 +31,22 @@ from initwell.propagate.shared.attended import SAME, Attended
 from initwell.propagate.shared.handwritten import (
     LINEAR,
     Norm,
+    are_multiples,
+    as_terms,
     carrying,
     gates_by_row,
     in_piece,
+    is_shut,
     is_taken_off,
     is_weight,
     left_of,
     length,
     meeting,
     met,
-    multiple_of,
     norms_by_hand,
     operand,
     over,
+    parted,
     points,
     rows_and_weight,
     size,
@@ -60,8 +63,10 @@ from initwell.propagate.shared.routed import (
     gathered,
     of_values,
     opposed,
+    repeated,
     sharing,
     side_by_side,
+    square,
     summed,
     terms,
     together,
@@ -69,6 +74,7 @@ from initwell.propagate.shared.routed import (
 from initwell.propagate.shared.routers import with_experts
 from initwell.propagate.shared.streams import REGROUPING, alike, are_one_row, in_common, in_heads, widened
 from initwell.propagate.shared.tapped import Taps, across_channels
+from initwell.propagate.shared.twins import Twins, carried
 from initwell.trace.trace import Op, Trace
 
 Found = Sequence[Signal | None]
@@ -81,7 +87,6 @@ _JOINED = frozenset({"aten.cat", "aten.stack"})
 _BIASES = {"aten.addmm": "self", "aten.convolution": "bias"}
 # Of what is less than this share of a row's gradient, the rounding of 32 bits is the larger part.
 _ROUNDING = 3e-6
-_AS_THEY_ARE: Mapping[object, float] = {}
 
 
 class Radial:
@@ -101,7 +106,7 @@ class Radial:
         """
         self._trace, self._known, self._values = trace, known, values
         self._signals = known if others is None else others
-        self._attention = Attended(trace, self._signals, self._ratio)
+        self._attention, self._twins = Attended(trace, self._signals, self._ratio), Twins(trace)
         self._norms: Mapping[int, Norm] = values.once("norms by hand", lambda: norms_by_hand(trace))
         self._chains = frozenset[int]().union(*(norm.chain for norm in self._norms.values()))
         self._gates: Mapping[int, Norm] = values.once("gates by row", lambda: gates_by_row(trace))
@@ -134,7 +139,7 @@ class Radial:
             # a softmax's is 1 and goes with nothing.
             if not (alone := self._by_chance(norm.op.outputs[0])):
                 return found
-            sent = self._variation(parts, self._sums.gated if op.index in self._gates else _AS_THEY_ARE)
+            sent = self._variation(parts, self._sums.gated if op.index in self._gates else None)
             gates = scaled(found[0], math.sqrt(sent / alone)).approximate(_REASON)
             return (sharing(gates, lambda n: self._variation(together(parts, n)) / self._variation(parts)), *found[1:])
         whole = self._variation(parts) / size(self._trace, norm.scale)
@@ -161,8 +166,7 @@ class Radial:
         return summed(way for way in ways if way is not None)
 
     def _random(self, value: int) -> Parts | None:
-        variance = self._by_chance(value)
-        if variance is None:
+        if (variance := self._by_chance(value)) is None:
             return None
         self._variance[value] = variance
         return {value: 1.0}
@@ -193,6 +197,8 @@ class Radial:
             if None in ways:
                 return None
             sent, n = summed(way for way in ways if way is not None), widened(self._trace, op, value)[0]
+            if op.functional == "aten.repeat":
+                return repeated(sent, self._by_chance(value), self._by_chance(op.outputs[0]))
             return gathered(sent, n, self._variance) if n > 1 else self._regrouped(op, value, sent)
         if (layer := rows_and_weight(self._trace, op)) is not None and is_weight(self._trace, layer[1]):
             return self._less_bias(op) if layer[0] == value else None
@@ -205,14 +211,13 @@ class Radial:
             parts = self._of(op.outputs[0])
             if operand(op, "self") == value or parts is None:
                 return parts
-            if self._attention.is_score(op.outputs[0]):
-                return self._attended(op, self._attention.keys(op))
-            return self._values_part(op, parts)
+            softmax = self._attention.softmax(op.outputs[0])
+            return self._values_part(op, parts) if softmax is None else self._attended(op, softmax)
         if op.functional == "aten._softmax":
             return self._scores_part(op, value)
         if op.functional in ("aten.mul", "aten.div") or op.functional in MOVED:
             return self._moved(op, value) if op.functional in MOVED else self._product(op, value)
-        if op.functional in _SHUT and self._is_shut(op.outputs[0]):
+        if op.functional in _SHUT and is_shut(self._signals.get(op.outputs[0])):
             return self._of(op.outputs[0])
         if op.functional in _JOINED:
             return self._piece(op, value)
@@ -282,52 +287,57 @@ class Radial:
         return {**{source: c * left for source, c in parts.items()}, (op.index, "left"): 1.0}
 
     def _piece(self, op: Op, value: int) -> Parts | None:
-        """Return R of a value among those that an op puts side by side.
-
-        Side by side within rows they share R as the summands of a sum do; rows one after another each have their own.
-        """
+        """Return R of a value among those that an op puts side by side, or one after another."""
         out, parts = op.outputs[0], self._of(op.outputs[0])
         if parts is None:
             return None
         alone = [in_piece(self._trace, self._signals, op, i) for i in op.inputs]
         if None in alone:
             return None
-        rank = len(self._trace.values[out].shape)
-        within = int(op.arguments.get("dim", 0)) % rank == rank - 1
+        within = (int(op.arguments.get("dim", 0)) + 1) % len(self._trace.values[out].shape) == 0
         return side_by_side(op, value, [part for part in alone if part is not None], parts, within, self._variance)
 
-    def _variation(self, parts: Parts, factors: Mapping[object, float] = _AS_THEY_ARE) -> float:
-        return sum(c * c * self._variance[source] * factors.get(source, 1.0) for source, c in parts.items())
+    def _variation(self, parts: Parts, factors: Mapping[object, float] | None = None) -> float:
+        return square(parts, self._variance, factors or {})
 
     def _less_bias(self, op: Op) -> Parts | None:
         out, bias = op.outputs[0], operand(op, _BIASES.get(op.functional, ""))
         whole, own = self._signals.get(out), self._signals.get(bias if bias is not None else -1)
         if bias is None or (own is not None and own.q == 0):
             return self._of(out)
-        return None if whole is None or own is None else self._shared(op, out, whole.q - own.q, own.q, 1.0)
+        return None if whole is None or own is None else self._shared(op, out, *as_terms(whole, own), 1.0)
 
     def _values_part(self, op: Op, parts: Parts) -> Parts | None:
         """Return R of the values of attention, part of which goes with that of the keys."""
         sizes, linked = self._attention.values(op, self._variation(parts)), self._attention.with_keys(op)
-        keys = None if linked is None else self._attended(linked[0], self._attention.keys(linked[0]))
+        if sizes is None:
+            return None
+        softmax = self._attention.behind(operand(op, "self"))
+        way = "values", None if softmax is None else self._twins.first(softmax.outputs[0])
+        summed = carried(parts, way, sizes[1], self._variance)
+        keys = None if linked is None or softmax is None else self._attended(linked[0], softmax)
         link = linked[1] if linked is not None and keys is not None else 0.0
-        return None if sizes is None else of_values(op.index, parts, sizes, (keys or {}, link), self._variance)
+        return of_values(op.index, parts, (sizes[0], sizes[2]), (keys or {}, link), summed, self._variance)
 
     def _scores_part(self, op: Op, value: int) -> Parts | None:
         """Return R of the scores of a softmax, those of a router from R of its experts' sum."""
         linked = with_experts(self._trace, self._signals, op) if self._gates else None
         parts, chance = (None, None) if linked is None else (self._of(linked[0]), self._by_chance(linked[0]))
         if linked is None or parts is None or chance is None:
-            return self._attended(op, self._attention.scores(op, value))
+            return self._attended(op, op, value)
         self._variance[op.index, "attended"] = chance * linked[2]
         return {**{source: c * linked[1] for source, c in parts.items()}, (op.index, "attended"): 1.0}
 
-    def _attended(self, op: Op, variance: float | None) -> Parts | None:
-        """Return a source of its own, of this variance."""
-        if variance is None:
+    def _attended(self, op: Op, softmax: Op, scores: int | None = None) -> Parts | None:
+        """Return R of scores, or of keys: a source of its own, and what goes with R of the sum by their weights."""
+        found = self._attention.keys(op) if scores is None else self._attention.scores(op, scores)
+        product = self._attention.summing(softmax)
+        if found is None:
             return None
-        self._variance[op.index, "attended"] = variance
-        return {(op.index, "attended"): 1.0}
+        parts = None if product is None else self._of(product.outputs[0])
+        summed = carried(parts or {}, (scores is None, self._twins.first(softmax.outputs[0])), found[1], self._variance)
+        self._variance[op.index, "attended"] = max(found[0] - square(summed, self._variance), 0.0)
+        return {**summed, (op.index, "attended"): 1.0}
 
     def _product(self, op: Op, value: int) -> Parts | None:
         parts, times = self._of(op.outputs[0]), [operand(op, n) == value for n in ("self", "other")]
@@ -344,39 +354,33 @@ class Radial:
             # Deviations from the row's own mean: R(x) = R(x − x̄), and the mean itself has no more to add.
             return self._of(op.outputs[0]) if value == one else {}
         other = two if value == one else one
-        if other is not None and other in self._values and self._is_shut(op.outputs[0]):
+        if other is not None and other in self._values and is_shut(self._signals.get(op.outputs[0])):
             return self._of(op.outputs[0])
         a, b = (self._signals.get(i if i is not None else -1) for i in (one, two))
         if a is None or b is None or one == two or op.arguments.get("alpha", 1) not in (1, None):
             return None
-        return self._shared(op, op.outputs[0], a.q, b.q, 1.0 if value == one else -1.0)
+        return self._shared(op, op.outputs[0], a, b, 1.0 if value == one else -1.0)
 
-    def _is_shut(self, value: int) -> bool:
-        """Whether a mask shuts some scores: what it shuts has no gradient."""
-        signal = self._signals.get(value)
-        return signal is not None and signal.mask is not None
-
-    def _shared(self, op: Op, out: int, first: float, second: float, sign: float) -> Parts | None:
+    def _shared(self, op: Op, out: int, first: Signal, second: Signal, sign: float) -> Parts | None:
         """Return the part of R that one summand gets: the first with sign 1, the second with −1."""
         parts, whole, gradient = self._of(out), self._signals.get(out), self._gradient(out)
         if parts is None or whole is None or gradient is None or whole.q <= 0:
             return None
-        beta = (whole.q + first - second) / 2 / whole.q
-        ways = [operand(op, name) for name in ("self", "other")]
-        if None not in ways and len({multiple_of(self._trace, way) for way in ways if way is not None}) == 1:
-            # Of rows that are multiples of one row none has anything of its own, but a share of R by its number.
-            alone = self._variation(parts) / whole.q
+        energy = size(self._trace, out) * gradient.q
+        if are_multiples(self._trace, op):
+            energy, beta = self._variation(parts) / whole.q, (whole.q + first.q - second.q) / 2 / whole.q
+            chance = energy * max(first.q - beta * beta * whole.q, 0.0)
         else:
-            alone = size(self._trace, out) * gradient.q
-        chance = alone * max(first - beta * beta * whole.q, 0.0)
-        made = self._sums.of(op, beta, alone, chance, self._variation(parts))
-        share = beta if sign > 0 else 1.0 - beta
+            along = self._variation(parts) / max(self._by_chance(out) or 0.0, 1e-300)
+            beta, own = parted(whole, first, second, gradient, along)
+            chance = size(self._trace, out) * own
+        made: Parts = self._sums.of(op, beta, energy, chance, self._variation(parts))
         n, one = alike(self._trace, self._signals, op)
-        own: Parts = {source: sign * c for source, c in made.items()}
         if n > 1:
             self._variance.update(dict.fromkeys((Head(n, (op.index,)), (op.index, "own")), self._variance[(op.index,)]))
-            own = {Head(n, (op.index,)): sign * math.sqrt(one), (op.index, "own"): sign * math.sqrt(1 - one)}
-        return summed([{source: c * share for source, c in parts.items()}, own])
+            made = {Head(n, (op.index,)): math.sqrt(one), (op.index, "own"): math.sqrt(1 - one)}
+        share = beta if sign > 0 else 1.0 - beta
+        return summed([{k: c * share for k, c in parts.items()}, {k: sign * c for k, c in made.items()}])
 
     def _function(self, op: Op, value: int) -> Parts | None:
         """Return the part of R that comes through a function of one number."""

@@ -25,6 +25,7 @@ from initwell.propagate.shared.handwritten import size
 from initwell.trace.trace import Op, Trace
 
 Parts = Mapping[object, float]
+_AS_THEY_ARE: Parts = {}
 
 PICKED = frozenset({"aten.topk", "aten.gather"})
 """Ops that pick entries of a row."""
@@ -100,6 +101,29 @@ def together(parts: Parts, heads: int) -> Parts:
     return summed(ways)
 
 
+def repeated(parts: Parts, one: float | None, copies: float | None) -> Parts:
+    """Return R of a row of which there are several copies: their R add up as their gradients do, which may go together.
+
+    Args:
+        parts: of the copies.
+        one: Σ R² of the row, of random gradients.
+        copies: that of the copies.
+    """
+    factor = math.sqrt(one / copies) if one and copies else 1.0
+    return {source: c * factor for source, c in parts.items()}
+
+
+def square(parts: Parts, variance: Mapping[object, float], factors: Mapping[object, float] = _AS_THEY_ARE) -> float:
+    """Return Σ R².
+
+    Args:
+        parts: of R.
+        variance: of each source.
+        factors: by which a source counts for more.
+    """
+    return sum(c * c * variance[source] * factors.get(source, 1.0) for source, c in parts.items())
+
+
 def gathered(parts: Parts, n: int, variance: MutableMapping[object, float]) -> Parts:
     """Return R of rows of n heads each, of as many as there are or a part of them, as of queries that share a key.
 
@@ -127,6 +151,7 @@ def of_values(
     parts: Parts,
     sizes: tuple[float, float],
     keys: tuple[Parts, float],
+    summed: Parts,
     variance: MutableMapping[object, float],
 ) -> Parts:
     """Return R of the values of attention: a share of what their sums have, by heads as these, and the s_t.
@@ -138,15 +163,16 @@ def of_values(
         parts: of it.
         sizes: the variance of R of values, and how much of it heads share as their sums do.
         keys: R of the keys, and how far that of the values goes with it.
+        summed: what goes with R of the sum otherwise.
         variance: of each source.
     """
-    along, whole = (sum(c * c * variance[s] for s, c in p.items()) for p in (parts, keys[0]))
+    along, whole = square(parts, variance), square(keys[0], variance)
     heads = _of_heads(op, parts, sizes[1] / along, variance) if along > 0 else {}
-    own = max(sizes[0] - sum(variance[source] for source in heads), 0.0)
+    own = max(sizes[0] - sum(variance[source] for source in heads) - square(summed, variance), 0.0)
     linked = min(keys[1] ** 2 * sizes[0], own) if whole > 0 else 0.0
     variance[op, "attended"] = own - linked
     shared = {source: c * math.sqrt(linked / whole) for source, c in keys[0].items()} if linked > 0 else {}
-    return {**shared, **dict.fromkeys(heads, 1.0), (op, "attended"): 1.0}
+    return {**shared, **summed, **dict.fromkeys(heads, 1.0), (op, "attended"): 1.0}
 
 
 def _of_heads(op: int, parts: Parts, share: float, variance: MutableMapping[object, float]) -> list[Head]:
@@ -179,7 +205,7 @@ def side_by_side(
     weights = np.array(sizes)
     if (whole := float(weights.sum())) <= 0:
         return {}
-    own = weights if within else weights / whole * sum(c * c * variance[source] for source, c in parts.items())
+    own = weights if within else weights / whole * square(parts, variance)
     variance.update({(op.index, i): float(v) for i, v in enumerate(own)})
     found: list[Parts] = []
     for i in (i for i, part in enumerate(op.inputs) if part == value):
