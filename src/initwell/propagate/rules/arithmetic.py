@@ -39,6 +39,7 @@ from initwell.propagate.rules.common import common, joined
 from initwell.propagate.rules.deviation import of_deviation
 from initwell.propagate.rules.first_rows import less_their_length, of_first_rows
 from initwell.propagate.rules.inverses import inverted
+from initwell.propagate.rules.known_terms import of_known_numbers
 from initwell.propagate.rules.lengths import by_length_of_few, refuse_two_ways
 from initwell.propagate.rules.masked_terms import of_masked_term
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
@@ -96,6 +97,8 @@ def _sum(sign: float, first: str = "self", second: str = "other") -> Rule:
             return [shifted(a, beta * b.mean)]
         if fixed(a) and not a.segmented and b.shape == call.shape():
             return [shifted(scaled(b, beta), a.mean)]
+        if call.values.kept and call.op.phase == "forward":
+            a, b = of_known_numbers(call, first, a, b), of_known_numbers(call, second, b, a)
         found = added(*together(a, b, call.shape()), 1.0, beta)
         found = law_beside(call, found, first, second, beta) if found.law is not None else found
         found = joined(found, common(call, found, first, second, beta))

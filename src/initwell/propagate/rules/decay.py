@@ -47,7 +47,7 @@ def known_decay(call: Call, value: int, power: float = 1.0) -> Signal | None:
     if op is None or op.functional != "aten.mul" or len(op.inputs) != 2:
         return None
     for one, two in (op.inputs, op.inputs[::-1]):
-        numbers = _numbers(call, one, _STEPS) or _drawn(call, one)
+        numbers = known_numbers(call, one) or _drawn(call, one)
         steps = _steps(call, two)
         if numbers is None or steps is None or one not in call.known:
             continue
@@ -101,9 +101,14 @@ def _decay(level: float, phi: Callable[[Array], Array]) -> Callable[[Array], Arr
     return lambda x: np.exp(level * phi(x))
 
 
-def _numbers(call: Call, value: int, steps: int) -> tuple[Array, Array] | None:
-    """Return the numbers of a value that is made of a parameter that is as it is, in any order, and their shares."""
-    found = _table(call, value, steps)
+def known_numbers(call: Call, value: int) -> tuple[Array, Array] | None:
+    """Return the numbers of a value that is made of a parameter that is as it is, in any order, and their shares.
+
+    Args:
+        call: of any op.
+        value: made of the parameter within few steps.
+    """
+    found = _table(call, value, _STEPS)
     if found is None:
         return None
     levels, counts = np.unique(found, return_counts=True)
