@@ -44,10 +44,10 @@ _NAMES = """
 """
 SAME = frozenset(f"aten.{name}" for name in _NAMES.split())
 """Ops whose results hold the entries that they read, each at another place."""
-_TO_SOFTMAX = frozenset({*SAME, "aten.add", "aten.masked_fill", "aten.where"} - {"aten.detach"})
-_BETWEEN = _TO_SOFTMAX | {"aten.mul", "aten.div", "aten.tanh"}
+TO_SOFTMAX = frozenset({*SAME, "aten.add", "aten.masked_fill", "aten.where"} - {"aten.detach"})
+_BETWEEN = TO_SOFTMAX | {"aten.mul", "aten.div", "aten.tanh"}
 _PRODUCTS = frozenset({"aten.bmm", "aten.mm"})
-_SOFTMAX = frozenset({"aten._softmax", "aten._safe_softmax"})
+SOFTMAX = frozenset({"aten._softmax", "aten._safe_softmax"})
 _SUMMING = frozenset({*SAME, *_PRODUCTS} - {"aten.detach"})
 _FURTHEST = 27
 _ENTRIES = 400_000
@@ -209,7 +209,7 @@ class Attended:
         made = self._trace.producer(value) if value is not None else None
         while made is not None and made.functional in SAME:
             made = self._trace.producer(made.inputs[0])
-        return None if made is None or made.functional not in _SOFTMAX else made
+        return None if made is None or made.functional not in SOFTMAX else made
 
     def _rows(self, op: Op, scores: Signal, variance: float) -> Array:
         """Return ``laws.scores.sent`` averaged over rows, of which a mask leaves unlike numbers of scores open.
@@ -234,13 +234,13 @@ class Attended:
             # What a backward op keeps is detached, and goes nowhere.
             later = [o for o in self._trace.consumers(value) if o.phase == "forward" and o.functional != "aten.detach"]
             name, other = later[0].functional if later else "", later[0].arguments.get("other") if later else None
-            if name in _SOFTMAX:
+            if name in SOFTMAX:
                 return later[0], factor
             if name in ("aten.mul", "aten.div") and isinstance(other, (int, float)):
                 factor *= other if name == "aten.mul" else 1 / other
             elif name == "aten.tanh" and (capped := self._signals.get(later[0].outputs[0])) is not None:
                 factor *= 1 - capped.q  # a soft cap: E[tanh′] = 1 − E[tanh²]
-            elif name not in _TO_SOFTMAX or len(later) > 1:
+            elif name not in TO_SOFTMAX or len(later) > 1:
                 return None
             value = later[0].outputs[0]
         return None

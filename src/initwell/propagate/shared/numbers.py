@@ -8,7 +8,8 @@ at y, then
 
     E[(∂L/∂r)²] = (1 − ρ² (1 − t)) · what it is of random G,   t = E[R(y)²] over what it is of random G
 
-so that slopes of a branch that is all of a stream before a norm get next to nothing.
+so that slopes of a branch that is all of a stream before a norm get next to nothing. A number that multiplies the
+scores of a head, as of cosine attention, gets Σ R over rows of scores, what softmax sends along them.
 """
 
 import math
@@ -19,6 +20,7 @@ import numpy as np
 from initwell.propagate.laws.gaussian import nodes
 from initwell.propagate.moments.signal import Image, Signal
 from initwell.propagate.rules.branch import scaled
+from initwell.propagate.shared.attended import SOFTMAX, TO_SOFTMAX
 from initwell.propagate.shared.handwritten import carrying, operand, size
 from initwell.propagate.table import UnknowableError
 from initwell.trace.ops import COPIES, VIEWS
@@ -34,26 +36,46 @@ Ratio = Callable[[int], float | None]
 
 
 def numbers(trace: Trace) -> dict[int, int]:
-    """Return products with one number by the index of the backward op that sums up that number's gradient.
+    """Return products with one number, for all of a value or for each head's scores, by the sum of its gradient.
 
     Args:
         trace: from ``record``.
 
     Returns:
-        Index of the sum → what the product made.
+        Index of the backward op that sums up → what the product made.
     """
     found = {}
     for op in trace.backward_ops:
-        if op.functional != "aten.sum" or size(trace, op.outputs[0]) != 1 or size(trace, op.inputs[0]) == 1:
+        if op.functional != "aten.sum" or size(trace, op.inputs[0]) == size(trace, op.outputs[0]):
             continue
         terms = trace.producer(op.inputs[0])
         made = trace.ops[terms.of] if terms is not None and terms.of is not None else None
         if made is None or made.functional != "aten.mul":
             continue
         ways = [operand(made, name) for name in ("self", "other")]
-        if any(way is not None and size(trace, way) == 1 for way in ways):
+        if any(way is not None and _is_one(trace, way, op.outputs[0], made.outputs[0]) for way in ways):
             found[op.index] = made.outputs[0]
     return found
+
+
+def _is_one(trace: Trace, value: int, gradient: int, made: int) -> bool:
+    """Whether a factor is one number, or one for each head's scores."""
+    if size(trace, value) == 1:
+        return size(trace, gradient) == 1
+    by_head = trace.values[value].shape[-2:] == (1, 1) and size(trace, value) == size(trace, gradient)
+    return by_head and _are_scores(trace, made)
+
+
+def _are_scores(trace: Trace, value: int) -> bool:
+    """Whether a softmax is all that reads a value, behind what is added to it, or shut, ahead of that."""
+    for _ in range(_FAR):
+        later = carrying(trace, value)
+        if len(later) != 1 or later[0].functional in SOFTMAX:
+            return len(later) == 1
+        if later[0].functional not in TO_SOFTMAX:
+            return False
+        value = later[0].outputs[0]
+    return False
 
 
 def of_number(
@@ -90,7 +112,7 @@ def _share(trace: Trace, signals: Mapping[int, Signal], op: Op, made: int, along
             if gradient is image.base and here is not None and here.image is not None and here.image.base is None:
                 return _of_function(image, here.image, along(y))
     later = carrying(trace, made)
-    return along(made) if later and all(o.functional in _LINEAR for o in later) else None
+    return along(made) if later and (all(o.functional in _LINEAR for o in later) or _are_scores(trace, made)) else None
 
 
 def _ahead(trace: Trace, value: int) -> Iterator[int]:
