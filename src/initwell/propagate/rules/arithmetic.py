@@ -45,6 +45,7 @@ from initwell.propagate.rules.masked_terms import of_masked_term
 from initwell.propagate.rules.masks import masked_product, masked_sum, multiplied_mask
 from initwell.propagate.rules.neighbours import of_neighbours
 from initwell.propagate.rules.overwritten import rows_kept
+from initwell.propagate.rules.own_gates import with_itself
 from initwell.propagate.rules.own_length import of_own_length
 from initwell.propagate.rules.positive import LOG_NORMAL, of_positive
 from initwell.propagate.rules.quotients import of_quotient, of_shift
@@ -148,6 +149,8 @@ def _mul(call: Call) -> Sequence[Signal]:
         whole = of_masked_term(call, of_inverse(product(a, b, call.shape()), b), a, b)
         whole = of_ratio(call, whole, b)
         return [whole.approximate(SENT_BACK) if b.lengths > UNLIKE else whole]
+    if call.op.phase == "forward":
+        a, b = with_itself(call, a, "self", b), with_itself(call, b, "other", a)
     if _is_gradient(call, "other") or as_image(a).base is None:
         a, b = b, a
     whole = product(a, b, call.shape())

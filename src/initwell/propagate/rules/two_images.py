@@ -118,6 +118,8 @@ def _varied(x: Signal, rows: list[int], value: int, differ: NDArray[np.bool_]) -
         differ: where two entries are of unlike rows.
     """
     u = _images(x)
+    # A value by itself is what its own rows are, whatever function it is.
+    u = u if any(s.value == value for s in u.atoms[rows[0]].follows) else x
     between = np.where(differ, _between(u, rows, value), 0.0)
     own = np.where(differ, 0.0, u.moments * math.sqrt(_lengths(u, rows, value)))
     if u is x or x.image is None:
