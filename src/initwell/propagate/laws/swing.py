@@ -53,8 +53,13 @@ def by_row(base: Signal, factor: Signal) -> float:
 
 
 def _of_squares(image: Image) -> float:
+    """Return Var f²/E[f²]²; of segments, whose own sizes are known, what f² varies by within each."""
     mean, moments = function_moments(composed(Function(np.square), image), image.pre)
-    found = float(np.asarray(moments).flat[0]) / max(float(mean.flat[0]) ** 2, 1e-300) - 1.0
+    spread, square = moments[tuple(slice(n) for n in mean.shape)] - mean**2, mean**2
+    for atom in image.pre.atoms:
+        shares = np.array(atom.parts or (atom.size,)) / atom.size
+        spread, square = (shares @ x.reshape(len(shares), -1) for x in (spread, square))
+    found = float(spread.item()) / max(float(square.item()), 1e-300)
     return found if found > _LEAST else 0.0
 
 
