@@ -38,8 +38,14 @@ def of_layer(x: Signal) -> float:
     >>> from initwell.propagate.moments.signal import independent, replace
     >>> of_layer(replace(independent((4, 64), 3.0), gaussian=True))
     0.03125
+
+    A swing of next to nothing, as what ε leaves of one behind a norm, says no more than none does:
+
+    >>> of_layer(replace(independent((4, 64), 3.0), excess=3.0, swing=1e-8))
+    0.078125
     """
-    if (x.swing and not x.gaussian) or not x.dims or x.shape[-1] > _WIDEST or any(atom.parts for atom in x.dims[-1]):
+    swings = abs(x.swing) > _LEAST and not x.gaussian
+    if swings or not x.dims or x.shape[-1] > _WIDEST or any(atom.parts for atom in x.dims[-1]):
         return 0.0
     heavy = (_GAUSSIAN,) if x.gaussian else tails(x)
     if heavy is None or x.shape[-1] == 1:
