@@ -300,7 +300,7 @@ def spectrum(x: Tensor, layer: nn.Module) -> Tensor:
 def test_complex_numbers_are_named_and_what_follows_them_is_unknown() -> None:
     found = iw.predict(nn.Sequential(nn.Linear(8, 8), Model(spectrum)), normal(4, 8))
     assert found.rows[0]["forward_rms"] > 0
-    assert any("Complex numbers have no moments" in note and "module '1'" in note for note in found.notes)
+    assert any("Complex numbers have no rows" in note and "module '1'" in note for note in found.notes)
     # What is made real again has a row, and is unknown.
     assert all(row["fidelity"] == "unknown" for row in found.rows)
 
@@ -309,7 +309,7 @@ def test_a_complex_model_gets_a_note_and_no_silence() -> None:
     model = nn.Linear(8, 4, dtype=torch.complex64)
     found = iw.predict(model, torch.ones(2, 8, dtype=torch.complex64))
     assert found.rows == ()
-    assert any(note.startswith("Complex numbers have no moments") for note in found.notes)
+    assert any(note.startswith("Complex numbers have no rows") for note in found.notes)
 
 
 def test_batches_of_ragged_rows_or_of_quantized_numbers_are_refused() -> None:

@@ -40,7 +40,9 @@ class TensorStats(Record):
 
 
 def tensor_stats(tensor: Tensor) -> TensorStats:
-    """Measure a real floating tensor of any shape, dtype, layout and device; a sparse one counts its zeros too.
+    """Measure a floating tensor of any shape, dtype, layout and device; a sparse one counts its zeros too.
+
+    A complex entry counts as two, its real and its imaginary part.
 
     The sums run in float64 over pieces, so no float64 copy of the whole is made; the variance is
     taken about the mean of the first piece, so a large mean does not cancel it away.
@@ -48,8 +50,11 @@ def tensor_stats(tensor: Tensor) -> TensorStats:
     >>> stats = tensor_stats(torch.tensor([3.0, -4.0, 0.0, 0.0]))
     >>> stats.rms, stats.abs_mean, stats.zeros
     (2.5, 1.75, 0.5)
+    >>> tensor_stats(torch.tensor([3.0 - 4.0j])).rms == 12.5**0.5
+    True
     """
     dense = tensor.detach() if tensor.layout is torch.strided else tensor.detach().to_dense()
+    dense = torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense
     count = dense.numel()
     if not count:
         return TensorStats(0, *[math.nan] * 7)

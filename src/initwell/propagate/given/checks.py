@@ -162,9 +162,9 @@ def without_complex(trace: Trace, notes: list[str]) -> Trace:
     ops = [op for op in trace.forward_ops if odd.intersection(op.outputs)]
     paths = ", ".join(list(dict.fromkeys(where(op.path) for op in ops))[:3])
     notes.append(
-        f"Complex numbers have no moments here: what {len(ops)} ops make of them has no row ({paths})."
+        f"Complex numbers have no rows: what {len(ops)} ops make of them is not shown ({paths})."
         if ops
-        else "Complex numbers have no moments here: what is made of them is unknown."
+        else "Complex numbers that a model is given have no moments here: what is made of them is unknown."
     )
     values = tuple(replace(v, kind="constant") if v.id in odd and v.kind != "op" else v for v in trace.values)
     kept = {n: v for n, v in trace.inputs.items() if v not in odd}

@@ -53,6 +53,7 @@ from initwell.propagate.rules.ratios import of_ratio
 from initwell.propagate.rules.shape import summed
 from initwell.propagate.rules.states import refuse_uneven, written
 from initwell.propagate.rules.targets import of_targets
+from initwell.propagate.rules.turned import turned
 from initwell.propagate.rules.unlike import refuse_unlike
 from initwell.propagate.rules.weighed import by_index, by_number, refuse_two_orders, weighed_scores
 from initwell.propagate.rules.weighted import known_inverse, mean_of_rows, sent_back
@@ -118,6 +119,8 @@ def _spread(x: Signal, number: Signal, shape: Sequence[int]) -> Signal:
 def _mul(call: Call) -> Sequence[Signal]:
     if (found := of_targets(call)) is not None:
         return [found]
+    if (kept := turned(call)) is not None:
+        return [kept]
     refuse_unlike(call)
     for one, two in (("self", "other"), ("other", "self")):
         if _is_number(call, two) and call.has(one):

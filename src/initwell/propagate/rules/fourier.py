@@ -24,6 +24,7 @@ from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.segments import along
 from initwell.propagate.moments.signal import Signal, replace
 from initwell.propagate.rules.parts import one_atom
+from initwell.propagate.rules.turned import is_turn
 from initwell.propagate.table import Call, Rule, UnknownSignalError
 from initwell.trace.ops import COPIES
 from initwell.trace.trace import Op, Trace
@@ -72,8 +73,8 @@ def transformed(x: Signal, dim: int) -> Signal:
 
 
 def _readers(call: Call) -> None:
-    readers = {op.functional for op in call.trace.consumers(call.op.outputs[0])}
-    if not readers <= _READERS:
+    readers = call.trace.consumers(call.op.outputs[0])
+    if not all(op.functional in _READERS or is_turn(call.trace, op) for op in readers):
         raise UnknownSignalError(_ODD)
 
 
@@ -108,6 +109,8 @@ def _as_complex(call: Call) -> Sequence[Signal]:
 def _as_real(call: Call) -> Sequence[Signal]:
     """Take a complex value apart into a last dimension of two."""
     made = call.trace.producer(call["self"].id)
+    if made is not None and is_turn(call.trace, made):
+        return [_in_pairs(call.signal("self"))]
     if made is None or made.functional != "aten._fft_c2c":
         raise UnknownSignalError(_ODD)
     z = call.signal("self")
@@ -123,6 +126,12 @@ def _as_real(call: Call) -> Sequence[Signal]:
     means = np.stack([z.means, np.zeros_like(z.means)], -1)
     dims = (*z.dims, (Atom(2, parts=(1, 1)),))
     return [z.changed(np.stack(columns, -1), means, dims=dims, gaussian=True)]
+
+
+def _in_pairs(z: Signal) -> Signal:
+    """Take a value whose real and imaginary parts are alike, and have nothing in common, apart into these."""
+    moments = np.stack([z.moments / 2, np.zeros_like(z.moments)], -1)
+    return z.changed(moments, z.means[..., None], dims=(*z.dims, (Atom(2),)), gaussian=z.gaussian)
 
 
 def _even(call: Call, value: int, dims: Sequence[int]) -> float:

@@ -40,7 +40,7 @@ from initwell.trace.trace import Op, Trace
 
 _NAMES = """
     view _unsafe_view t transpose permute expand clone neg native_dropout repeat squeeze unsqueeze slice select split
-    split_with_sizes unbind alias detach _to_copy reshape contiguous flatten unflatten
+    split_with_sizes unbind alias detach _to_copy reshape contiguous flatten unflatten view_as_complex view_as_real
 """
 SAME = frozenset(f"aten.{name}" for name in _NAMES.split())
 """Ops whose results hold the entries that they read, each at another place."""

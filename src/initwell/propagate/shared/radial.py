@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from initwell.propagate.given.known import Known
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.rules.branch import scaled
+from initwell.propagate.rules.turned import is_turn
 from initwell.propagate.shared.attended import SAME, Attended
 from initwell.propagate.shared.handwritten import (
     LINEAR,
@@ -215,10 +216,10 @@ class Radial:
             return self._values_part(op, parts) if softmax is None else self._attended(op, softmax)
         if op.functional == "aten._softmax":
             return self._scores_part(op, value)
+        if is_turn(self._trace, op) or (op.functional in _SHUT and is_shut(self._signals.get(op.outputs[0]))):
+            return self._of(op.outputs[0])
         if op.functional in ("aten.mul", "aten.div") or op.functional in MOVED:
             return self._moved(op, value) if op.functional in MOVED else self._product(op, value)
-        if op.functional in _SHUT and is_shut(self._signals.get(op.outputs[0])):
-            return self._of(op.outputs[0])
         if op.functional in _JOINED:
             return self._piece(op, value)
         if op.functional in ("aten.add", "aten.sub") and operand(op, "other") is not None:
