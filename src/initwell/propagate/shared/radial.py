@@ -172,9 +172,9 @@ class Radial:
         self._variance[value] = variance
         return {value: 1.0}
 
-    def _by_chance(self, value: int) -> float | None:
-        """Return Σ R² of a gradient that is drawn without regard to the value, or as it was measured."""
-        signal, gradient = self._signals.get(value), self._gradient(value)
+    def _by_chance(self, value: int, way: int | None = None) -> float | None:
+        """Return Σ R² of a gradient, or a part of it, drawn without regard to the value, or as it was measured."""
+        signal, gradient = self._signals.get(value), self._gradient(value) if way is None else self._signals.get(way)
         if signal is None or gradient is None:
             return None
         return self.measured.get(value, size(self._trace, value) * met(signal, gradient))
@@ -199,7 +199,7 @@ class Radial:
                 return None
             sent, n = summed(way for way in ways if way is not None), widened(self._trace, op, value)[0]
             if op.functional == "aten.repeat":
-                return repeated(sent, self._by_chance(value), self._by_chance(op.outputs[0]))
+                return repeated(self._trace, op, sent, self._by_chance)
             return gathered(sent, n, self._variance) if n > 1 else self._regrouped(op, value, sent)
         if (layer := rows_and_weight(self._trace, op)) is not None and is_weight(self._trace, layer[1]):
             return self._less_bias(op) if layer[0] == value else None

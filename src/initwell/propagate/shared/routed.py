@@ -101,16 +101,26 @@ def together(parts: Parts, heads: int) -> Parts:
     return summed(ways)
 
 
-def repeated(parts: Parts, one: float | None, copies: float | None) -> Parts:
+def repeated(trace: Trace, op: Op, parts: Parts, by_chance: Callable[[int, int | None], float | None]) -> Parts:
     """Return R of a row of which there are several copies: their R add up as their gradients do, which may go together.
 
     Args:
+        trace: of the model.
+        op: that repeats it.
         parts: of the copies.
-        one: Σ R² of the row, of random gradients.
-        copies: that of the copies.
+        by_chance: Σ R² of a value and a random gradient as large as one; None for all that the value gets.
     """
-    factor = math.sqrt(one / copies) if one and copies else 1.0
+    one, copied = by_chance(op.inputs[0], _sent_by(trace, op)), by_chance(op.outputs[0], None)
+    factor = math.sqrt(one / copied) if one and copied else 1.0
     return {source: c * factor for source, c in parts.items()}
+
+
+def _sent_by(trace: Trace, op: Op) -> int | None:
+    """Return the gradient that an op alone sends to what it reads, before others are added; None where none is."""
+    here, shape = trace.gradients.get(op.outputs[0]), trace.values[op.inputs[0]].shape
+    while here is not None and trace.values[here].shape != shape:
+        here = next((back.outputs[0] for back in trace.consumers(here) if back.of == op.index), None)
+    return here
 
 
 def square(parts: Parts, variance: Mapping[object, float], factors: Mapping[object, float] = _AS_THEY_ARE) -> float:
