@@ -139,7 +139,7 @@ OWN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 @pytest.mark.parametrize("name", OWN)
 def test_an_average_of_what_its_own_gate_left(name: str) -> None:
-    """It was 13 to 41 % too small, and exact. 24 draws, ±1.6 %."""
+    """It was 13 to 41 % too small, and exact. 24 draws, ±1.6 %; tanh leaves less than is counted, 3.6 %."""
     build, shape = OWN[name]
     x, model = torch.randn(shape, generator=torch.Generator().manual_seed(3)), build()
     found = iw.predict(model, x, plan=iw.plan(model, "kaiming")).rows[-1]
@@ -148,7 +148,8 @@ def test_an_average_of_what_its_own_gate_left(name: str) -> None:
         iw.init_(model, "kaiming", seed=seed)
         with torch.no_grad():
             squares += float(model(x).square().mean()) / 24
-    assert found["forward_rms"] == pytest.approx(squares**0.5, rel=0.07) and found["fidelity"] == "exact"
+    assert found["forward_rms"] == pytest.approx(squares**0.5, rel=0.07)
+    assert found["fidelity"] == ("approximate" if name == "tanh" else "exact")
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(WIDTH, 1), nn.Sequential(nn.Dropout(0.2), nn.Linear(WIDTH, WIDTH))])
@@ -157,3 +158,53 @@ def test_an_average_of_what_another_gate_left_is_approximate(layer: nn.Module) -
     model = _OwnGate(nn.Linear(WIDTH, WIDTH), layer)
     x = torch.randn(ROWS, generator=torch.Generator().manual_seed(3))
     assert iw.predict(model, x, plan=iw.plan(model, "kaiming")).rows[-1]["fidelity"] == "approximate"
+
+
+class _Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.out = nn.LayerNorm(WIDTH), nn.Linear(64, WIDTH, bias=False)
+        self.gate, self.up = (nn.Linear(WIDTH, 64, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        y: Tensor = x + self.out(silu(self.gate(h)) * self.up(h))
+        return y
+
+
+class _Summed(nn.Module):
+    """h·(A h) summed over rows, or in turn."""
+
+    def __init__(self, made: nn.Module, running: bool) -> None:
+        super().__init__()
+        self.made, self.layer, self.running = made, nn.Linear(WIDTH, WIDTH), running
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.made(x)
+        product: Tensor = h * self.layer(h)
+        return product.cumsum(1) if self.running else product.mean(1)
+
+
+BENT: dict[str, Callable[[], nn.Module]] = {
+    "gated stream": lambda: nn.Sequential(_Gated(), _Gated(), nn.LayerNorm(WIDTH)),
+    "gated stream, no norm": lambda: nn.Sequential(_Gated(), _Gated()),
+    "relu": lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.LayerNorm(WIDTH)),
+    "hidden layer": lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH)),
+}
+
+
+@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize("name", BENT)
+def test_sums_of_rows_that_bent_ones_made_are_approximate(name: str, running: bool) -> None:
+    """They are 17, 14, 5 and 8 % too large, and were exact (40 draws, ±1 %): functions and products pass less on."""
+    model = _Summed(BENT[name](), running)
+    x = torch.randn(16, 12, WIDTH, generator=torch.Generator().manual_seed(2))
+    assert iw.predict(model, x, plan=iw.plan(model, "kaiming")).rows[-1]["fidelity"] == "approximate"
+
+
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.LayerNorm(WIDTH)])
+def test_sums_of_rows_that_only_layers_made_are_exact(norm: nn.Module) -> None:
+    """They are right to 1.3 %, what 40 draws show."""
+    model = _Summed(nn.Sequential(nn.Linear(WIDTH, WIDTH), norm), running=False)
+    x = torch.randn(16, 12, WIDTH, generator=torch.Generator().manual_seed(2))
+    assert iw.predict(model, x, plan=iw.plan(model, "kaiming")).rows[-1]["fidelity"] == "exact"

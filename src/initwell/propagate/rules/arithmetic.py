@@ -153,7 +153,7 @@ def _mul(call: Call) -> Sequence[Signal]:
         whole = of_ratio(call, whole, b)
         return [whole.approximate(SENT_BACK) if b.lengths > UNLIKE else whole]
     if call.op.phase == "forward":
-        a, b = with_itself(call, a, "self", b), with_itself(call, b, "other", a)
+        a, b = with_itself(call, a, call["self"].id, b), with_itself(call, b, call["other"].id, a)
     if _is_gradient(call, "other") or as_image(a).base is None:
         a, b = b, a
     whole = product(a, b, call.shape())

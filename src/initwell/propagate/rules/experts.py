@@ -17,6 +17,7 @@ from initwell.propagate.moments.labels import labels
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.moments.slots import Slots, by_row, marked, slot_axis, summed_by_expert
 from initwell.propagate.routing.chains import choice, is_order, is_token
+from initwell.propagate.rules import own_gates, row_products
 from initwell.propagate.rules.contraction import contract, tilt_of_layer
 from initwell.propagate.rules.extremes import of_one
 from initwell.propagate.rules.ordered import cumulated
@@ -131,7 +132,9 @@ def _cumsum(call: Call) -> Sequence[Signal | None]:
     """Return running sums; of the counts of a choice, where a group ends, which nobody reads but the products."""
     if choice(call.trace, call["self"]) is not None:
         return [None]
-    return [cumulated(call.signal("self"), call["dim"] % max(len(call.shape()), 1))]
+    x, dim = call.signal("self"), call["dim"] % max(len(call.shape()), 1)
+    found = cumulated(x, dim)
+    return [own_gates.summed(call, x, row_products.summed(call, x, found, [dim]), [dim]) if x.dims else found]
 
 
 def _counts(call: Call) -> Sequence[Signal | None]:

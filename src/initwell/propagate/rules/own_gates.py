@@ -63,17 +63,17 @@ def _before(trace: Trace, value: int, most: int, without: Container[str]) -> set
     return found
 
 
-def with_itself(call: Call, x: Signal, name: str, other: Signal) -> Signal:
+def with_itself(call: Call, x: Signal, shown: int, other: Signal) -> Signal:
     """Let a factor follow its own rows, where the other does.
 
     Args:
-        call: of the product.
+        call: of the product, or of what is made of it.
         x: the factor.
-        name: of its argument.
+        shown: its id.
         other: the other factor.
     """
     followed = {s.value for atom in other.atoms for s in atom.follows}
-    if not followed or x.dims != other.dims or x.swing or (value := rows_of(call, call[name].id)) not in followed:
+    if not followed or x.dims != other.dims or x.swing or (value := rows_of(call, shown)) not in followed:
         return x
     rows = [d for d, dim in enumerate(other.dims) if any(s.value == value for atom in dim for s in atom.follows)]
     features = [d for d, dim in enumerate(x.dims) if dim and d not in rows]

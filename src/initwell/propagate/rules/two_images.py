@@ -26,17 +26,11 @@ from initwell.propagate.moments import gram
 from initwell.propagate.moments.axes import Source
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
-from initwell.propagate.table import Call
 
 _TINY = 1e-300
 _FEW = "products of two layers of one value, whose places are of unlike size, as of Gaussian ones"
-_COMMON = (
-    "sums over rows of products of two images of one value, whose rows' products vary by much, or have much in common"
-)
-# Normalized rows that have less than a twentieth of their size in common; relative variance of products of two rows.
-_ALMOST, _MUCH = 0.9, 0.1
 # Of the covariances of u: so small that the moments of φ(u) are a straight line there.
-_STEP = 1e-3
+STEP = 1e-3
 
 
 def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
@@ -58,7 +52,7 @@ def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
         return gram.multiplied(found, a, b)
     differ = reduce(np.logical_or, [gram.differs(a, i) for i in rows])
     between, own = zip(*(_varied(x, rows, value, differ) for x in (a, b)), strict=True)
-    alike = np.where(differ, np.clip(_images(a).moments / max(_images(a).q, _TINY), -1, 1), 1.0)
+    alike = np.where(differ, np.clip(image_of_rows(a).moments / max(image_of_rows(a).q, _TINY), -1, 1), 1.0)
     # Of Gaussian features: the correlation of h_i·h_j with h_i·h_i, and of this with h_j·h_j.
     with_own, of_own = np.sqrt(2 / (1 + alike**2)) * alike, alike**2
     more = between[0] * between[1] + with_own * (between[0] * own[1] + own[0] * between[1])
@@ -67,41 +61,17 @@ def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
     return found.approximate(_FEW) if any(few) else found
 
 
-def summed(call: Call, x: Signal, found: Signal, dims: Sequence[int]) -> Signal:
-    """Return a sum over rows of a product, marked where what its rows have in common is not followed in full.
-
-    Args:
-        call: of the sum.
-        x: what is summed.
-        found: the sum.
-        dims: the dimensions.
-    """
-    if not any(x.atoms[axis].follows for axis in x.axes(dims)):
-        return found
-    op = call.trace.producer(call["self"].id)
-    known = [call.known.get(i) for i in op.inputs] if op is not None and op.functional == "aten.mul" else []
-    factors = [s for s in known if s is not None]
-    if len(factors) != 2 or factors[0].dims != factors[1].dims:
-        return found
-    a, b = factors
-    rows, value = gram.in_common(a, b, [(i, i) for i in range(len(a.atoms))])
-    if not rows:
-        return found
-    source = _source(a, rows, value)
-    level = source.level if 0 < source.level < _ALMOST else 0.0
-    return found.approximate(_COMMON) if level or source.strength**2 > _MUCH else found
-
-
-def _source(x: Signal, rows: list[int], value: int) -> Source:
+def source_along(x: Signal, rows: Sequence[int], value: int) -> Source:
+    """Return what a value that rows follow is to them."""
     return next(s for s in x.atoms[rows[0]].follows if s.value == value)
 
 
 def _of_few_terms(x: Signal, rows: list[int], value: int) -> bool:
     """Whether a fresh layer made a value as sums of few terms, which is no Gaussian."""
-    return x.law is not None and x.image is None and math.isclose(x.spread, _source(x, rows, value).strength ** 2)
+    return x.law is not None and x.image is None and math.isclose(x.spread, source_along(x, rows, value).strength ** 2)
 
 
-def _images(x: Signal) -> Signal:
+def image_of_rows(x: Signal) -> Signal:
     """Return the image of rows that a value is a function of."""
     image = x.image
     bent = image is not None and image.base is None and image.pre.dims == x.dims and not is_line(image.phi)
@@ -117,7 +87,7 @@ def _varied(x: Signal, rows: list[int], value: int, differ: NDArray[np.bool_]) -
         value: that they follow.
         differ: where two entries are of unlike rows.
     """
-    u = _images(x)
+    u = image_of_rows(x)
     # A value by itself is what its own rows are, whatever function it is.
     u = u if any(s.value == value for s in u.atoms[rows[0]].follows) else x
     between = np.where(differ, _between(u, rows, value), 0.0)
@@ -125,8 +95,8 @@ def _varied(x: Signal, rows: list[int], value: int, differ: NDArray[np.bool_]) -
     if u is x or x.image is None:
         return between, own
     phi, flat = x.image.phi, function_moments(x.image.phi, u)[1]
-    moved = [function_moments(phi, replace(u, moments=u.moments + _STEP * by))[1] for by in (between, own)]
-    return np.asarray((moved[0] - flat) / _STEP), np.asarray((moved[1] - flat) / _STEP)
+    moved = [function_moments(phi, replace(u, moments=u.moments + STEP * by))[1] for by in (between, own)]
+    return np.asarray((moved[0] - flat) / STEP), np.asarray((moved[1] - flat) / STEP)
 
 
 def _lengths(u: Signal, rows: list[int], value: int) -> float:
@@ -134,7 +104,7 @@ def _lengths(u: Signal, rows: list[int], value: int) -> float:
 
     What is known of it leaves out what rows of inputs vary by, which a layer in between passes on.
     """
-    source, known = _source(u, rows, value), max(u.lengths, 0.0)
+    source, known = source_along(u, rows, value), max(u.lengths, 0.0)
     if source.level > 0 or (known and len(u.atoms[rows[0]].follows) == 1):
         return known
     return max(known, 2 * (source.strength * (1 - u.averaged(rows) / u.q)) ** 2) if u.q > 0 else known
@@ -142,7 +112,7 @@ def _lengths(u: Signal, rows: list[int], value: int) -> float:
 
 def _between(u: Signal, rows: list[int], value: int) -> Array:
     """Return by pattern what moments vary by between unlike rows; ``gram.varied`` says it of what they have apart."""
-    source = _source(u, rows, value)
+    source = source_along(u, rows, value)
     common, size = u.moments, gram.varied(u, rows, value)
     whole = np.abs(common) * source.strength + np.abs(size)
     along = source.strength * size * common / np.where(whole > 0, whole, 1.0)
