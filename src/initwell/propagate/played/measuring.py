@@ -26,6 +26,8 @@ _HALVINGS = 20
 _LEAST = 0.05
 # The standard error of a second moment, over it, of which no more can be said; axes, and segments of one.
 _UNSURE, _AXES, _PARTS = 0.2, 6, 8
+# … of attention, of what few rows make: less than one in so many of a place.
+_CLOSE, _SELDOM = 0.1, 64
 _RARE = "made of rare rows and entries, as where margins of a loss are hardly ever broken or 1/s² is of few"
 
 
@@ -59,18 +61,27 @@ def frequent(tensors: Sequence[Tensor], batch: int) -> float:
 
 
 def check_frequent(tensors: Sequence[Tensor], batch: int) -> None:
-    """Refuse a value that a few samples make, as where a sum of scores that something is divided by is next to 0.
+    """Refuse a value that a few samples, or rows, make, as where a sum of scores that something is divided by is next
+    to 0: how often that is hangs on the tails of what was drawn, and one batch has few of them, if any.
 
     Args:
-        tensors: the value, of each draw.
+        tensors: the value, of each draw; rows are along its last dimension.
         batch: how many samples there are in one.
 
     Raises:
-        RareError: its second moment is not known within a fifth.
+        RareError: its second moment is not known within a fifth; or, where one in 64 rows of a place makes it, a tenth.
+
+    >>> check_frequent([torch.ones(64, 4, 2)], 64)
     """
-    rows = batch if tensors[0].ndim and tensors[0].shape[0] % batch == 0 else 1
-    squares = torch.cat([t.double().reshape(rows, -1).square().mean(1) for t in tensors])
-    if len(squares) > 1 and float(squares.std()) > _UNSURE * float(squares.mean()) * math.sqrt(len(squares)):
+    samples = batch if tensors[0].ndim and tensors[0].shape[0] % batch == 0 else 1
+    each = [t.square().mean(-1) if t.ndim > 1 else t.square() for t in tensors]
+    rows = torch.cat([r.reshape(samples, -1) for r in each]).double()
+    squares = rows.mean(1)
+    if len(squares) < 2 or not float(squares.mean()) > 0:
+        return
+    unsure = float(squares.std() / squares.mean()) / math.sqrt(len(squares))
+    seldom = float(rows.square().mean(0).sum()) > _SELDOM * float(rows.mean(0).square().sum())
+    if unsure > (_CLOSE if seldom else _UNSURE):
         raise RareError(_RARE)
 
 

@@ -251,6 +251,9 @@ class _Play:
         if signal is None:
             raise UnknownSignalError(str(value))
         made = self._drawn(value, signal)
+        if self._scored is not None:
+            for twin in self._scored.alike(value, self.stretch.inputs):
+                self._tensors[twin] = [t.clone() for t in made]
         rows = self._tensors.get(self.stretch.arriving.get(value, -1))
         self._tensors[value] = made if rows is None or signal.swing >= 0 else against(made, rows, 1 - signal.swing)
         return self._tensors[value]

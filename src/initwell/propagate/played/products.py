@@ -12,6 +12,7 @@ nothing can be played, ``quotients`` serves; running sums, as of causal attentio
 from collections.abc import Container, Iterable, Iterator
 
 from initwell.propagate.rules.own_products import PRODUCTS, is_itself
+from initwell.propagate.shared.twins import Twins
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef
 
@@ -32,9 +33,10 @@ def products(trace: Trace, values: Container[int]) -> Iterator[Op]:
         trace: from ``record``.
         values: ids of what has real numbers.
     """
+    twins = Twins(trace)
     for op in trace.forward_ops:
         if op.functional in PRODUCTS:
-            if op.outputs[0] not in values and (is_own(trace, op) or _divides(trace, op, op)):
+            if op.outputs[0] not in values and (is_own(trace, op, twins) or _divides(trace, op, op)):
                 yield op
         elif op.functional == "aten.sum":
             made = _behind(trace, op.inputs[0], values)
@@ -63,13 +65,13 @@ def _runs(trace: Trace, value: int) -> bool:
     return op is not None and op.functional == "aten.cumsum"
 
 
-def is_own(trace: Trace, op: Op) -> bool:
+def is_own(trace: Trace, op: Op, twins: Twins) -> bool:
     """Whether an op multiplies rows by themselves."""
     if op.functional not in PRODUCTS:
         return False
     one, two = (op.arguments[name].id for name in ("self", "mat2"))
     rows, columns = trace.values[one].shape[-2], trace.values[two].shape[-1]
-    return one != two and rows == columns > 1 and is_itself(trace, one, two)
+    return one != two and rows == columns > 1 and is_itself(trace, twins, one, two)
 
 
 def _divides(trace: Trace, product: Op, whole: Op) -> bool:

@@ -7,7 +7,7 @@ for each. What comes of scores goes back through W: dS·q is dS·W x, and Wᵀ W
 in has some.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -16,6 +16,7 @@ from initwell.propagate.given.measured import in_parts, measured
 from initwell.propagate.moments.signal import Signal
 from initwell.propagate.played.drawn import Layers, drawn, undone
 from initwell.propagate.played.sizes import LAYERS
+from initwell.propagate.shared.twins import Twins
 from initwell.trace.trace import Trace
 
 
@@ -35,6 +36,7 @@ class Scored:
         self._read: list[dict[tuple[int, ...], Tensor]] = [{} for _ in range(draws)]
         self._layers: dict[int, list[Layers]] = {}
         self._parts: dict[int, tuple[int, ...]] = {}
+        self._twins = Twins(trace)
 
     def drawn(self, value: int, signal: Signal) -> list[Tensor]:
         """Draw a value, with the rows of those before it that are images of the same ones."""
@@ -43,6 +45,12 @@ class Scored:
                 self._parts[atom.size] = atom.parts
         layers = self._layers[value] = [Layers(read, {}) for read in self._read]
         return [drawn(signal, self._generator, torch.float32, as_images=True, layers=each) for each in layers]
+
+    def alike(self, value: int, others: Iterable[int]) -> list[int]:
+        """Return those of other values that a drawn one is, too, as one layer has read the same rows again."""
+        found = [i for i in others if i != value and self._twins.first(i) == self._twins.first(value)]
+        self._layers.update(dict.fromkeys(found, self._layers[value]))
+        return found
 
     def undone(self, value: int, gradients: Sequence[Tensor]) -> float:
         """Return by how much more of a gradient goes back through the layer that made what it is the gradient of.

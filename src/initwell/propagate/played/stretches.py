@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from initwell.propagate.played.judging import judging
 from initwell.propagate.played.products import is_own
+from initwell.propagate.shared.twins import Twins
 from initwell.trace.ops import CONTRACTIONS, COPIES, VIEWS
 from initwell.trace.trace import Op, Trace
 
@@ -140,7 +141,11 @@ class _Growth:
                 waiting += self._inner_layers()
         if any(self.trace.values[i].kind == "input" for i in self.inputs):
             return None
-        if self.scores and is_own(self.trace, seed) and any(self._is_of_images(i) for i in self.inputs):
+        if (
+            self.scores
+            and is_own(self.trace, seed, Twins(self.trace))
+            and any(self._is_of_images(i) for i in self.inputs)
+        ):
             return None
         if any(math.prod(self.trace.values[o].shape) > _LARGEST for op in self.ops.values() for o in op.outputs):
             return None

@@ -9,6 +9,7 @@ is known of it but for rows that hardly differ.
 import math
 
 from initwell.propagate.moments.signal import Signal
+from initwell.propagate.shared.twins import Twins
 from initwell.propagate.table import Call, UnknowableError
 from initwell.trace.ops import COPIES, VIEWS
 from initwell.trace.trace import Op, Trace, ValueRef
@@ -35,12 +36,15 @@ def refuse_own(call: Call, one: str, two: str, over: tuple[int, int], *, batched
         UnknowableError: it is one, and its diagonal is not like the rest.
     """
     first, last = call[one].id, call[two].id
-    if call.op.phase != "forward" or first == last or not is_itself(call.trace, first, last):
+    if call.op.phase != "forward" or first == last:
         return
     a, b = call.signal(one), call.signal(two)
     either = {1, 2} if batched else {0, 1}
     (row,), (column,) = either - {over[0]}, either - {over[1]}
-    if a.shape[row] != b.shape[column] or a.shape[row] == 1 or not _varies(a, row):
+    if a.shape[row] != b.shape[column] or a.shape[row] == 1:
+        return
+    twins = call.values.once("twins", lambda: Twins(call.trace))
+    if not is_itself(call.trace, twins, first, last) or not _varies(a, row):
         return
     raise UnknowableError("rows times themselves, whose products on the diagonal are not like the others")
 
@@ -49,15 +53,16 @@ def _varies(x: Signal, rows: int) -> bool:
     return x.q - x.averaged(x.axes([rows])) > _LEAST * x.q
 
 
-def is_itself(trace: Trace, one: int, two: int) -> bool:
+def is_itself(trace: Trace, twins: Twins, one: int, two: int) -> bool:
     """Whether two values show all entries of one, or numbers times them, or times its rows.
 
     Args:
         trace: from ``record``.
+        twins: of its values: what one layer makes of the same rows in two calls is one value, too.
         one: id of a value.
         two: of another.
     """
-    return _whole(trace, one) == _whole(trace, two)
+    return twins.first(_whole(trace, one)) == twins.first(_whole(trace, two))
 
 
 def _whole(trace: Trace, value: int) -> int:

@@ -15,15 +15,17 @@ import math
 from collections.abc import MutableMapping
 
 from initwell.propagate.shared.routed import Head, Parts, square
+from initwell.trace.ops import ACTIVATIONS, BENDING
 from initwell.trace.trace import Op, Trace, ValueRef
 
 _FURTHEST = 40
 _NAMES = """
     view _unsafe_view t transpose permute expand clone neg repeat squeeze unsqueeze slice select split split_with_sizes
     unbind alias _to_copy reshape contiguous flatten unflatten bmm mul div add sub cat masked_fill where tanh _softmax
-    _safe_softmax detach full ones zeros scalar_tensor arange triu tril
+    _safe_softmax detach full ones zeros scalar_tensor arange triu tril mm addmm linear
 """
-_SURE = frozenset(f"aten.{name}" for name in _NAMES.split())
+_RANDOM = frozenset({"aten.rrelu", "aten.rrelu_with_noise", "aten.rrelu_with_noise_functional"})
+_SURE = frozenset({*(f"aten.{name}" for name in _NAMES.split()), *ACTIVATIONS, *BENDING}) - _RANDOM
 
 
 class Twins:
@@ -43,7 +45,7 @@ class Twins:
         """Return the first value that was made as a value is; itself where there is none before."""
         if value not in self._first:
             op = self._trace.producer(value)
-            if op is None or furthest == 0 or op.functional not in _SURE:
+            if op is None or furthest == 0 or op.functional not in _SURE or value not in op.outputs:
                 return value
             self._first[value] = self._made.setdefault(self._way(op, value, furthest), value)
         return self._first[value]
