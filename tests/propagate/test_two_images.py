@@ -208,3 +208,34 @@ def test_sums_of_rows_that_only_layers_made_are_exact(norm: nn.Module) -> None:
     model = _Summed(nn.Sequential(nn.Linear(WIDTH, WIDTH), norm), running=False)
     x = torch.randn(16, 12, WIDTH, generator=torch.Generator().manual_seed(2))
     assert iw.predict(model, x, plan=iw.plan(model, "kaiming")).rows[-1]["fidelity"] == "exact"
+
+
+class _Gates(nn.Module):
+    def __init__(self, channels: int, taps: int, gate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layers, self.gate = nn.ModuleList(_layers(channels, taps)), gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = (layer(x) for layer in self.layers)
+        product: Tensor = a * self.gate(b)
+        return product
+
+
+@pytest.mark.parametrize(("taps", "gate"), [(1, _same), (1, relu), (1, torch.tanh), (3, _same)])
+def test_products_of_sums_of_products_are_approximate(taps: int, gate: Callable[[Tensor], Tensor]) -> None:
+    """Two gates on images of 3 channels: 47, 58 and 12 % too small, and 15 % too large (tanh), and were exact."""
+    model = nn.Sequential(_Gates(3, taps, gate), _Gates(WIDTH, taps, gate))
+    x = torch.randn(16, 3, 10, 10, generator=torch.Generator().manual_seed(2))
+    rows = iw.predict(model, x, plan=iw.plan(model, "kaiming")).rows
+    assert [row["fidelity"] for row in rows if row["op"] == "aten.mul"][-1] == "approximate"
+
+
+@pytest.mark.parametrize(
+    ("taps", "layer", "fidelity"), [(1, nn.Tanh(), "approximate"), (1, nn.ReLU(), "exact"), (3, nn.Tanh(), "exact")]
+)
+def test_functions_of_few_channels(taps: int, layer: nn.Module, fidelity: str) -> None:
+    """tanh of sums of 3 terms is 6.3 ± 0.7 % too large (16 draws), and was exact; ReLU and 27 terms are right."""
+    model = nn.Sequential(nn.Conv2d(3, WIDTH, taps), layer)
+    x = torch.randn(16, 3, 10, 10, generator=torch.Generator().manual_seed(2))
+    rows = iw.predict(model, x, plan=iw.plan(model, "kaiming")).rows
+    assert rows[-1]["fidelity"] == fidelity

@@ -19,8 +19,10 @@ from initwell.propagate.laws.functions import function_moments
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import UNLIKE, Pointwise, Signal, replace
 
-_WHY = "a function of rows of unlike size, which few inputs made"
+WHY = "a function of rows of unlike size, which few inputs made"
 _NODES = 64
+# Of a mean square: what makes a size of which the hundredth part is another.
+_SEEN = 0.02
 
 
 @lru_cache(maxsize=64)
@@ -54,7 +56,7 @@ def of_unlike_rows(phi: Pointwise, u: Signal, found: Signal) -> Signal:
     2.0
     """
     if not u.gaussian or u.segmented or found.dims != u.dims or not u.dims:
-        return found.approximate(_WHY)
+        return found.approximate(WHY)
     points, weights = _sizes(u.lengths, math.prod(u.shape[:-1]))
     sizes = [u.changed(u.moments * s, u.means * math.sqrt(s), gaussian=True) for s in points]
     made = [function_moments(phi, one) for one in sizes]
@@ -67,4 +69,21 @@ def of_unlike_rows(phi: Pointwise, u: Signal, found: Signal) -> Signal:
     average = float(weights @ squares)
     varies = float(weights @ squares**2) / average**2 - 1 if average > 0 else 0.0
     lengths = varies if varies > UNLIKE else 0.0
-    return replace(found, moments=moments, means=np.asarray(means), lengths=lengths).approximate(_WHY)
+    return replace(found, moments=moments, means=np.asarray(means), lengths=lengths).approximate(WHY)
+
+
+def of_few_channels(phi: Pointwise, u: Signal, found: Signal, count: int) -> Signal:
+    """Return φ(u), marked where it is another at places of unlike size: channels have no law of their sizes.
+
+    Args:
+        phi: any function.
+        u: what a convolution made.
+        found: as if all places were of one size.
+        count: inputs that it sums at each place, taken as Gaussian.
+    """
+    if 2 / count <= UNLIKE or found.q <= 0:
+        return found
+    apart = math.sqrt(2 / count)
+    ends = [u.changed(u.moments * s, u.means * math.sqrt(s), gaussian=True) for s in (max(1 - apart, 0.0), 1 + apart)]
+    made = [found.changed(moments, means).q for means, moments in (function_moments(phi, one) for one in ends)]
+    return found.approximate(WHY) if abs(sum(made) / 2 / found.q - 1) > _SEEN else found

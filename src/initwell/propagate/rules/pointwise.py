@@ -4,6 +4,7 @@ Each moment of φ(u) is E[φ(u)φ(v)] at the correlation of its own agreement pa
 independent of u, has the moments of g times E[φ′(u)φ′(v)]. Assumption: u is Gaussian; where it is not, it says so.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -28,7 +29,7 @@ from initwell.propagate.laws.gaussian import covariance, hermite
 from initwell.propagate.laws.lengths import SENT_BACK, behind
 from initwell.propagate.laws.peaks import masked, peak_law, within_window
 from initwell.propagate.laws.rectified import distribution, expected, grid_of, interpolated, of_known_law, through
-from initwell.propagate.laws.unlike_rows import of_unlike_rows
+from initwell.propagate.laws.unlike_rows import WHY, of_few_channels, of_unlike_rows
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.atoms import together
 from initwell.propagate.moments.by_pairs import over_pairs
@@ -248,7 +249,11 @@ def _with_gates(f: Pointwise, u: Signal, g: Signal, origin: Signal | None, mean:
 
 
 def _forward(call: Call) -> Sequence[Signal | None]:
-    found = applied(phi_of(call.op), call.signal("self"))
+    phi, u = phi_of(call.op), call.signal("self")
+    found, made = applied(phi, u), call.trace.producer(call["self"].id)
+    if made is not None and made.functional == "aten.convolution" and u.gaussian and not made.arguments["transposed"]:
+        weight = call.trace.values[made.arguments["weight"].id].shape
+        found = of_few_channels(phi, u, found, math.prod(weight[1:])) if made.arguments["groups"] == 1 else found
     return [found] + [None] * (len(call.op.outputs) - 1)
 
 
@@ -258,6 +263,8 @@ def _backward(call: Call) -> Sequence[Signal]:
     u = call.of(forward.arguments["self"])
     gradient, pre = (g, u) if g.dims == u.dims else together(g, u, call.shape())
     found = pulled_back(phi_of(forward), pre, gradient, u)
+    made = call.known.get(forward.outputs[0])
+    found = found.approximate(WHY) if made is not None and WHY in made.reasons else found
     return [of_judged(call, found, g, call.op.arguments.get("grad_output"))]
 
 

@@ -28,6 +28,7 @@ from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, replace
 
 _TINY = 1e-300
+_HEAVY = "products of two sums of few products, which are large and small together, as of Gaussian ones"
 _FEW = "products of two layers of one value, whose places are of unlike size, as of Gaussian ones"
 # Of the covariances of u: so small that the moments of φ(u) are a straight line there.
 STEP = 1e-3
@@ -45,6 +46,8 @@ def multiplied(found: Signal, a: Signal, b: Signal) -> Signal:
     # Rows times one number each swing: that is said there.
     if not rows or a.swing or b.swing or copied(a) or copied(b):
         return gram.multiplied(found, a, b)
+    if all(x.excess or image_of_rows(x).excess for x in (a, b)):
+        found = found.approximate(_HEAVY)
     few = [_of_few_terms(x, rows, value) for x in (a, b)]
     if not all(
         one or x.gaussian or (x.image is not None and x.image.pre.gaussian) for one, x in zip(few, (a, b), strict=True)
