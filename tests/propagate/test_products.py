@@ -93,8 +93,15 @@ def test_averages_by_positive_scores(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "forward"), [("whole scores", False), ("running sums", True)])
 def test_what_is_too_large_to_be_played_is_unknown(name: str, forward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stretches, "_LARGEST", 1)
+    monkeypatch.setattr(stretches, "_SCORES", 1)
     found = _predicted(_model(AVERAGES[name]))
     assert (found.rows[-1]["forward_rms"] is not None) is forward
     assert next(r for r in found.rows if r["path"] == "1.qkv")["gradient_rms"] is None
     assert any("too much lies around them" in note for note in found.notes)
+
+
+def test_long_sequences_are_played_with_few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of 4·8·576² numbers were too large to be played, and all that is made of them was unknown."""
+    monkeypatch.setattr(stretches, "_LARGEST", 1)
+    assert _predicted(_model(_whole)).rows[-1]["forward_rms"] is not None
+    assert stretches._SCORES > 4 * 8 * 576**2

@@ -74,8 +74,8 @@ def check_frequent(tensors: Sequence[Tensor], batch: int) -> None:
     >>> check_frequent([torch.ones(64, 4, 2)], 64)
     """
     samples = batch if tensors[0].ndim and tensors[0].shape[0] % batch == 0 else 1
-    each = [t.square().mean(-1) if t.ndim > 1 else t.square() for t in tensors]
-    rows = torch.cat([r.reshape(samples, -1) for r in each]).double()
+    each = [torch.linalg.vector_norm(t, dim=-1) if t.ndim > 1 else t for t in tensors]
+    rows = torch.cat([r.reshape(samples, -1) for r in each]).double().square()
     squares = rows.mean(1)
     if len(squares) < 2 or not float(squares.mean()) > 0:
         return

@@ -23,6 +23,8 @@ _LAYERS = frozenset({"aten.mm", "aten.addmm", "aten.linear", "aten.baddbmm"})
 # A stretch of more ops is none: something else has come into it. Nor is one with larger values: it would take long.
 _MOST = 1500
 _LARGEST = 1 << 23
+# … of attention, of few draws.
+_SCORES = 1 << 24
 # All values of a stretch together, where channels alone are why it is played.
 _WORK = 1 << 28
 _SHIFTING = frozenset({"aten.constant_pad_nd", "aten.cat", "aten.roll"})
@@ -147,7 +149,8 @@ class _Growth:
             and any(self._is_of_images(i) for i in self.inputs)
         ):
             return None
-        if any(math.prod(self.trace.values[o].shape) > _LARGEST for op in self.ops.values() for o in op.outputs):
+        largest = _SCORES if self.scores else _LARGEST
+        if any(math.prod(self.trace.values[o].shape) > largest for op in self.ops.values() for o in op.outputs):
             return None
         self._backward()
         entries = sum(math.prod(self.trace.values[o].shape) for op in self.ops.values() for o in op.outputs)
