@@ -1,6 +1,7 @@
 """The walk that a prediction is made on: over meta tensors, and over the given batch where those do not do."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -46,7 +47,7 @@ def traced(model: nn.Module, batch: Any, loss: Loss | None, notes: list[str], pl
     if missing:
         raise _without_numbers(failed, missing)
     # A failure on meta tensors may be theirs alone; the model's own comes up again, in PyTorch's usual words.
-    trace = with_numbers(model, plan, lambda: record(model, batch, loss=loss, device="real"))
+    trace = with_numbers(model, plan, partial(record, model, batch, loss=loss, device="real"))
     notes.append(_said(failed))
     return trace
 

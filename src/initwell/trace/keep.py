@@ -3,21 +3,22 @@
 import gc
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 _CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, deque, set)
 
 
 @contextmanager
 def model_kept(model: nn.Module) -> Iterator[None]:
-    """Restore a model on leaving: attributes, mode, hooks, ``.grad`` fields, requires_grad flags, buffer values.
+    """Restore a model on leaving: attributes, mode, hooks, ``.grad`` fields, requires_grad flags, buffers, versions.
 
     Weights that the forward itself writes into are the recorder's business, which sees each write. While inside,
     every ``.grad`` is None. Lists, dicts, sets and deques that a module owns get their members back, however deep they
@@ -31,21 +32,22 @@ def model_kept(model: nn.Module) -> Iterator[None]:
     buffers = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
     for p, _, _ in grads:
         p.grad = None
-    try:
-        yield
-    finally:
-        for module, saved in attributes:
-            _refill(module.__dict__, saved)
-        for container, members in contents:
-            _refill(container, members)
-        for restore in generators:
-            restore()
-        for b, value in buffers:
-            _write_back(b, value)
-        for p, grad, flag in grads:
-            if p.requires_grad is not flag:  # what was made in inference mode takes no flag, not even its own
-                p.requires_grad_(flag)
-            p.grad = grad
+    with versions_kept([*model.parameters(), *model.buffers()]):
+        try:
+            yield
+        finally:
+            for module, saved in attributes:
+                _refill(module.__dict__, saved)
+            for container, members in contents:
+                _refill(container, members)
+            for restore in generators:
+                restore()
+            for b, value in buffers:
+                _write_back(b, value)
+            for p, grad, flag in grads:
+                if p.requires_grad is not flag:  # what was made in inference mode takes no flag, not even its own
+                    p.requires_grad_(flag)
+                p.grad = grad
 
 
 def _owned(attributes: dict[str, Any]) -> list[Any]:
@@ -94,6 +96,19 @@ def _write_back(tensor: Tensor, value: Tensor) -> None:
     one, two = (t if t.layout is torch.strided else t.to_dense() for t in (now, value))
     if not torch.equal(one, two):
         now.copy_(value)
+
+
+@contextmanager
+def versions_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Let autograd not know on leaving that tensors were written to: their values are as they were.
+
+    A graph made before could not be walked back otherwise, since it has kept them.
+    """
+    with ExitStack() as stack:
+        for tensor in tensors:
+            if not (tensor.is_meta or tensor.is_inference()):
+                stack.enter_context(_unsafe_preserve_version_counter(tensor))
+        yield
 
 
 @contextmanager
