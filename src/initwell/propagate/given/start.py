@@ -157,7 +157,12 @@ def _left_out(plan: Planned | None, trace: Trace, names: Mapping[str, str], own:
 
 
 def distributions(plan: Planned | None, names: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    # A plan names parameters without what wrappers put in.
+    """Go over the parameters that a plan draws, tied ones too, with what each is drawn from.
+
+    Args:
+        plan: a Plan; None draws nothing.
+        names: a parameter's name in the plan → its name in the model, where wrappers put something into that.
+    """
     for row in plan.rows if plan is not None else ():
         if row.distribution is not None:
             for name in (row.parameter, *row.tied_to):

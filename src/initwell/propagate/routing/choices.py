@@ -19,12 +19,11 @@ import numpy as np
 
 from initwell.propagate.default import default_table
 from initwell.propagate.given.known import Known
-from initwell.propagate.laws.rectified import binned
+from initwell.propagate.laws.rectified import discrete
 from initwell.propagate.moments.alike import plain
 from initwell.propagate.moments.atoms import joined, matched, viewed
 from initwell.propagate.moments.axes import Atom
 from initwell.propagate.moments.gram import forgotten
-from initwell.propagate.moments.remembered import Law
 from initwell.propagate.moments.segments import Array
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.moments.slots import Slots
@@ -175,7 +174,10 @@ class _Router:
             found[key] = _pairs(flat, there, self._same(key) if slotted else None)
         table = {pattern: found[key] for pattern, key in keys.items()}
         made = self._assembled(value, self.frame, table, float(flat.mean()), slotted)
-        return replace(made, law=_law(flat)) if np.isfinite(flat).all() else made
+        if not np.isfinite(flat).all():
+            return made
+        # Nearly all of a row's gates may be 0, and the others nearly one number.
+        return replace(made, law=discrete(flat.reshape(1, -1), np.full((1, flat.size), 1 / flat.size)))
 
     def gradient(self, value: int, base: int, g: Signal) -> Signal:
         """Return the signal of a gradient that is linear in the one that arrived."""
@@ -207,13 +209,6 @@ class _Router:
             moments, last = moments[..., 0], ()
         found = frame.changed(moments, mean, dims=(frame.dims[0], last)).approximate(_WHY)
         return replace(viewed(found, self.trace.values[value].shape), joint=True)
-
-
-def _law(entries: Array) -> Law:
-    """Return how entries are distributed: nearly all of a row's gates may be 0, and the others nearly one number."""
-    values, weights = binned(entries.ravel(), np.full(entries.size, 1 / entries.size))
-    none = np.zeros(1)
-    return Law(values[None], weights[None], none, None, none + 1.0, none)
 
 
 def _pairs(one: Array, two: Array, same: Array | None) -> Array:

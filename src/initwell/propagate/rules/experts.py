@@ -17,7 +17,7 @@ from initwell.propagate.moments.labels import labels
 from initwell.propagate.moments.signal import Signal, merged_fidelity, replace
 from initwell.propagate.moments.slots import Slots, by_row, marked, slot_axis, summed_by_expert
 from initwell.propagate.routing.chains import choice, is_order, is_token
-from initwell.propagate.rules import own_gates, row_products
+from initwell.propagate.rules import row_products
 from initwell.propagate.rules.contraction import contract, tilt_of_layer
 from initwell.propagate.rules.extremes import of_one
 from initwell.propagate.rules.ordered import cumulated
@@ -134,7 +134,7 @@ def _cumsum(call: Call) -> Sequence[Signal | None]:
         return [None]
     x, dim = call.signal("self"), call["dim"] % max(len(call.shape()), 1)
     found = cumulated(x, dim)
-    return [own_gates.summed(call, x, row_products.summed(call, x, found, [dim]), [dim]) if x.dims else found]
+    return [row_products.summed(call, x, found, [dim]) if x.dims else found]
 
 
 def _counts(call: Call) -> Sequence[Signal | None]:

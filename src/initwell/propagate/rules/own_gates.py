@@ -21,27 +21,24 @@ _FAR, _NEAR = 12, 3
 _LAYERS = frozenset({"aten.mm", "aten.addmm", "aten.bmm", "aten.convolution"})
 
 
-def summed(call: Call, x: Signal, found: Signal, dims: Sequence[int]) -> Signal:
-    """Return a sum over rows, marked where it is of a value times a gate of its own that is not followed.
+def reason(call: Call, x: Signal, factors: tuple[int, int], dims: Sequence[int]) -> str | None:
+    """Say why a sum over rows is approximate, where it is of a value times a gate of its own that is not followed.
 
     Args:
         call: of the sum.
-        x: what is summed.
-        found: the sum.
+        x: the product that is summed.
+        factors: the two, by value id.
         dims: the dimensions.
     """
-    op = call.trace.producer(call["self"].id)
-    if call.op.phase != "forward" or op is None or op.functional != "aten.mul" or len(op.inputs) != 2:
-        return found
     of_one = x.image is not None and x.image.base is None
-    if of_one or list(dims) == [len(x.dims) - 1]:
-        return found
-    for one, other in (op.inputs, op.inputs[::-1]):
+    if call.op.phase != "forward" or of_one or list(dims) == [len(x.dims) - 1]:
+        return None
+    for one, other in (factors, factors[::-1]):
         own = _before(call.trace, one, _NEAR, FROM_SHAPE | _LAYERS) & call.trace.moving
         gate, made = call.known.get(other), _before(call.trace, other, _FAR, FROM_SHAPE) - {other}
         if gate is not None and own & made:
-            return found if _followed(call, one, gate, made) else found.approximate(_OTHER)
-    return found
+            return None if _followed(call, one, gate, made) else _OTHER
+    return None
 
 
 def _followed(call: Call, value: int, gate: Signal, made: set[int]) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from initwell.propagate.laws.functions import function_moments
 from initwell.propagate.moments import gram
 from initwell.propagate.moments.signal import Signal, replace
-from initwell.propagate.rules.own_gates import with_itself
+from initwell.propagate.rules import own_gates
 from initwell.propagate.rules.two_images import STEP, image_of_rows, source_along
 from initwell.propagate.table import Call
 from initwell.trace.ops import ACTIVATIONS, COPIES, TRANSPARENT, VIEWS
@@ -40,23 +40,28 @@ def summed(call: Call, x: Signal, found: Signal, dims: Sequence[int]) -> Signal:
         found: the sum.
         dims: the dimensions.
     """
-    if not any(x.atoms[axis].follows for axis in x.axes(dims)):
-        return found
     op = call.trace.producer(call["self"].id)
     if op is None or op.functional != "aten.mul" or len(op.inputs) != 2:
         return found
-    one, two = op.inputs
-    a, b = call.known.get(one), call.known.get(two)
-    if a is None or b is None or a.dims != b.dims:
-        return found
+    factors = op.inputs[0], op.inputs[1]
+    for why in (_reason(call, x, factors, dims), own_gates.reason(call, x, factors, dims)):
+        found = found if why is None else found.approximate(why)
+    return found
+
+
+def _reason(call: Call, x: Signal, factors: tuple[int, int], dims: Sequence[int]) -> str | None:
+    a, b = (call.known.get(i) for i in factors)
+    if a is None or b is None or a.dims != b.dims or not any(x.atoms[axis].follows for axis in x.axes(dims)):
+        return None
     if call.op.phase == "forward":
-        a, b = with_itself(call, a, one, b), with_itself(call, b, two, a)
+        one, two = factors
+        a, b = own_gates.with_itself(call, a, one, b), own_gates.with_itself(call, b, two, a)
     rows, value = gram.in_common(a, b, [(i, i) for i in range(len(a.atoms))])
     if not rows:
-        return found
+        return None
     source = source_along(a, rows, value)
     varies, level = source.strength**2, source.level if 0 < source.level < _ALMOST else 0.0
-    return found.approximate(_COMMON) if level or varies > _MUCH or _unsure(call, value) > _UNSURE * varies else found
+    return _COMMON if level or varies > _MUCH or _unsure(call, value) > _UNSURE * varies else None
 
 
 def _unsure(call: Call, value: int) -> float:

@@ -15,7 +15,7 @@ from initwell.propagate.moments.remembered import Average
 from initwell.propagate.moments.segments import along
 from initwell.propagate.moments.signal import Image, Signal, constant, replace
 from initwell.propagate.moments.slots import resolved
-from initwell.propagate.rules import own_gates, row_products
+from initwell.propagate.rules import row_products
 from initwell.propagate.rules.branch import scaled
 from initwell.propagate.rules.cropping import cropped
 from initwell.propagate.rules.even_rows import of_even_rows
@@ -166,7 +166,6 @@ def _reduce(*, mean: bool) -> Rule:
         whole = tuple(d % len(x.dims) for d in ([dims] if isinstance(dims, int) else dims))
         x = of_rows_left(call, x) if x.segmented and whole == (1,) else x
         found = row_products.summed(call, x, summed(x, whole, keep=bool(call["keepdim"]), mean=mean), whole)
-        found = own_gates.summed(call, x, found, whole)
         if not mean and call.op.phase == "backward" and len(x.dims) > 3 and min(whole) > 1 and _is_gate(call):
             return [found.approximate(_GATE)]
         if x.swing < 0 and not mean and whole == ((1,) if len(x.dims) == 4 else (len(x.dims) - 1,)):
